@@ -1,0 +1,272 @@
+"""Every setting of a run, as frozen models validated once, here. Code below this module trusts what it is given."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from densekit.errors import InvalidInput, UnknownName
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+DropoutSite = Literal["conv1x1", "conv3x3", "transition"]
+ImageSize = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    # One number means a square, as everybody writes it.
+    BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
+]
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Architecture(Frozen):
+    """What every network has, whatever its family."""
+
+    name: str
+    """The name it was built from; shown to people, never parsed again."""
+    in_channels: PositiveInt = 3
+    num_classes: PositiveInt = 1000
+    image_size: ImageSize = (224, 224)
+    """(height, width) it is trained at, in pixels."""
+
+
+class DenseNetConfig(Architecture):
+    """One DenseNet (Huang et al. 2017, sec. 3)."""
+
+    family: Literal["densenet"] = "densenet"
+    growth_rate: PositiveInt
+    """k: feature maps each layer adds."""
+    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Layers of each dense block."""
+    stem: Literal["cifar", "imagenet"]
+    """One 3x3 convolution, or 7x7/2 + BN + ReLU + 3x3/2 max pool."""
+    stem_channels: PositiveInt
+    """k0: feature maps the stem makes; the paper has 16 for plain CIFAR nets and 2k otherwise."""
+    bottleneck: bool = True
+    """B: a 1x1 convolution to bottleneck_width * k maps before each 3x3."""
+    bottleneck_width: PositiveInt = 4
+    compression: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """theta: a transition after m maps makes floor(theta * m). C means below 1."""
+    dropout_rate: Fraction = 0.0
+    dropout_sites: tuple[DropoutSite, ...] = ("conv1x1", "conv3x3", "transition")
+    """After which convolutions; the authors drop after every one but the first. Peers: ("conv3x3",)."""
+    initialisation: Literal["paper", "torchvision"] = "paper"
+    """Normal with fan-out (the authors) or fan-in (torchvision, timm, MONAI)."""
+    pool_first: bool = True
+    """Transitions average before their 1x1 convolution: the same function, a quarter of that convolution's work."""
+
+
+class ResNetConfig(Architecture):
+    """A CIFAR residual network: He et al. 2016; pre-activation: He et al. 2016b; stochastic depth: Huang et al. 2016."""
+
+    family: Literal["resnet"] = "resnet"
+    depth: PositiveInt
+    bottleneck: bool = False
+    preactivation: bool = False
+    survival: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Probability that the last residual branch is kept in training; falls linearly from 1 at the first."""
+    image_size: ImageSize = (32, 32)
+    num_classes: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _depth_divides(self) -> Self:
+        per_unit = 9 if self.bottleneck else 6
+        if self.depth < per_unit + 2 or (self.depth - 2) % per_unit:
+            raise ValueError(f"depth {self.depth} is not {per_unit}n + 2, which three equal stages need")
+        return self
+
+
+class PeerConfig(Architecture):
+    """A network of another library, by that library's name."""
+
+    family: Literal["torchvision", "timm"]
+
+
+ModelConfig = Annotated[DenseNetConfig | ResNetConfig | PeerConfig, Field(discriminator="family")]
+
+
+class DataConfig(Frozen):
+    """Which images, how they are split and read."""
+
+    source: str
+    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], or a folder."""
+    protocol: Literal["tune", "final"] = "tune"
+    """tune holds out part of the training images to choose by; final trains on all of them (paper sec. 4.2)."""
+    val_fraction: Fraction = 0.1
+    """Share of the training images held out under `tune`, chosen by content hash."""
+    val_count: PositiveInt | None = None
+    """An exact number instead (5,000 for CIFAR, 6,000 for SVHN in the paper)."""
+    test_fraction: Fraction = 0.1
+    """Share set aside for the test where a data set brings none."""
+    image_size: ImageSize | None = None
+    """Resize to (height, width); none: as the data set is, 224 for folders."""
+    channels: Literal[1, 3, 4] | None = None
+    """Channels a folder's images are decoded to; none: 3."""
+    normalise: Literal["standard", "unit"] = "standard"
+    """Per-channel mean and deviation of the training images, or only division by 255 (the paper's SVHN)."""
+    max_bad: NonNegativeInt = 0
+    """Image files that may be unreadable before the run stops; they are skipped and listed."""
+    max_pixels: PositiveInt = 100_000_000
+    """Larger images are refused before they are decoded."""
+    workers: NonNegativeInt = 0
+    """Processes that decode folder images; never changes a result."""
+    limit: PositiveInt | None = None
+    """Use only this many training images (the first by content hash): for quick tries."""
+
+
+class AugmentConfig(Frozen):
+    """Random changes of training images, keyed by (seed, epoch, sample)."""
+
+    flip: bool = False
+    """Mirror left-right with probability 1/2."""
+    crop: Literal["none", "pad", "resized"] = "none"
+    """pad: zero-pad the normalised image (its mean colour) and crop back; resized: random area and aspect."""
+    crop_padding: PositiveInt = 4
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    """Share of the area kept by a resized crop."""
+    color_jitter: NonNegativeFloat = 0.0
+    """Brightness, contrast and saturation each by a factor from [1 - j, 1 + j], in random order."""
+    lighting: NonNegativeFloat = 0.0
+    """Deviation of the PCA colour noise of Krizhevsky et al. 2012."""
+    erase: Fraction = 0.0
+    """Probability to erase a rectangle to the mean colour (Zhong et al. 2020)."""
+
+
+class OptimizerConfig(Frozen):
+    """SGD as the paper's sec. 4.2: weight decay is wd * w in the gradient, on all parameters."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.1
+    """The schedule's highest learning rate."""
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class ScheduleConfig(Frozen):
+    """Learning rate as a function of the share of training done."""
+
+    name: Literal["steps", "one_cycle", "cosine"] = "one_cycle"
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    """steps: where the rate falls, as shares of all epochs."""
+    factor: PositiveFloat = 0.1
+    """steps: by how much."""
+    warmup: Fraction = 0.25
+    """one_cycle, cosine: share of training in which the rate rises."""
+    start: PositiveFloat = 0.04
+    """one_cycle, cosine: first rate, as a share of lr."""
+    end: NonNegativeFloat = 1e-4
+    """one_cycle, cosine: last rate, as a share of lr."""
+
+
+class EmaConfig(Frozen):
+    """Exponential moving average of the weights, evaluated and shipped in their place."""
+
+    decay: Fraction = 0.0
+    """0 switches it off. Early on the decay is (1 + steps) / (10 + steps), if that is less."""
+
+
+class CheckpointConfig(Frozen):
+    """When the state is saved, besides the end of each epoch and a stop by signal."""
+
+    every_steps: PositiveInt | None = None
+    every_seconds: PositiveFloat | None = 300.0
+
+
+class Recipe(Frozen):
+    """Everything that decides a run's result."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    label_smoothing: Fraction = 0.0
+    select: Literal["last", "best"] = "last"
+    """The weights that are reported: the last epoch's (paper sec. 4.2), or the best on validation (its SVHN runs)."""
+    init: str | None = None
+    """Weights to start from: a MODEL, torchvision:NAME or timm:NAME."""
+    plan: Literal["auto", "concat"] = "auto"
+    """How dense blocks are executed; changes speed and memory, never the function."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.select == "best" and self.data.protocol == "final":
+            raise ValueError("select=best needs validation images, which data.protocol=final does not hold out")
+        return self
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """`recipe` with dotted keys replaced, e.g. {"optimizer.lr": "0.05"}; strings are read as YAML values.
+
+    Raises UnknownName for a key that does not exist and InvalidInput for a value that does not fit.
+    """
+    tree = recipe.model_dump()
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.get(part) if isinstance(node.get(part), dict) else {}
+        if last not in node or isinstance(node[last], dict):
+            raise UnknownName("setting", key, dotted_keys(tree))
+        node[last] = yaml.safe_load(value) if isinstance(value, str) else value
+    return recipe_from(tree)
+
+
+def recipe_from(tree: Mapping[str, Any]) -> Recipe:
+    """Raises InvalidInput with every fault in one line."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from error
+
+
+def describe(error: ValidationError) -> str:
+    """Pydantic's findings in one line: key, what was given, the rule."""
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False):
+        # The discriminator of a union is part of pydantic's path but of no key that a user writes.
+        key = ".".join(str(part) for part in fault["loc"] if part not in {"densenet", "resnet", "torchvision", "timm"})
+        message = fault["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
+        faults.append(f"{key}{given}: {message}" if key else message)
+    return "invalid setting: " + "; ".join(faults)
+
+
+def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every key that --set accepts."""
+    keys: list[str] = []
+    for key, value in tree.items():
+        keys += dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping, as a YAML file gives it, as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

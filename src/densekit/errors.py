@@ -1,0 +1,58 @@
+"""What can go wrong, as types. A message names what was given, the rule, and the fix; the type decides the exit status.
+
+The table from type to exit status stands in `densekit.cli.main`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DensekitError(Exception):
+    """Base of everything densekit raises on purpose."""
+
+
+class InvalidInput(DensekitError):
+    """Wrong usage or configuration (exit status 2)."""
+
+
+class UnknownName(InvalidInput):
+    """A name that is in no table; the message offers the closest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        self.name = name
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        offer = f"did you mean {' or '.join(close)}?" if close else hint or f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} '{name}'; {offer}")
+
+
+class BadData(DensekitError):
+    """Data that are missing, empty or unusable (exit status 3)."""
+
+
+class BadImage(BadData):
+    """One image that cannot be decoded. `code` is a stable short name for programs, the message is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class BadWeights(BadData):
+    """Weights that are missing, damaged, or of another architecture (exit status 3)."""
+
+
+class Diverged(DensekitError):
+    """The loss is no longer a finite number (exit status 4)."""
+
+
+class ProofFailed(DensekitError):
+    """Refused because a proof failed: export parity, resume mismatch (exit status 5)."""
+
+
+class Interrupted(DensekitError):
+    """Stopped by a signal after the state was saved (exit status 128 + signal)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(message)

@@ -1,0 +1,46 @@
+"""Configuration -> network."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig, describe
+from densekit.errors import InvalidInput, UnknownName
+from densekit.models.base import ImageClassifier
+from densekit.models.densenet import DenseNet
+from densekit.models.names import config_for
+from densekit.ops import PLANS
+
+
+def build(config: ModelConfig, plan: str = "auto") -> ImageClassifier:
+    """A freshly initialised network. Raises InvalidInput for an impossible configuration."""
+    if plan not in PLANS:
+        raise UnknownName("plan", plan, PLANS)
+    if isinstance(config, DenseNetConfig):
+        return DenseNet(config, plan)
+    if isinstance(config, ResNetConfig):
+        from densekit.models.resnet import ResNet
+
+        return ResNet(config)
+    assert isinstance(config, PeerConfig)
+    from densekit.models.peers import build_peer
+
+    return build_peer(config)
+
+
+def create_model(name: str, *, plan: str = "auto", **settings: Any) -> ImageClassifier:
+    """A freshly initialised network by name; `settings` are fields of its configuration.
+
+    >>> create_model("densenet_bc_100_12", num_classes=10, in_channels=1)
+
+    Raises UnknownName or InvalidInput, naming the closest alternatives.
+    """
+    config = config_for(name)
+    known = type(config).model_fields
+    for key in settings:
+        if key not in known:
+            raise UnknownName("model setting", key, known)
+    try:
+        return build(type(config).model_validate(config.model_dump() | settings), plan)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from error

@@ -1,0 +1,180 @@
+"""DenseNet (Huang et al. 2017): dense blocks joined by transitions.
+
+Shapes: N images, C channels, H x W pixels, k growth rate, L layers in a block. State dicts use torchvision's names.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densekit import ops
+from densekit.config import DenseNetConfig
+from densekit.errors import InvalidInput
+from densekit.models.base import ImageClassifier
+from densekit.models.initialisation import INITIALISERS
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-Conv3x3, after BN-ReLU-Conv1x1 if bottlenecked: (N, C, H, W) -> (N, k, H, W). Paper sec. 3."""
+
+    def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        # Not in place: hooks, class activation maps and SHAP read what came before it.
+        self.relu1 = nn.ReLU()
+        self.bottleneck = config.bottleneck
+        if config.bottleneck:
+            width = config.bottleneck_width * config.growth_rate  # 4k in the paper
+            self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
+            self.drop1 = _dropout(config, "conv1x1")
+            self.norm2 = nn.BatchNorm2d(width)
+            self.relu2 = nn.ReLU()
+            self.conv2 = nn.Conv2d(width, config.growth_rate, kernel_size=3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, config.growth_rate, kernel_size=3, padding=1, bias=False)
+        self.drop2 = _dropout(config, "conv3x3")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, k, H, W)."""
+        x = self.conv1(self.relu1(self.norm1(x)))
+        if self.bottleneck:
+            x = self.conv2(self.relu2(self.norm2(self.drop1(x))))
+        return self.drop2(x)
+
+
+class DenseBlock(nn.ModuleDict):
+    """(N, C, H, W) -> (N, C + L*k, H, W). How it is computed is `plan`'s business; what it computes never changes."""
+
+    def __init__(self, in_channels: int, layers: int, config: DenseNetConfig, plan: str) -> None:
+        growth = config.growth_rate
+        super().__init__(
+            {f"denselayer{i + 1}": DenseLayer(in_channels + i * growth, config) for i in range(layers)}
+        )
+        self.plan = plan
+        self.out_channels = in_channels + layers * growth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C + L*k, H, W)."""
+        return ops.run_block(x, self.values(), self.plan)
+
+
+class Transition(nn.Module):
+    """BN-ReLU-Conv1x1-AvgPool2x2: (N, C, H, W) -> (N, floor(theta*C), H//2, W//2). Paper sec. 3."""
+
+    def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
+        super().__init__()
+        self.out_channels = math.floor(config.compression * in_channels)
+        if not self.out_channels:
+            raise InvalidInput(f"compression {config.compression} leaves none of {in_channels} maps; raise it")
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(in_channels, self.out_channels, kernel_size=1, bias=False)
+        self.drop = _dropout(config, "transition")
+        self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+        self.pool_first = config.pool_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, floor(theta*C), H//2, W//2)."""
+        x = self.relu(self.norm(x))
+        # Averaging commutes with a 1x1 convolution without bias, but not with dropout between them.
+        dropping = self.training and not isinstance(self.drop, nn.Identity)
+        if self.pool_first and not dropping:
+            return self.conv(self.pool(x))
+        return self.pool(self.drop(self.conv(x)))
+
+
+class DenseNet(ImageClassifier):
+    """(N, in_channels, H, W) -> (N, num_classes).
+
+    Raises InvalidInput for an image size that the transitions would halve to nothing.
+    """
+
+    def __init__(self, config: DenseNetConfig, plan: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.features = nn.Sequential(_stem(config))
+        channels = config.stem_channels
+        self._stages: list[str] = []  # module whose output ends each stage: a transition, or norm5 for the last
+        for i, layers in enumerate(config.blocks, start=1):
+            block = DenseBlock(channels, layers, config, plan)
+            self.features.add_module(f"denseblock{i}", block)
+            channels = block.out_channels
+            self._stages.append(f"denseblock{i}")
+            if i < len(config.blocks):
+                transition = Transition(channels, config)
+                self.features.add_module(f"transition{i}", transition)
+                channels = transition.out_channels
+        # Always number 5, whatever the number of blocks: torchvision's name.
+        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.num_features = channels
+        self.classifier: nn.Module = _classifier(channels, config.num_classes)
+        INITIALISERS[config.initialisation](self)
+        self.check_size(*config.image_size)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InvalidInput if an image of this size does not survive the stem and the transitions."""
+        halvings = len(self.config.blocks) - 1
+        # A transition floors; the ImageNet stem's two strides of 2 are padded and round up, which saves 3 pixels.
+        minimum = 2**halvings if self.config.stem == "cifar" else 4 * 2**halvings - 3
+        if min(height, width) < minimum:
+            remedy = "" if self.config.stem == "cifar" else ", or use a cifar stem (--set model.stem=cifar)"
+            raise InvalidInput(
+                f"image size {height}x{width} is too small for {self.config.name}: its stem and {halvings} transitions "
+                f"halve it to nothing below {minimum}x{minimum}; pass --image-size {minimum} or more{remedy}"
+            )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified."""
+        return F.relu(self.features(x))
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
+        pooled = F.adaptive_avg_pool2d(features, 1).flatten(1)
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Final features, and the output of each dense block in `indices` (all by default; negative from the end)."""
+        count = len(self._stages)
+        wanted = {i % count for i in (range(count) if indices is None else indices)}
+        names = {self._stages[i] for i in wanted}
+        taken = []
+        for name, module in self.features.named_children():
+            x = module(x)
+            if name in names:
+                taken.append(x)
+        return F.relu(x), taken
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for `num_classes`; 0 leaves the pooled features."""
+        self.classifier = _classifier(self.num_features, num_classes).to(self.features.norm5.weight.device)
+        self.config = self.config.model_copy(update={"num_classes": num_classes})
+
+
+def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:
+    channels = config.stem_channels
+    if config.stem == "cifar":
+        return OrderedDict(conv0=nn.Conv2d(config.in_channels, channels, kernel_size=3, padding=1, bias=False))
+    return OrderedDict(
+        conv0=nn.Conv2d(config.in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False),
+        norm0=nn.BatchNorm2d(channels),
+        relu0=nn.ReLU(),
+        pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+    )
+
+
+def _dropout(config: DenseNetConfig, site: str) -> nn.Module:
+    if config.dropout_rate and site in config.dropout_sites:
+        return nn.Dropout(config.dropout_rate)
+    return nn.Identity()
+
+
+def _classifier(features: int, num_classes: int) -> nn.Module:
+    # torch's own initialisation of Linear's weight is U(+-1/sqrt(fan_in)), the authors'; they zero the bias.
+    if not num_classes:
+        return nn.Identity()
+    classifier = nn.Linear(features, num_classes)
+    nn.init.zeros_(classifier.bias)
+    return classifier

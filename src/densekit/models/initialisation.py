@@ -1,0 +1,24 @@
+"""Initial weights, by name."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def paper(model: nn.Module) -> None:
+    """Convolutions N(0, sqrt(2 / (kh*kw*out))): fan-out, as the authors' code."""
+    _initialise(model, "fan_out")
+
+
+def torchvision(model: nn.Module) -> None:
+    """Convolutions N(0, sqrt(2 / (kh*kw*in))): fan-in, as torchvision, timm and MONAI."""
+    _initialise(model, "fan_in")
+
+
+def _initialise(model: nn.Module, mode: str) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+
+
+INITIALISERS: dict[str, Callable[[nn.Module], None]] = {"paper": paper, "torchvision": torchvision}
