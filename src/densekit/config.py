@@ -129,6 +129,21 @@ class DataConfig(Frozen):
     """Use only this many training images (the first by content hash): for quick tries."""
 
 
+class Preprocessing(Frozen):
+    """How any image becomes a network's input; stored with the weights, used by training, evaluation and prediction."""
+
+    channels: PositiveInt
+    size: tuple[PositiveInt, PositiveInt]
+    """(height, width) of the input, cut from the middle."""
+    resize: PositiveInt
+    """The shorter side is scaled to this many pixels before the cut."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, in units where a pixel is 0 to 1."""
+    background: Literal["dark", "light"] | None = None
+    """What surrounds the object in the training images, where that is uniform."""
+
+
 class AugmentConfig(Frozen):
     """Random changes of training images, keyed by (seed, epoch, sample)."""
 

@@ -37,6 +37,10 @@ class BadImage(BadData):
         self.code = code
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        """Errors cross from decoding workers; without this, pickle calls the class with the message alone."""
+        return BadImage, (self.code, str(self))
+
 
 class BadWeights(BadData):
     """Weights that are missing, damaged, or of another architecture (exit status 3)."""

@@ -1,1 +1,6 @@
-""""""
+"""Files of weights: safetensors and JSON, written atomically, never pickles."""
+
+from densekit.weights.folder import ModelCard, load_model, read_card, save_model
+from densekit.weights.resolve import model_folder, shipped_names
+
+__all__ = ["ModelCard", "load_model", "model_folder", "read_card", "save_model", "shipped_names"]

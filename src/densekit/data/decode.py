@@ -1,0 +1,363 @@
+"""Bytes or a file -> an upright 8-bit image. The only decoder: what training saw is what prediction and serving see.
+
+The content decides the format, never the suffix, and only the formats of the table below are opened: Pillow's other
+readers are for the curious, and one of them starts Ghostscript. Embedded colour profiles are not applied.
+
+Anything wrong with an image is a `BadImage` with a code of `ERROR_CODES`; whatever the bytes, nothing else escapes.
+"""
+
+import errno
+import functools
+import io
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from densekit.errors import BadImage, InvalidInput
+
+Source = bytes | str | os.PathLike[str]
+
+MAX_PIXELS = 100_000_000  # 400 MB as RGBA: the largest cameras pass, a decompression bomb does not
+
+ERROR_CODES = {
+    "missing": "there is no such file",
+    "unreadable": "a folder or a device, a file without permission, or a failing disk",
+    "empty_file": "no bytes at all",
+    "not_an_image": "does not begin like any format that is read",
+    "truncated": "ends before its last pixel",
+    "corrupt": "begins like an image, but is damaged",
+    "too_many_pixels": "its header claims more pixels than the limit; they were not decoded",
+    "out_of_memory": "its pixels do not fit into memory",
+    "unsupported_mode": "an image, but of a variant of its format that is not read",
+    "unsupported_values": "numbers without a known white: integers past 16 bits, or floats outside 0 to 1",
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, detached from its file: mode L (1 channel), RGB (3) or RGBA (4), 8 bits a channel, upright.
+
+    `notices` are what a person should know about it, each a few words; usually none.
+    """
+
+    image: Image.Image
+    notices: tuple[str, ...] = ()
+
+
+def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
+
+    Transparency is laid over white, as on a page, unless 4 channels are asked for: dropping the alpha channel would
+    show whatever colour the editor left under transparent pixels. Values past 8 bits are scaled, never clipped: white
+    is 65535 for 16-bit integers, and for 32-bit ones that fit into 16; it is 1.0 for floats. Grey is Rec. 601 luma.
+    Of an animation or a document the first picture is taken, with a notice.
+    """
+    if channels not in _MODES:
+        raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
+    with _opened(source, max_pixels) as (image, name):
+        raw_mode = _raw_mode(image)
+        image.load()
+        notices: list[str] = []
+        if image.mode in _DEEP_MODES:
+            pixels = _scaled(image, raw_mode, name, notices)
+        else:
+            _fix_colour_key(image, raw_mode)
+            pixels = _shallow(image)
+        if pixels.mode == "RGBA" and pixels.getbbox() is None:  # the box around what is not transparent
+            notices.append("every pixel is fully transparent")
+        pixels = _with_channels(_upright(pixels, image), channels)
+        pixels.info = {}  # a stale colour key or megabytes of EXIF must not travel with every sample
+        return Decoded(pixels, (*_frames_notice(image), *notices))
+
+
+def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises the BadImage that `decode` would raise before it comes to the pixels. Cheap: for scanning a folder."""
+    with _opened(source, max_pixels):
+        pass
+
+
+class _Format(NamedTuple):
+    begins: re.Pattern[bytes]
+    reader: Callable[[IO[bytes]], ImageFile.ImageFile]
+    suffixes: tuple[str, ...]
+
+
+def _format(begins: bytes, reader: Callable[[IO[bytes]], ImageFile.ImageFile], *suffixes: str) -> _Format:
+    return _Format(re.compile(begins, re.DOTALL), reader, suffixes)
+
+
+# The readers by themselves, not Image.open: it swallows their reasons ("cannot identify"), and it holds an MPO to be
+# damaged when only its index is. What every build of Pillow reads is here; AVIF and JPEG 2000 depend on the build.
+_FORMATS = {
+    "BMP": _format(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0", BmpImageFile, ".bmp"),  # the size of its second header
+    "GIF": _format(rb"GIF8[79]a", GifImageFile, ".gif"),
+    "JPEG": _format(rb"\xff\xd8\xff", JpegImageFile, ".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": _format(rb"\x89PNG\r\n\x1a\n", PngImageFile, ".png", ".apng"),
+    "PPM": _format(rb"P[1-6f]\s", PpmImageFile, ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "TIFF": _format(rb"II[*+]\0|MM\0[*+]", TiffImageFile, ".tif", ".tiff"),
+    "WebP": _format(rb"RIFF.{4}WEBPVP8[ LX]", WebPImageFile, ".webp"),
+}
+
+IMAGE_SUFFIXES = frozenset(suffix for known in _FORMATS.values() for suffix in known.suffixes)
+"""Lower-case suffixes of the files that a scan of a folder takes for images."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@contextmanager
+def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
+    name = _name(source)
+    with _quiet(), _PILLOW_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
+        try:
+            head = stream.read(16)
+            if not head:
+                raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
+            reader = next((known.reader for known in _FORMATS.values() if known.begins.match(head)), None)
+            if reader is None:
+                raise BadImage(
+                    "not_an_image",
+                    f"{name} does not begin like {', '.join(_FORMATS)}; convert it to PNG or JPEG, or remove it",
+                )
+            stream.seek(0)
+            image = reader(stream)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BadImage(
+                    "too_many_pixels",
+                    f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
+                    "make it smaller, or raise max_pixels",
+                )
+            yield image, name
+        except BadImage:
+            raise
+        except Exception as error:  # hostile bytes make Pillow raise nearly anything
+            raise _explained(error, name, max_pixels) from error
+
+
+@contextmanager
+def _stream(source: Source, name: str) -> Iterator[IO[bytes]]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        # Asked before it is opened: opening a named pipe waits for a writer, perhaps forever.
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            kind = "a folder" if os.path.isdir(source) else "not an ordinary file"
+            raise BadImage("unreadable", f"{name} is {kind}; give the path of one image file")
+        # Opened here and not by Pillow: given a path it maps the file, and a file cut meanwhile kills the process.
+        file = open(source, "rb")  # noqa: SIM115 - closed below; only its opening belongs to this try
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadImage("missing", f"{name} does not exist; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a path no file system can hold
+        raise BadImage("unreadable", f"{name} cannot be opened ({_reason(error)}); check its permissions") from error
+    with file:
+        yield file
+
+
+def _explained(error: Exception, name: str, max_pixels: int) -> BadImage:
+    reason = _reason(error)
+    if isinstance(error, MemoryError):
+        return BadImage("out_of_memory", f"{name} does not fit into memory; make it smaller")
+    if isinstance(error, Image.DecompressionBombError):
+        fix = "make it smaller, or raise max_pixels"
+        return BadImage("too_many_pixels", f"{name} has more pixels than the limit of {max_pixels:,}; {fix}")
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to a hostile offset
+        return BadImage("unreadable", f"{name} cannot be read ({reason}); check the disk or the network")
+    if _UNSUPPORTED.search(reason):
+        fix = "save it as 8-bit PNG or JPEG"
+        return BadImage("unsupported_mode", f"{name} is a variant of its format that is not read ({reason}); {fix}")
+    if isinstance(error, EOFError) or _TRUNCATED.search(reason):
+        return BadImage("truncated", f"{name} ends too early ({reason}); get it again, or remove it")
+    return BadImage("corrupt", f"{name} is damaged ({reason}); get it again, or remove it")
+
+
+# Pillow has no types for these, only words.
+_UNSUPPORTED = re.compile(r"unsupported|cannot handle|unknown pixel mode|not (yet )?supported|not available", re.I)
+_TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|requires a buffer|index out of range", re.I)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
+    return _printable(text)[:120] or type(error).__name__
+
+
+def _name(source: Source) -> str:
+    return "the image" if isinstance(source, bytes) else _printable(os.fsdecode(source))
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow's warnings about odd metadata are ignored; those of anybody else are not.
+
+    warnings.catch_warnings would be wrong: it swaps the list of the whole process, so threads that overlap restore each
+    other's. Here each thread adds a filter and takes one away; being equal, it does not matter whose.
+    """
+    filters = cast("list[object]", warnings.filters)  # no filterwarnings: it would make every module warn anew
+    filters.insert(0, _IGNORE_PILLOW)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # somebody called resetwarnings
+            filters.remove(_IGNORE_PILLOW)
+
+
+class _PillowLimit:
+    """Pillow's own limit on pixels, one number for the process: off while any thread decodes under a higher one.
+
+    With both limits at their defaults that is never, and the number is not touched.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def lifted_for(self, max_pixels: int) -> Iterator[None]:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and max_pixels <= 2 * limit:  # it only warns up to twice the limit
+            yield
+            return
+        with self._lock:
+            if not self._users or Image.MAX_IMAGE_PIXELS is not None:
+                self._limit = Image.MAX_IMAGE_PIXELS
+            self._users += 1
+            Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users and Image.MAX_IMAGE_PIXELS is None:  # else its owner has set it meanwhile
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOW_LIMIT = _PillowLimit()
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the file stores its samples ("RGB;16B"), which Pillow knows until the pixels are loaded."""
+    if not image.tile:
+        return ""
+    arguments: Any = image.tile[0][3]
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+_WHITE = {"I;12": 4095}
+_KEY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
+
+
+def _fix_colour_key(image: ImageFile.ImageFile, raw_mode: str) -> None:
+    """A PNG's transparent colour is written in the file's own range; Pillow compares it with 8-bit pixels as it is."""
+    key, scale = image.info.get("transparency"), _KEY_SCALES.get(raw_mode)
+    if scale and isinstance(key, int):
+        image.info["transparency"] = int(key * scale)
+    elif scale and isinstance(key, tuple):
+        image.info["transparency"] = tuple(int(value * scale) for value in key)
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """Any 8-bit (or 1-bit) mode -> L, RGB, or RGBA if anything could be transparent. Always a new image."""
+    if image.mode == "La":  # premultiplied; Pillow has no direct way to RGBA
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _scaled(image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str]) -> Image.Image:
+    """Values of more than 8 bits -> L, or RGBA if one value is transparent."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        notices.append("floating point: 0 is black, 1 is white")
+        _check_range(values, 1, "floats", name)
+        grey = (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    else:
+        if image.mode == "I":
+            if image.format == "TIFF":  # PNG and PPM come here with 16 bits
+                notices.append("signed or 32-bit integers: 0 is black, 65535 is white")
+            _check_range(values, 65535, "integers", name)
+        grey = _to_8_bits(_WHITE.get(raw_mode, 65535))[values]
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        grey = 255 - grey  # 0 is white, which Pillow sees to only up to 8 bits
+    picture = Image.fromarray(grey)
+    if "transparency" in image.info:
+        alpha = Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        return Image.merge("LA", (picture, alpha)).convert("RGBA")
+    return picture
+
+
+@functools.cache
+def _to_8_bits(white: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(white + 1,) table from a value to the nearest of 0..255."""
+    return ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
+
+
+def _check_range(values: np.ndarray[Any, Any], white: int, kind: str, name: str) -> None:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):  # also false for not-a-number
+        raise BadImage(
+            "unsupported_values",
+            f"{name} holds {kind} from {low:g} to {high:g}, only 0 to {white} has a known black and white; "
+            "scale it and save it as 8 or 16-bit PNG",
+        )
+
+
+def _upright(pixels: Image.Image, image: ImageFile.ImageFile) -> Image.Image:
+    """Pixels as the photographer saw them. (A TIFF has been turned while loading, and no longer says so.)"""
+    turn = None
+    with suppress(Exception):  # damaged EXIF, and an orientation of any type whatever
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _with_channels(pixels: Image.Image, channels: int) -> Image.Image:
+    if pixels.mode == "RGBA" and channels != 4:
+        pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels)
+    return pixels if pixels.mode == _MODES[channels] else pixels.convert(_MODES[channels])
+
+
+def _frames_notice(image: ImageFile.ImageFile) -> tuple[str, ...]:
+    """Asked last: counting the frames of a GIF moves through its file."""
+    if isinstance(image, TiffImageFile):  # counting would read the header of every page
+        return ("several pages: the first is used",) if image.is_animated else ()
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception:  # the first frame was good, a later one is not
+        return ("animated: the first frame is used",)
+    return (f"animated, {frames} frames: the first is used",) if frames > 1 else ()

@@ -1,0 +1,173 @@
+"""Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as vision
+
+from densekit.config import AugmentConfig, Preprocessing
+from densekit.data import augment
+from densekit.data.decode import MAX_PIXELS, decode
+from densekit.data.sets import ArrayImages, FileImages, Images, SkipList
+from densekit.errors import BadImage
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on its device."""
+
+    images: Tensor
+    """(N, C, H, W), float32, normalised."""
+    targets: Tensor
+    """(N,), int64."""
+    samples: Tensor
+    """(N,), int64: positions in the split; on the CPU."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of one split. With `augmentation` shuffled anew each epoch; without, in order and unchanged."""
+
+    images: Images
+    preprocessing: Preprocessing
+    batch_size: int
+    skipped: SkipList
+    augmentation: AugmentConfig | None = None
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    workers: int = 0
+    max_pixels: int = MAX_PIXELS
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last may be partial, and is kept."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number `skip` on. Raises BadData when too many files are bad."""
+        batches = self._order(epoch).split(self.batch_size)[skip:]
+        raw = self._arrays(batches) if isinstance(self.images, ArrayImages) else self._files(batches, epoch)
+        for pixels, samples in raw:
+            if len(samples):
+                yield self._finish(pixels, samples, epoch)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.augmentation is None:
+            return torch.arange(len(self.images))
+        # Seed and epoch in halves of one word: seed 0, epoch 1 is not seed 1, epoch 0.
+        generator = torch.Generator().manual_seed((self.seed << 32 | epoch) & (2**63 - 1))
+        return torch.randperm(len(self.images), generator=generator)
+
+    def _arrays(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        assert isinstance(self.images, ArrayImages)
+        for samples in batches:
+            yield self.images.pixels[samples], samples
+
+    def _files(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        assert isinstance(self.images, FileImages)
+        decoder = _Decoder(
+            self.images.paths, self.preprocessing, self.augmentation, self.seed, epoch, self.max_pixels
+        )
+        reader = DataLoader(
+            decoder,
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+        )
+        for pixels, samples, failures in reader:
+            for path, error in failures:
+                self.skipped.add(path, error)
+            yield pixels, samples
+
+    def _finish(self, pixels: Tensor, samples: Tensor, epoch: int) -> Batch:
+        x = pixels.to(self.device, non_blocking=True).float().div_(255)
+        u = None
+        if self.augmentation is not None:
+            u = augment.draws(self.seed, epoch, samples).to(self.device)
+            if self.augmentation.crop == "resized" and isinstance(self.images, ArrayImages):
+                x = augment.resized_crop(x, u, self.augmentation.crop_scale)
+            x = augment.colour(x, u, self.augmentation)
+        x = normalise(fit(x, self.preprocessing), self.preprocessing)
+        if u is not None and self.augmentation is not None:
+            x = augment.geometry(x, u, self.augmentation)
+        return Batch(x, self.images.labels[samples].to(self.device, non_blocking=True), samples)
+
+
+def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(N, C, h, w) -> (N, channels, H, W): arrays of another size or channel count than the network's."""
+    if x.shape[1] == 1 and preprocessing.channels == 3:
+        x = x.expand(-1, 3, -1, -1)
+    elif x.shape[1] == 3 and preprocessing.channels == 1:
+        x = vision.rgb_to_grayscale(x)
+    if x.shape[-2:] == preprocessing.size:
+        return x
+    height, width = x.shape[-2:]
+    scale = preprocessing.resize / min(height, width)
+    size = [round(height * scale), round(width * scale)]
+    x = vision.resize(x, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return vision.center_crop(x, list(preprocessing.size))
+
+
+def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(x - mean) / std, per channel."""
+    mean = x.new_tensor(preprocessing.mean)[:, None, None]
+    std = x.new_tensor(preprocessing.std)[:, None, None]
+    return (x - mean) / std
+
+
+def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
+    """A decoded image -> (C, H, W) uint8 at the network's size: shorter side to `resize`, then the middle."""
+    width, height = image.size
+    scale = preprocessing.resize / min(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    image = vision.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return vision.pil_to_tensor(vision.center_crop(image, list(preprocessing.size)))
+
+
+class _Decoder(Dataset[Any]):
+    """Position in a split -> pixels (C, H, W), or the reason why not."""
+
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        preprocessing: Preprocessing,
+        augmentation: AugmentConfig | None,
+        seed: int,
+        epoch: int,
+        max_pixels: int,
+    ) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = epoch
+        self.max_pixels = max_pixels
+
+    def __getitem__(self, sample: int) -> tuple[int, Path, Tensor | BadImage]:
+        path = self.paths[sample]
+        try:
+            image = decode(path, channels=self.preprocessing.channels, max_pixels=self.max_pixels).image
+        except BadImage as error:
+            return sample, path, error
+        if self.augmentation is None or self.augmentation.crop != "resized":
+            return sample, path, pixels_of(image, self.preprocessing)
+        u = augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0]
+        box = augment.resized_crop_box(image.height, image.width, u, self.augmentation.crop_scale)
+        size = list(self.preprocessing.size)
+        return sample, path, vision.pil_to_tensor(vision.resized_crop(image, *box, size=size, antialias=True))
+
+
+def _collate(
+    rows: list[tuple[int, Path, Tensor | BadImage]],
+) -> tuple[Tensor, Tensor, list[tuple[Path, BadImage]]]:
+    good = [(sample, pixels) for sample, _, pixels in rows if isinstance(pixels, Tensor)]
+    bad = [(path, error) for _, path, error in rows if isinstance(error, BadImage)]
+    pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
+    return pixels, torch.tensor([sample for sample, _ in good], dtype=torch.int64), bad

@@ -1,0 +1,97 @@
+"""DATA of the command line -> a data set."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densekit.config import DataConfig
+from densekit.data import archives
+from densekit.data.folder import folder
+from densekit.data.sets import ArrayImages, DataSet
+from densekit.errors import BadData, InvalidInput, UnknownName
+
+_SYNTHETIC = re.compile(r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?")
+
+NAMED: dict[str, Callable[[Path], DataSet]] = {
+    "digits": lambda _: digits(),
+    "mnist": archives.mnist,
+    "fashion-mnist": archives.fashion_mnist,
+    "cifar10": archives.cifar10,
+    "cifar100": archives.cifar100,
+    "svhn": archives.svhn,
+}
+
+# Data sets whose classes a mirror changes; everything else may be flipped.
+NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
+
+
+def load(config: DataConfig, data_dir: Path) -> DataSet:
+    """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, or a folder.
+
+    Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
+    """
+    source = config.source
+    if source in NAMED:
+        return NAMED[source](data_dir)
+    if source.startswith("synthetic:"):
+        return synthetic(source)
+    if source == "imagenet":
+        return folder(_imagenet(data_dir), config)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return folder(path, config)
+    if path.exists():
+        raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class")
+    if re.fullmatch(r"[\w:-]+", source):
+        raise UnknownName("data set or folder", source, [*NAMED, "imagenet", "synthetic:32x32x3:10"])
+    raise BadData(f"no folder {source}; DATA is a folder with one subfolder for each class, or one of {', '.join(NAMED)}")
+
+
+def digits() -> DataSet:
+    """scikit-learn's 1,797 digits of 8 x 8 pixels (UCI, test part); nothing to download."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # Values are 0 to 16.
+    pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    images = ArrayImages(pixels, torch.from_numpy(bunch.target.astype(np.int64)))
+    return DataSet(
+        "digits", tuple(str(i) for i in range(10)), {"train": images}, mirror_safe=False, background="dark"
+    )
+
+
+def synthetic(source: str) -> DataSet:
+    """Learnable made-up images: each class a fixed smooth pattern under noise; the same for every run.
+
+    For benchmarks and trying out a pipeline; accuracy on it means nothing.
+    """
+    match = _SYNTHETIC.fullmatch(source)
+    if not match:
+        raise InvalidInput(f"'{source}' is not synthetic:HxWxC:CLASSES[:COUNT], such as synthetic:32x32x3:10:2000")
+    height, width, channels, classes = (int(match[key]) for key in ("height", "width", "channels", "classes"))
+    count = int(match["count"] or 100 * classes)
+    if min(height, width, channels) < 1 or classes < 2 or count < 2 * classes:
+        raise InvalidInput(f"'{source}' needs a size of 1 or more, 2 classes or more, and 2 images a class or more")
+    random = np.random.default_rng(0)
+    coarse = torch.from_numpy(random.random((classes, channels, 4, 4), dtype=np.float32))
+    patterns = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear").numpy()
+    labels = np.arange(count) % classes
+    pixels = np.empty((count, channels, height, width), dtype=np.uint8)
+    for i, label in enumerate(labels):  # image by image: float noise for all of them at once may not fit in memory
+        noise = random.random((channels, height, width), dtype=np.float32)
+        pixels[i] = 255 * (0.5 * patterns[label] + 0.5 * noise)
+    images = ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels))
+    return DataSet(source, tuple(f"class{i}" for i in range(classes)), {"train": images})
+
+
+def _imagenet(data_dir: Path) -> Path:
+    for name in ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"):
+        if (data_dir / name / "train").is_dir():
+            return data_dir / name
+    raise BadData(
+        f"no {data_dir / 'imagenet' / 'train'}: ImageNet cannot be downloaded without an account; put its train/ and val/ "
+        "there, one folder for each class, or pass --data-dir"
+    )

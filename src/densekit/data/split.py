@@ -1,0 +1,63 @@
+"""Splits by content: an image's bytes decide where it belongs, so adding or renaming files moves no other file."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densekit.config import DataConfig
+from densekit.data.sets import DataSet, Images
+from densekit.errors import BadData
+
+
+def divide(data: DataSet, config: DataConfig) -> DataSet:
+    """`train`, plus `val` unless the protocol is final, plus `test`; identical images always land together.
+
+    Splits that the source brings are kept. `final` trains on what `tune` would have held out.
+    """
+    splits = dict(data.splits)
+    if "test" not in splits and "val" not in splits:
+        # Another salt than the validation's, or the same images would be chosen again.
+        splits["train"], splits["test"] = hold_out(splits["train"], config.test_fraction, salt=1)
+    if config.protocol == "tune" and "val" not in splits:
+        wanted = config.val_count if config.val_count is not None else config.val_fraction
+        splits["train"], splits["val"] = hold_out(splits["train"], wanted, salt=2)
+    if config.limit is not None and config.limit < len(splits["train"]):
+        first = np.argsort(_keys(splits["train"], salt=3), kind="stable")[: config.limit]
+        splits["train"] = splits["train"].subset(np.sort(first))
+    for name, images in splits.items():
+        if not len(images):
+            raise BadData(
+                f"no images are left for the {name} split of {data.name}: {len(data.splits['train'])} training images "
+                "are too few to hold some out; add images, or bring your own train/, val/ and test/ folders"
+            )
+    return data.with_splits(splits)
+
+
+def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Images]:
+    """(rest, held out). `share` is a fraction by hash, or an exact count of the smallest hashes.
+
+    By fraction every class with two or more different images keeps one on each side.
+    """
+    keys = _keys(images, salt)
+    if isinstance(share, int):
+        if share >= len(images):
+            raise BadData(f"cannot hold out {share} of {len(images)} images; lower data.val_count")
+        out = np.zeros(len(images), dtype=bool)
+        out[np.argsort(keys, kind="stable")[:share]] = True
+    else:
+        out = keys < np.uint64(share * 2**64)
+        for label in np.unique(images.labels.numpy()) if share else ():
+            members = np.flatnonzero(images.labels.numpy() == label)
+            low, high = keys[members].min(), keys[members].max()
+            if low != high:
+                out[members[keys[members] == low]] = True
+                out[members[keys[members] == high]] = False
+    return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))
+
+
+def _keys(images: Images, salt: int) -> NDArray[np.uint64]:
+    """Uniform 64-bit keys from content: the last steps of splitmix64, over the salted hash."""
+    with np.errstate(over="ignore"):
+        key = images.content_hashes() + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))  # type: ignore[no-any-return]

@@ -1,0 +1,43 @@
+"""MODEL of the command line -> a model folder."""
+
+from pathlib import Path
+
+from densekit.errors import BadWeights, UnknownName
+from densekit.weights import atomic
+from densekit.weights.folder import CONFIG, WEIGHTS
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+
+def shipped_names() -> list[str]:
+    """Models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def model_folder(name: str | Path) -> Path:
+    """A run folder (its reported checkpoint), a model folder, or a shipped model's name.
+
+    Raises BadWeights where there is no model, UnknownName where the name says nothing.
+    """
+    path = Path(name).expanduser()
+    if (path / CONFIG).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        return run_checkpoint(path)
+    if str(name) in shipped_names():
+        return SHIPPED / str(name)
+    if path.is_dir():
+        raise BadWeights(f"no model in {path}: it holds neither {CONFIG} nor checkpoints/; name a run or model folder")
+    raise UnknownName("model", str(name), shipped_names(), hint="name a run folder, a model folder, or a shipped model: " + (
+        ", ".join(shipped_names())))
+
+
+def run_checkpoint(run: Path) -> Path:
+    """The checkpoint a run reports: the one its result was measured on, else the last."""
+    last = run / "checkpoints" / "last"
+    atomic.recover(last)
+    result = run / "checkpoints" / "result"
+    named = run / "checkpoints" / result.read_text().strip() if result.is_file() else last
+    if not (named / CONFIG).is_file():
+        raise BadWeights(f"{run} has no checkpoint yet; train it first")
+    return named
