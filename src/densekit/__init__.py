@@ -1,6 +1,55 @@
-"""densekit: DenseNet, whole."""
+"""densekit: DenseNet, whole. The names below are the public interface; everything else may move."""
 
-from densekit.models import create_model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from densekit.version import __version__
 
-__all__ = ["__version__", "create_model"]
+if TYPE_CHECKING:
+    from densekit.api import Run, evaluate, load, resume, train
+    from densekit.config import Recipe
+    from densekit.engine.classifier import Classifier, Prediction
+    from densekit.engine.evaluate import Result
+    from densekit.models import ImageClassifier, create_model, model_names
+
+# Looked up on first use: `densekit --help` must not wait for torch.
+_HOMES = {
+    "Classifier": "densekit.engine.classifier",
+    "ImageClassifier": "densekit.models",
+    "Prediction": "densekit.engine.classifier",
+    "Recipe": "densekit.config",
+    "Result": "densekit.engine.evaluate",
+    "Run": "densekit.api",
+    "create_model": "densekit.models",
+    "evaluate": "densekit.api",
+    "load": "densekit.api",
+    "model_names": "densekit.models",
+    "resume": "densekit.api",
+    "train": "densekit.api",
+}
+
+__all__ = [
+    "Classifier",
+    "ImageClassifier",
+    "Prediction",
+    "Recipe",
+    "Result",
+    "Run",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "load",
+    "model_names",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'densekit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from PIL import __version__ as pillow_version
 
 from densekit.data.decode import ERROR_CODES, IMAGE_SUFFIXES, check_header, decode
 from densekit.data.decode import _shallow as shallow
@@ -33,6 +34,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+
+NEEDS_PILLOW_13 = pytest.mark.skipif(int(pillow_version.split(".")[0]) < 13, reason="older Pillow refuses such a TIFF")
 
 
 def encoded(image, file_format, **options):
@@ -198,9 +201,14 @@ def test_damaged_exif_does_not_fail_a_good_image(file_format, exif):
 
 @pytest.mark.parametrize("tag", [34665, 34853, 40965])
 @pytest.mark.parametrize("kind", [2, 3, 4, 5, 12])
-def test_a_tiff_whose_exif_points_nowhere_decodes(tag, kind):
+def test_a_tiff_whose_exif_points_nowhere_decodes_as_pillow_10_does_not(tag, kind):
     source = tiff(bytes(range(12)), 4, 3, bits=(8,), tags=[(tag, kind, 0xFFFFFFF0)])
     assert np.asarray(decode(source, channels=1).image).ravel().tolist() == list(range(12))
+
+
+def test_a_tiff_whose_xmp_is_a_number_decodes():
+    """Pillow looks for an orientation in it while it loads the pixels (13.0: TypeError)."""
+    assert colour(decode(tiff(bytes([7]), 1, 1, bits=(8,), tags=[(700, 3, 5)]), channels=1).image) == 7
 
 
 # Transparency
@@ -293,14 +301,17 @@ def test_cmyk_red_is_red(name):
     assert np.allclose(colour(decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), name)).image), RED, atol=2)
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+@pytest.mark.parametrize(
+    ("mode", "compression"),
+    [("LAB", None), ("LAB", "tiff_lzw"), ("YCbCr", "tiff_lzw"), pytest.param("YCbCr", None, marks=NEEDS_PILLOW_13)],
+)
 def test_a_tiff_in_another_colour_space_has_its_colour(mode, compression):
     orange = Image.new("RGB", (8, 8), (230, 140, 40))
     image = decode(encoded(orange.convert(mode), "TIFF", compression=compression)).image
     assert np.allclose(colour(image), (230, 140, 40), atol=4)
 
 
+@NEEDS_PILLOW_13
 def test_premultiplied_grey_is_divided_by_its_alpha():
     source = tiff(bytes([64, 128]), 1, 1, bits=(8, 8), extra=1)
     assert colour(decode(source, channels=4).image) == (127, 127, 127, 128)
@@ -464,10 +475,10 @@ def test_an_empty_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"hello", b"<svg/>", b"%PDF-1.7", b"BMW is a car maker", b"P5 is a text", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "content", [b"hello", b"<svg/>", b"%PDF-1.7", b"BMW is a car maker", b"%!PS-Adobe-3.0 EPSF-3.0"]
 )
 def test_other_files_are_not_images(content):
-    assert code_of(content * 9) in {"not_an_image", "corrupt"} if content.startswith(b"P5") else "not_an_image"
+    assert code_of(content * 9) == "not_an_image"
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"])
@@ -515,7 +526,7 @@ def test_an_error_message_names_the_file_and_is_one_line(tmp_path):
 # Limits
 
 
-BOMB = png(8, 0, b"", 60_000, 60_000)  # 3.6 gigapixels in 60 bytes
+BOMB = png(8, 0, b"", 60_000, 60_000)  # 3.6 gigapixels in less than 100 bytes
 
 
 @pytest.mark.parametrize("look", [decode, check_header])

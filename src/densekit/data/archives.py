@@ -61,9 +61,7 @@ def svhn(data_dir: Path) -> DataSet:
 
 
 def _cifar(kind: str, name: str, data_dir: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> DataSet:
-    parts = {
-        split: _fetch(kind, data_dir / name, data_dir, train=split == "train") for split in ("train", "test")
-    }
+    parts = {split: _fetch(kind, data_dir / name, data_dir, train=split == "train") for split in ("train", "test")}
     splits = {
         split: ArrayImages(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for split, part in parts.items()
@@ -78,7 +76,7 @@ def _cifar(kind: str, name: str, data_dir: Path, mean: tuple[float, ...], std: t
 
 
 def _fetch(kind: str, root: Path, data_dir: Path, **options: Any) -> Any:
-    """torchvision's data set `kind` under `root`, downloaded if it is not there."""
+    """Torchvision's data set `kind` under `root`, downloaded if it is not there."""
     import torchvision.datasets
 
     try:

@@ -72,6 +72,7 @@ def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels) as (image, name):
         raw_mode = _raw_mode(image)
+        _forget_directories(image)
         image.load()
         notices: list[str] = []
         if image.mode in _DEEP_MODES:
@@ -102,8 +103,8 @@ def _format(begins: bytes, reader: Callable[[IO[bytes]], ImageFile.ImageFile], *
     return _Format(re.compile(begins, re.DOTALL), reader, suffixes)
 
 
-# The readers by themselves, not Image.open: it swallows their reasons ("cannot identify"), and it holds an MPO to be
-# damaged when only its index is. What every build of Pillow reads is here; AVIF and JPEG 2000 depend on the build.
+# The readers by themselves, not Image.open, which swallows their reasons ("cannot identify image file") and tries other
+# formats next. AVIF and JPEG 2000 are missing: so they are from some builds of Pillow.
 _FORMATS = {
     "BMP": _format(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0", BmpImageFile, ".bmp"),  # the size of its second header
     "GIF": _format(rb"GIF8[79]a", GifImageFile, ".gif"),
@@ -200,13 +201,17 @@ def _explained(error: Exception, name: str, max_pixels: int) -> BadImage:
 
 
 # Pillow has no types for these, only words.
-_UNSUPPORTED = re.compile(r"unsupported|cannot handle|unknown pixel mode|not (yet )?supported|not available", re.I)
+_UNSUPPORTED = re.compile(
+    r"unsupported bmp|cannot handle|unknown pixel mode|not yet supported|decoder \S+ not available", re.I
+)
 _TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|requires a buffer|index out of range", re.I)
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
-    return _printable(text)[:120] or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, KeyError) or (isinstance(error.__cause__, KeyError) and text == str(error.__cause__)):
+        text = f"no entry {text}"
+    return _printable(" ".join(text.split()))[:120] or type(error).__name__
 
 
 def _name(source: Source) -> str:
@@ -268,6 +273,16 @@ class _PillowLimit:
 
 
 _PILLOW_LIMIT = _PillowLimit()
+
+
+def _forget_directories(image: ImageFile.ImageFile) -> None:
+    """A TIFF reads the directories its EXIF points to while it loads, and fails where they are damaged. Nobody asks."""
+    if isinstance(image, TiffImageFile):
+        with suppress(Exception):
+            exif = image.getexif()
+            for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop):
+                if tag in exif:
+                    del exif[tag]
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:

@@ -41,7 +41,9 @@ def path_of(root: Path, split: str) -> Path:
 
 def _classes(root: Path) -> tuple[str, ...]:
     try:
-        classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+        classes = tuple(
+            sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        )
     except OSError as error:
         raise BadData(f"cannot read {root}: {error.strerror}; check its permissions") from error
     if len(classes) < 2:
@@ -53,7 +55,9 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _images(root: Path, classes: tuple[str, ...], skipped: SkipList, config: DataConfig) -> FileImages:
     unknown = set(_subfolders(root)) - set(classes)
     if unknown:
-        raise BadData(f"{root} has classes that train/ has not: {', '.join(sorted(unknown)[:5])}; rename or remove them")
+        raise BadData(
+            f"{root} has classes that train/ has not: {', '.join(sorted(unknown)[:5])}; rename or remove them"
+        )
     candidates = [
         (path, label)
         for label, name in enumerate(classes)

@@ -1,7 +1,7 @@
 """Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Loader:
     device: torch.device = torch.device("cpu")
     workers: int = 0
     max_pixels: int = MAX_PIXELS
+    ten_crop: bool = False
+    """Files only: (N, 10, C, H, W), four corners and the middle of the resized image, and their mirrors."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
@@ -72,7 +74,13 @@ class Loader:
     def _files(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         assert isinstance(self.images, FileImages)
         decoder = _Decoder(
-            self.images.paths, self.preprocessing, self.augmentation, self.seed, epoch, self.max_pixels
+            self.images.paths,
+            self.preprocessing,
+            self.augmentation,
+            self.seed,
+            epoch,
+            self.max_pixels,
+            cut=ten_crops_of if self.ten_crop else pixels_of,
         )
         reader = DataLoader(
             decoder,
@@ -94,7 +102,7 @@ class Loader:
             if self.augmentation.crop == "resized" and isinstance(self.images, ArrayImages):
                 x = augment.resized_crop(x, u, self.augmentation.crop_scale)
             x = augment.colour(x, u, self.augmentation)
-        x = normalise(fit(x, self.preprocessing), self.preprocessing)
+        x = normalise(x if self.ten_crop else fit(x, self.preprocessing), self.preprocessing)
         if u is not None and self.augmentation is not None:
             x = augment.geometry(x, u, self.augmentation)
         return Batch(x, self.images.labels[samples].to(self.device, non_blocking=True), samples)
@@ -124,11 +132,20 @@ def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
     """A decoded image -> (C, H, W) uint8 at the network's size: shorter side to `resize`, then the middle."""
+    return vision.pil_to_tensor(vision.center_crop(_resized(image, preprocessing), list(preprocessing.size)))
+
+
+def ten_crops_of(image: Any, preprocessing: Preprocessing) -> Tensor:
+    """A decoded image -> (10, C, H, W) uint8: shorter side to `resize`, then corners, middle and mirrors."""
+    crops = vision.ten_crop(_resized(image, preprocessing), list(preprocessing.size))
+    return torch.stack([vision.pil_to_tensor(crop) for crop in crops])
+
+
+def _resized(image: Any, preprocessing: Preprocessing) -> Any:
     width, height = image.size
     scale = preprocessing.resize / min(height, width)
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    image = vision.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    return vision.pil_to_tensor(vision.center_crop(image, list(preprocessing.size)))
+    return vision.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 class _Decoder(Dataset[Any]):
@@ -142,6 +159,7 @@ class _Decoder(Dataset[Any]):
         seed: int,
         epoch: int,
         max_pixels: int,
+        cut: Callable[[Any, Preprocessing], Tensor],
     ) -> None:
         self.paths = paths
         self.preprocessing = preprocessing
@@ -149,6 +167,7 @@ class _Decoder(Dataset[Any]):
         self.seed = seed
         self.epoch = epoch
         self.max_pixels = max_pixels
+        self.cut = cut
 
     def __getitem__(self, sample: int) -> tuple[int, Path, Tensor | BadImage]:
         path = self.paths[sample]
@@ -157,7 +176,7 @@ class _Decoder(Dataset[Any]):
         except BadImage as error:
             return sample, path, error
         if self.augmentation is None or self.augmentation.crop != "resized":
-            return sample, path, pixels_of(image, self.preprocessing)
+            return sample, path, self.cut(image, self.preprocessing)
         u = augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0]
         box = augment.resized_crop_box(image.height, image.width, u, self.augmentation.crop_scale)
         size = list(self.preprocessing.size)

@@ -3,8 +3,8 @@
 import torch
 
 from densekit.config import DataConfig, Preprocessing
-from densekit.data.loader import pixels_of
 from densekit.data.decode import decode
+from densekit.data.loader import pixels_of
 from densekit.data.sets import ArrayImages, DataSet, Images
 from densekit.errors import BadImage, InvalidInput
 
@@ -57,7 +57,10 @@ def _statistics(images: Images, plain: Preprocessing, max_pixels: int) -> tuple[
             stds.append(((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt().item())
     else:
         stride = max(1, len(images) // _STATISTICS_FILES)
-        first, second = torch.zeros(plain.channels, dtype=torch.float64), torch.zeros(plain.channels, dtype=torch.float64)
+        first, second = (
+            torch.zeros(plain.channels, dtype=torch.float64),
+            torch.zeros(plain.channels, dtype=torch.float64),
+        )
         seen = 0
         for path in images.paths[::stride]:
             try:

@@ -13,7 +13,9 @@ from densekit.data.folder import folder
 from densekit.data.sets import ArrayImages, DataSet
 from densekit.errors import BadData, InvalidInput, UnknownName
 
-_SYNTHETIC = re.compile(r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?")
+_SYNTHETIC = re.compile(
+    r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
+)
 
 NAMED: dict[str, Callable[[Path], DataSet]] = {
     "digits": lambda _: digits(),
@@ -47,7 +49,9 @@ def load(config: DataConfig, data_dir: Path) -> DataSet:
         raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class")
     if re.fullmatch(r"[\w:-]+", source):
         raise UnknownName("data set or folder", source, [*NAMED, "imagenet", "synthetic:32x32x3:10"])
-    raise BadData(f"no folder {source}; DATA is a folder with one subfolder for each class, or one of {', '.join(NAMED)}")
+    raise BadData(
+        f"no folder {source}; DATA is a folder with one subfolder for each class, or one of {', '.join(NAMED)}"
+    )
 
 
 def digits() -> DataSet:
@@ -58,9 +62,7 @@ def digits() -> DataSet:
     # Values are 0 to 16.
     pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     images = ArrayImages(pixels, torch.from_numpy(bunch.target.astype(np.int64)))
-    return DataSet(
-        "digits", tuple(str(i) for i in range(10)), {"train": images}, mirror_safe=False, background="dark"
-    )
+    return DataSet("digits", tuple(str(i) for i in range(10)), {"train": images}, mirror_safe=False, background="dark")
 
 
 def synthetic(source: str) -> DataSet:

@@ -1,8 +1,9 @@
 """A network with its classes and preprocessing: images in, named probabilities out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from densekit.config import Preprocessing
-from densekit.data.decode import MAX_PIXELS, decode
+from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
+from densekit.errors import BadImage
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
 
@@ -33,9 +35,7 @@ class Prediction:
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
         """The `k` most probable classes, best first: class, index, probability."""
         best = np.argsort(-self.probabilities, kind="stable")[:k]
-        return [
-            {"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best
-        ]
+        return [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
 
 
 class Classifier:
@@ -60,16 +60,37 @@ class Classifier:
         return self.card.classes
 
     def predict(self, source: ImageSource, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Prediction:
-        """One image, from a path or encoded bytes. Raises BadImage."""
-        return self.predict_batch([source], invert=invert, max_pixels=max_pixels)[0]
+        """One image, from a path or encoded bytes; `invert` swaps dark and light first. Raises BadImage."""
+        outcome = next(self.predict_each([source], invert=invert, max_pixels=max_pixels))
+        if isinstance(outcome, BadImage):
+            raise outcome
+        return outcome
+
+    def predict_each(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        invert: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        batch_size: int = 32,
+    ) -> Iterator[Prediction | BadImage]:
+        """One outcome a source, in order; a bad image does not stop the others."""
+        for chunk in batched(sources, batch_size):
+            outcomes = [self._decode(source, max_pixels) for source in chunk]
+            good = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
+            predictions = iter(self._predict(good, invert) if good else ())
+            for outcome in outcomes:
+                yield outcome if isinstance(outcome, BadImage) else next(predictions)
+
+    def _decode(self, source: ImageSource, max_pixels: int) -> Decoded | BadImage:
+        try:
+            return decode(source, channels=self.card.preprocessing.channels, max_pixels=max_pixels)
+        except BadImage as error:
+            return error
 
     @torch.inference_mode()
-    def predict_batch(
-        self, sources: Sequence[ImageSource], *, invert: bool = False, max_pixels: int = MAX_PIXELS
-    ) -> list[Prediction]:
-        """Several images in one pass. `invert` swaps dark and light first. Raises BadImage for the first bad one."""
+    def _predict(self, decoded: Sequence[Decoded], invert: bool) -> list[Prediction]:
         preprocessing = self.card.preprocessing
-        decoded = [decode(source, channels=preprocessing.channels, max_pixels=max_pixels) for source in sources]
         pixels = torch.stack([pixels_of(each.image, preprocessing) for each in decoded])
         x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
         probabilities = self.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).cpu().numpy()
@@ -77,6 +98,13 @@ class Classifier:
             Prediction(self.classes, row, (*each.notices, *background_notice(each.image, preprocessing, invert)))
             for row, each in zip(probabilities, decoded, strict=True)
         ]
+
+
+def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSource, ...]]:
+    """Tuples of up to `size` items; itertools has it from Python 3.12."""
+    iterator = iter(items)
+    while chunk := tuple(islice(iterator, size)):
+        yield chunk
 
 
 def background_notice(image: Image.Image, preprocessing: Preprocessing, invert: bool) -> tuple[str, ...]:

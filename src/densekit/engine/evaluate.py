@@ -65,7 +65,7 @@ def records(
     rows: list[tuple[Tensor, ...]] = []
     for batch in loader.epoch():
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(batch.images.contiguous(memory_format=torch.channels_last)).float()
+            logits = _logits(model, batch.images).float()
         probabilities = logits.softmax(1)
         confidence, predicted = probabilities.max(1)
         of_target = logits.gather(1, batch.targets[:, None])
@@ -76,6 +76,14 @@ def records(
         advance(len(batch.samples))
     model.train(was_training)
     return Records(*(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(N, C, H, W), or (N, 10, C, H, W) for ten crops, whose logits are averaged -> (N, classes)."""
+    if images.ndim == 5:
+        crops = model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return crops.unflatten(0, images.shape[:2]).mean(1)  # type: ignore[no-any-return]
+    return model(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
 
 def evaluate(

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.progress import TaskID
 
 from densekit.engine.setup import Plan
 from densekit.engine.state import Progress
@@ -61,7 +60,9 @@ class Display:
         totals = progress.totals
         elapsed = self._bar.tasks[0].elapsed or 0
         speed = f"{self._seen / elapsed:,.0f} images/s" if elapsed else ""
-        note = f"loss {totals.loss / totals.count:.3f}  top-1 {totals.correct / totals.count:.1%}  lr {rate:.2g}  {speed}"
+        note = (
+            f"loss {totals.loss / totals.count:.3f}  top-1 {totals.correct / totals.count:.1%}  lr {rate:.2g}  {speed}"
+        )
         self._bar.update(
             self._task,
             completed=progress.step,
@@ -71,7 +72,9 @@ class Display:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """A line that stays."""
-        line = f"epoch {row['epoch']:>3}/{self.epochs}  train loss {row['train_loss']:.4f}  top-1 {row['train_top1']:.2%}"
+        line = (
+            f"epoch {row['epoch']:>3}/{self.epochs}  train loss {row['train_loss']:.4f}  top-1 {row['train_top1']:.2%}"
+        )
         if "val_loss" in row:
             line += f"  validation loss {row['val_loss']:.4f}  top-1 {row['val_top1']:.2%}"
         self.console.print(f"{line}  {duration(row['seconds'])}", highlight=False)

@@ -39,7 +39,9 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
                 for name, label in zip(images.names(), images.labels.tolist(), strict=True):
                     writer.writerow((split, name, data.classes[label]))
     except OSError as error:
-        raise BadData(f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out") from error
+        raise BadData(
+            f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
+        ) from error
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -159,8 +159,8 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
         model=prepared.recipe.model,
         classes=prepared.data.classes,
         preprocessing=prepared.preprocessing,
+        data=prepared.recipe.data,
         provenance={
-            "data": prepared.data.name,
             "recipe": prepared.recipe.name,
             "seed": prepared.recipe.seed,
             "epochs": progress.epoch,
@@ -190,6 +190,3 @@ def _clock(progress: Progress) -> Iterator[None]:
         yield
     finally:
         progress.seconds += time.monotonic() - started
-
-
-

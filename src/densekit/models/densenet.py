@@ -50,9 +50,7 @@ class DenseBlock(nn.ModuleDict):
 
     def __init__(self, in_channels: int, layers: int, config: DenseNetConfig, plan: str) -> None:
         growth = config.growth_rate
-        super().__init__(
-            {f"denselayer{i + 1}": DenseLayer(in_channels + i * growth, config) for i in range(layers)}
-        )
+        super().__init__({f"denselayer{i + 1}": DenseLayer(in_channels + i * growth, config) for i in range(layers)})
         self.plan = plan
         self.out_channels = in_channels + layers * growth
 

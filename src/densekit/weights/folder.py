@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from densekit.config import Frozen, ModelConfig, Preprocessing, describe
+from densekit.config import DataConfig, Frozen, ModelConfig, Preprocessing, describe
 from densekit.errors import BadWeights
 from densekit.models import ImageClassifier, build
 from densekit.weights import atomic
@@ -25,6 +25,8 @@ class ModelCard(Frozen):
     model: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    data: DataConfig | None = None
+    """What it was trained on, and how that was split; evaluation finds the same split by it."""
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Of these weights, as measured when they were made; fractions, not percent."""
     provenance: dict[str, Any] = Field(default_factory=dict)

@@ -37,7 +37,9 @@ def _torchvision(name: str) -> Mapping[str, Tensor]:
     except ValueError as error:
         raise InvalidInput(f"torchvision has no model '{name}'; densenet121, 169, 201 and 161 have weights") from error
     except (OSError, RuntimeError) as error:
-        raise BadWeights(f"torchvision's weights of {name} could not be downloaded ({error}); check the network") from error
+        raise BadWeights(
+            f"torchvision's weights of {name} could not be downloaded ({error}); check the network"
+        ) from error
 
 
 def _timm(name: str) -> Mapping[str, Tensor]:
@@ -48,7 +50,9 @@ def _timm(name: str) -> Mapping[str, Tensor]:
     try:
         return timm.create_model(name, pretrained=True).state_dict()  # type: ignore[no-any-return]
     except Exception as error:  # timm lets through whatever the hub client raises
-        raise BadWeights(f"timm's weights of {name} could not be loaded ({error}); check the name and network") from error
+        raise BadWeights(
+            f"timm's weights of {name} could not be loaded ({error}); check the name and network"
+        ) from error
 
 
 _LIBRARIES = {"torchvision": _torchvision, "timm": _timm}

@@ -28,8 +28,12 @@ def model_folder(name: str | Path) -> Path:
         return SHIPPED / str(name)
     if path.is_dir():
         raise BadWeights(f"no model in {path}: it holds neither {CONFIG} nor checkpoints/; name a run or model folder")
-    raise UnknownName("model", str(name), shipped_names(), hint="name a run folder, a model folder, or a shipped model: " + (
-        ", ".join(shipped_names())))
+    raise UnknownName(
+        "model",
+        str(name),
+        shipped_names(),
+        hint="name a run folder, a model folder, or a shipped model: " + (", ".join(shipped_names())),
+    )
 
 
 def run_checkpoint(run: Path) -> Path:

@@ -1,0 +1,44 @@
+# densekit's chores. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## train a small DenseNet on digits, in about a minute, and write its report
+	$(BIN)/densekit demo
+
+test: $(VENV)/.installed-test ## run the test suite
+	$(BIN)/python -m pytest $(PYTEST_ADDOPTS)
+
+check: $(VENV)/.installed-test ## format, lint, types, import rules
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test ## rewrite the code as `make check` wants it
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing densekit and PyTorch into $(VENV): a few minutes, once"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo "installing densekit, PyTorch and the test tools into $(VENV): a few minutes, once"
+	$(PIP) -e '.[test,check]'
+	@touch $@ $(VENV)/.installed

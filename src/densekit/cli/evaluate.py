@@ -1,0 +1,37 @@
+"""densekit evaluate."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import DataDir, Json, Settings, parse
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Default: what it was trained on.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
+    ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,
+    data_dir: DataDir = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Measures a model on a split of a data set."""
+    from densekit import api
+    from densekit.cli.show import console, print_result
+
+    result = api.evaluate(
+        model,
+        data,
+        split=split,
+        ten_crop=ten_crop,
+        data_dir=data_dir,
+        settings=parse(settings),
+        console=console(),
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        print_result(result, per_class=True)

@@ -1,0 +1,78 @@
+"""`densekit`: verbs, and the one table from error to exit status."""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from densekit.errors import BadData, DensekitError, Diverged, Interrupted, InvalidInput, ProofFailed
+from densekit.version import __version__
+
+EXIT_STATUS: dict[type[DensekitError], int] = {
+    InvalidInput: 2,
+    BadData: 3,
+    Diverged: 4,
+    ProofFailed: 5,
+}
+
+app = typer.Typer(
+    name="densekit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DenseNet, whole: train, evaluate, predict. Start with: densekit demo",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback with an error."),
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["DENSEKIT_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with its status."""
+    from densekit.cli import demo, evaluate, models, predict, resume, train
+
+    for verb in (demo, models, train, resume, evaluate, predict):
+        name = verb.__name__.rpartition(".")[2]
+        app.command(name)(getattr(verb, name))
+    # The base of typer's usage errors; its own name for it depends on typer's version.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
+        os.environ["DENSEKIT_DEBUG"] = "1"
+    try:
+        status = app(arguments, prog_name="densekit", standalone_mode=False)
+    except DensekitError as error:
+        if os.environ.get("DENSEKIT_DEBUG"):
+            raise
+        _fail(str(error), status_of(error))
+    except usage_error as error:
+        _fail(f"{error.format_message()} See: densekit --help", 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped before there was anything to save", 130)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def status_of(error: DensekitError) -> int:
+    """The exit status of an error's type, or of the nearest base that has one."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number
+    return next((EXIT_STATUS[kind] for kind in type(error).__mro__ if kind in EXIT_STATUS), 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"densekit: {' '.join(message.split())}\n")
+    sys.exit(status)

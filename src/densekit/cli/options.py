@@ -1,0 +1,29 @@
+"""Options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.errors import InvalidInput
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted key, e.g. optimizer.lr=0.05."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where data sets are kept. Default: $DENSEKIT_DATA, else the user's cache folder."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")]
+
+
+def parse(settings: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE strings -> a dictionary. Raises InvalidInput."""
+    pairs = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--set {setting} is not KEY=VALUE; write it like --set optimizer.lr=0.05")
+        pairs[key] = value
+    return pairs

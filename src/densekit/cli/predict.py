@@ -1,0 +1,69 @@
+"""densekit predict."""
+
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import Json
+from densekit.errors import BadData, BadImage
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, or - for standard input.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Names what is in pictures. Goes on after a bad one, and then exits with 3."""
+    from densekit import api
+
+    classifier = api.load(model)
+    named = list(sources(paths))
+    outcomes = classifier.predict_each((source for _, source in named), invert=invert)
+    bad = 0
+    for (name, _), outcome in zip(named, outcomes, strict=True):
+        if isinstance(outcome, BadImage):
+            bad += 1
+            if as_json:
+                typer.echo(json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
+            else:
+                typer.echo(f"densekit: {outcome}", err=True)
+            continue
+        for notice in outcome.notices:
+            typer.echo(f"densekit: {name}: {notice}", err=True)
+        if as_json:
+            typer.echo(json.dumps({"path": name, "top": outcome.top(top)}))
+        else:
+            best = "   ".join(f"{row['class']} {row['probability']:.1%}" for row in outcome.top(top))
+            typer.echo(f"{name}  {best}")
+    if bad:
+        raise typer.Exit(3)
+
+
+def sources(paths: list[str]) -> Iterator[tuple[str, str | bytes]]:
+    """(name, path or bytes) of each picture. Raises BadData for a folder or pattern without any."""
+    from densekit.data.decode import IMAGE_SUFFIXES
+
+    for path in paths:
+        if path == "-":
+            yield "-", sys.stdin.buffer.read()
+        elif Path(path).is_dir():
+            found = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise BadData(f"no pictures in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+            yield from ((str(p), str(p)) for p in found)
+        elif not Path(path).exists() and glob.has_magic(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            if not matches:
+                raise BadData(f"nothing matches {path}")
+            yield from ((match, match) for match in matches if not Path(match).is_dir())
+        else:
+            yield path, path  # a missing file is one bad picture, not the end

@@ -1,0 +1,51 @@
+"""densekit train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import DataDir, Settings, parse
+
+
+def train(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, or a folder.")
+    ],
+    model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="quick, finetune, paper, c10, c10+, c100, c100+, svhn, imagenet.")
+    ] = "quick",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the run. Default: below runs/.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random choices. Default: 0.")] = None,
+    data_dir: DataDir = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Weights to start from: a MODEL, torchvision:NAME, timm:NAME.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Trains a network, measures it, and writes a report."""
+    from densekit import api
+    from densekit.cli.show import console, print_result
+
+    pairs = parse(settings)
+    if image_size is not None:
+        pairs = {"data.image_size": str(image_size)} | pairs
+    run = api.train(
+        data,
+        model=model,
+        recipe=recipe,
+        epochs=epochs,
+        out=out,
+        seed=seed,
+        data_dir=data_dir,
+        init=init,
+        config=config,
+        settings=pairs,
+        console=console(),
+    )
+    print_result(run.result)
+    typer.echo(f"report: {run.report}")
