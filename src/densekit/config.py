@@ -72,7 +72,7 @@ class DenseNetConfig(Architecture):
 
 
 class ResNetConfig(Architecture):
-    """A CIFAR residual network: He et al. 2016; pre-activation: He et al. 2016b; stochastic depth: Huang et al. 2016."""
+    """A CIFAR residual network (He et al. 2016), pre-activated (2016b), or of stochastic depth (Huang et al. 2016)."""
 
     family: Literal["resnet"] = "resnet"
     depth: PositiveInt

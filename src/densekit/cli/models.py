@@ -1,6 +1,7 @@
 """densekit models."""
 
 import json
+from typing import Any
 
 import typer
 
@@ -12,7 +13,7 @@ def models(as_json: Json = False) -> None:
     from densekit.models import config_for, model_names
     from densekit.models.cost import as_published, cost_of
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in model_names():
         config = config_for(name)
         published = cost_of(as_published(config))

@@ -26,7 +26,7 @@ def folder(root: Path, config: DataConfig) -> DataSet:
         empty = [cls for cls, count in zip(classes, counts, strict=True) if not count]
         if empty and name == "train":
             raise BadData(
-                f"no readable images in class{'es' if len(empty) > 1 else ''} {', '.join(empty[:5])} of {path_of(root, name)}; "
+                f"no readable images of {', '.join(empty[:5])} in {path_of(root, name)}; "
                 f"add some ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder"
             )
         if not len(images):

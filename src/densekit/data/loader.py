@@ -18,6 +18,8 @@ from densekit.data.decode import MAX_PIXELS, decode
 from densekit.data.sets import ArrayImages, FileImages, Images, SkipList
 from densekit.errors import BadImage
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,7 +43,7 @@ class Loader:
     skipped: SkipList
     augmentation: AugmentConfig | None = None
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     workers: int = 0
     max_pixels: int = MAX_PIXELS
     ten_crop: bool = False

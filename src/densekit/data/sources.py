@@ -94,6 +94,6 @@ def _imagenet(data_dir: Path) -> Path:
         if (data_dir / name / "train").is_dir():
             return data_dir / name
     raise BadData(
-        f"no {data_dir / 'imagenet' / 'train'}: ImageNet cannot be downloaded without an account; put its train/ and val/ "
-        "there, one folder for each class, or pass --data-dir"
+        f"no {data_dir / 'imagenet' / 'train'}: ImageNet cannot be downloaded without an account; put "
+        "its train/ and val/ there, one folder for each class, or pass --data-dir"
     )

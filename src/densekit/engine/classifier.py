@@ -15,6 +15,7 @@ from torch import Tensor
 from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
+from densekit.engine.setup import device_named, placed
 from densekit.errors import BadImage
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
@@ -42,15 +43,13 @@ class Classifier:
     """What `densekit.load` returns."""
 
     def __init__(self, model: ImageClassifier, card: ModelCard, device: torch.device) -> None:
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self.model = placed(model.eval(), device)
         self.card = card
         self.device = device
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> "Classifier":
         """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or UnknownName."""
-        from densekit.engine.setup import device_named
-
         model, card = load_model(model_folder(source))
         return cls(model, card, device_named(device))
 

@@ -41,8 +41,8 @@ class Display:
         self.console.print(f"  images   {images}; {plan.classes} classes; {height} x {width}, {channels} channels")
         self.console.print(f"  network  {plan.parameters:,} parameters, {amount(plan.macs)} MACs an image")
         self.console.print(
-            f"  cost     {plan.steps:,} steps; about {duration(plan.seconds)} and {amount(plan.memory_bytes)}B of memory "
-            "for weights and activations (predicted)"
+            f"  cost     {plan.steps:,} steps; about {duration(plan.seconds)} and {amount(plan.memory_bytes)}B of "
+            "memory for weights and activations (predicted)"
         )
 
     @contextmanager

@@ -93,7 +93,7 @@ def restore_checkpoint(folder: Path, state: TrainState) -> None:
     except (OSError, ValueError) as error:
         raise BadWeights(f"no usable checkpoint in {folder} ({error}); train again") from error
     tensors = read_tensors(folder / STATE_TENSORS)
-    load_state(state.model, _below(tensors, "model."), folder)  # type: ignore[arg-type]
+    load_state(state.model, _below(tensors, "model."), folder)
     if state.average is not None:
         load_state(state.average.module, read_tensors(folder / "model.safetensors"), folder)
         state.average.n_averaged.fill_(document["averaged"])

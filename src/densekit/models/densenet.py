@@ -90,6 +90,8 @@ class DenseNet(ImageClassifier):
     Raises InvalidInput for an image size that the transitions would halve to nothing.
     """
 
+    config: DenseNetConfig
+
     def __init__(self, config: DenseNetConfig, plan: str = "auto") -> None:
         super().__init__()
         self.config = config
@@ -147,7 +149,8 @@ class DenseNet(ImageClassifier):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for `num_classes`; 0 leaves the pooled features."""
-        self.classifier = _classifier(self.num_features, num_classes).to(self.features.norm5.weight.device)
+        device = next(self.parameters()).device
+        self.classifier = _classifier(self.num_features, num_classes).to(device)
         self.config = self.config.model_copy(update={"num_classes": num_classes})
 
 

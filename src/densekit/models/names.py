@@ -29,8 +29,31 @@ IMAGENET = {
 }
 
 # The CIFAR nets that `densekit models` lists; any other depth and growth rate works by name.
-LISTED = ["densenet_40_12", "densenet_100_12", "densenet_100_24", "densenet_b_40_12", "densenet_c_40_12", "densenet_bc_22_12", "densenet_bc_40_12", "densenet_bc_40_36", "densenet_bc_40_48", "densenet_bc_40_60", "densenet_bc_100_12", "densenet_bc_250_24", "densenet_bc_190_40"]
-BASELINES = ["resnet_20", "resnet_32", "resnet_44", "resnet_56", "resnet_110", "stochastic_depth_resnet_110", "preact_resnet_164", "preact_resnet_1001"]
+LISTED = (
+    "densenet_40_12",
+    "densenet_100_12",
+    "densenet_100_24",
+    "densenet_b_40_12",
+    "densenet_c_40_12",
+    "densenet_bc_22_12",
+    "densenet_bc_40_12",
+    "densenet_bc_40_36",
+    "densenet_bc_40_48",
+    "densenet_bc_40_60",
+    "densenet_bc_100_12",
+    "densenet_bc_250_24",
+    "densenet_bc_190_40",
+)
+BASELINES = (
+    "resnet_20",
+    "resnet_32",
+    "resnet_44",
+    "resnet_56",
+    "resnet_110",
+    "stochastic_depth_resnet_110",
+    "preact_resnet_164",
+    "preact_resnet_1001",
+)
 
 _CIFAR_DENSENET = re.compile(r"densenet(?:_(?P<variant>b|c|bc))?_(?P<depth>\d+)_(?P<growth>\d+)")
 _CIFAR_RESNET = re.compile(r"(?:(?P<variant>preact|stochastic_depth)_)?resnet_(?P<depth>\d+)")

@@ -41,7 +41,7 @@ def c10(data: str = "cifar10", model: ModelConfig | None = None) -> Recipe:
 
 
 def c100_plus(data: str = "cifar100", model: ModelConfig | None = None) -> Recipe:
-    """C100+: `densekit train cifar100 --recipe c100+`. Published: densenet_bc_100_12 22.27, densenet_bc_190_40 17.18."""
+    """C100+: `densekit train cifar100 --recipe c100+`. Published: densenet_bc_100_12 22.27, bc_190_40 17.18."""
     return _cifar("c100+", data, model, augmented=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from densekit.config import DataConfig, Frozen, ModelConfig, Preprocessing, describe
 from densekit.errors import BadWeights
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BadWeights(f"{path} is damaged or not safetensors ({error}); fetch or write it again") from error
 
 
-def load_state(model: ImageClassifier, state: Mapping[str, Tensor], source: Path | str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Loads every tensor or raises BadWeights naming those that do not match."""
     own = model.state_dict()
     wrong = sorted(
@@ -79,8 +79,8 @@ def load_state(model: ImageClassifier, state: Mapping[str, Tensor], source: Path
     )
     if wrong:
         raise BadWeights(
-            f"{source} does not hold the weights of {model.config.name}: {len(wrong)} tensors are missing, left over or "
-            f"of another shape, {', '.join(wrong[:3])} among them; choose the network they were trained with"
+            f"{source} does not hold the weights of this network: {len(wrong)} tensors are missing, left over "
+            f"or of another shape, {', '.join(wrong[:3])} among them; choose the network they were trained with"
         )
     model.load_state_dict(state)
 

@@ -32,8 +32,8 @@ def _torchvision(name: str) -> Mapping[str, Tensor]:
     import torchvision.models
 
     try:
-        weights = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-        return weights.get_state_dict(progress=True, check_hash=True)  # type: ignore[no-any-return]
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        return weights.get_state_dict(progress=True, check_hash=True)
     except ValueError as error:
         raise InvalidInput(f"torchvision has no model '{name}'; densenet121, 169, 201 and 161 have weights") from error
     except (OSError, RuntimeError) as error:
@@ -48,7 +48,7 @@ def _timm(name: str) -> Mapping[str, Tensor]:
     except ImportError:
         raise InvalidInput("timm is not installed: pip install 'densekit[timm]'") from None
     try:
-        return timm.create_model(name, pretrained=True).state_dict()  # type: ignore[no-any-return]
+        return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # timm lets through whatever the hub client raises
         raise BadWeights(
             f"timm's weights of {name} could not be loaded ({error}); check the name and network"
