@@ -242,9 +242,10 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     tree = recipe.model_dump()
     for key, value in settings.items():
         *path, last = key.split(".")
-        node = tree
+        node: dict[str, Any] = tree
         for part in path:
-            node = node.get(part) if isinstance(node.get(part), dict) else {}
+            below = node.get(part)
+            node = below if isinstance(below, dict) else {}
         if last not in node or isinstance(node[last], dict):
             raise UnknownName("setting", key, dotted_keys(tree))
         node[last] = yaml.safe_load(value) if isinstance(value, str) else value

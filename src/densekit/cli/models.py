@@ -17,7 +17,7 @@ def models(as_json: Json = False) -> None:
     for name in model_names():
         config = config_for(name)
         published = cost_of(as_published(config))
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "parameters": published.parameters,
             "macs": published.macs,
@@ -33,7 +33,7 @@ def models(as_json: Json = False) -> None:
         return
     typer.echo(f"{'name':<30}{'parameters':>12}{'MACs':>12}{'depth':>7}  {'input':<12}classes")
     for row in rows:
-        size = "x".join(map(str, row["input"]))
+        size = "x".join(str(n) for n in row["input"])
         macs = f"{row['macs'] / 1e6:,.1f} M"
         typer.echo(f"{row['name']:<30}{row['parameters']:>12,}{macs:>12}{row['depth']:>7}  {size:<12}{row['classes']}")
     typer.echo("also any densenet[_b|_c|_bc]_L_k, resnet_L, torchvision:NAME and timm:NAME")

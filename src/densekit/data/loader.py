@@ -55,7 +55,7 @@ class Loader:
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `skip` on. Raises BadData when too many files are bad."""
-        batches = self._order(epoch).split(self.batch_size)[skip:]
+        batches = torch.split(self._order(epoch), self.batch_size)[skip:]
         raw = self._arrays(batches) if isinstance(self.images, ArrayImages) else self._files(batches, epoch)
         for pixels, samples in raw:
             if len(samples):

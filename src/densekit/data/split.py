@@ -60,4 +60,4 @@ def _keys(images: Images, salt: int) -> NDArray[np.uint64]:
         key = images.content_hashes() + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return key ^ (key >> np.uint64(31))  # type: ignore[no-any-return]
+    return key ^ (key >> np.uint64(31))

@@ -82,8 +82,8 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """(N, C, H, W), or (N, 10, C, H, W) for ten crops, whose logits are averaged -> (N, classes)."""
     if images.ndim == 5:
         crops = model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        return crops.unflatten(0, images.shape[:2]).mean(1)  # type: ignore[no-any-return]
-    return model(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        return crops.unflatten(0, images.shape[:2]).mean(1)
+    return model(images.contiguous(memory_format=torch.channels_last))
 
 
 def evaluate(

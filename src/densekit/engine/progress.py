@@ -33,6 +33,10 @@ class Display:
         self._task = TaskID(0)
         self._seen = 0
 
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def plan(self, plan: Plan, title: str) -> None:
         """What is about to happen, and what it will cost."""
         images = ", ".join(f"{count:,} {name}" for name, count in plan.images.items())

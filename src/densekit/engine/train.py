@@ -40,6 +40,10 @@ def fit(prepared: Prepared, run: Path, display: Display, *, resume: bool = False
     )
     if resume:
         restore_checkpoint(run / "checkpoints" / "last", state)
+        done = state.progress.epoch >= recipe.epochs
+        display.say(
+            f"{run} is finished; measuring it again" if done else f"going on in epoch {state.progress.epoch + 1}"
+        )
     train = prepared.loader("train", recipe.augment)
     progress = state.progress
     with catch_signals() as stop, display.training(recipe.epochs, len(train), progress.step):

@@ -1,0 +1,196 @@
+"""The figures of a report, as SVG: sharp at any size and on paper, with letters as shapes, so any font is everywhere.
+
+Only matplotlib's objects are used, never pyplot: it keeps figures and settings for the whole process.
+"""
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from densekit.config import Recipe
+from densekit.engine import Result
+from densekit.engine.schedule import learning_rate
+
+# Okabe and Ito 2008: told apart with any colour vision. One meaning each, on the whole page.
+TRAIN, VAL, RATE, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#33404d", "#d9dfe5"
+
+MOST_NUMBERED = 30
+"""Classes up to which a confusion matrix is written out; beyond, nobody reads its numbers."""
+
+
+def loss_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
+    """Loss on training and validation images by epoch; `kept` marks the epoch whose weights were chosen."""
+    figure, axes = _figure("Loss (lower is better)")
+    _curves(axes, rows, "loss", kept)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def accuracy_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
+    """Share of right answers on training and validation images by epoch."""
+    figure, axes = _figure("Accuracy (higher is better)")
+    _curves(axes, rows, "top1", kept)
+    axes.set_ylim(0, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def rate_curve(recipe: Recipe) -> Figure:
+    """The schedule as it was followed, between epochs too."""
+    figure, axes = _figure("Learning rate")
+    done = np.linspace(0, 1, 400, endpoint=False)
+    axes.plot(
+        done * recipe.epochs, [learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done], color=RATE, lw=2
+    )
+    axes.set_xlim(0, recipe.epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch")
+    return figure
+
+
+def confusion_matrix(result: Result) -> Figure:
+    """True classes down, answers across, each row in shares of its class: right answers blue, mistakes orange."""
+    counts = np.array(result.confusion)
+    n = len(counts)
+    numbered = n <= MOST_NUMBERED
+    labels = [_label(i, str(row["class"])) for i, row in enumerate(result.per_class)]
+    # Cells of one size, and room for the longest name.
+    side = 0.42 * n + 0.085 * max(map(len, labels)) + 0.9 if numbered else 6.5
+    figure = Figure(figsize=(max(side, 3.6), max(side, 3.6)), layout="constrained")
+    axes = figure.add_subplot()
+    _plain(axes)
+    shades = _shades(counts)
+    axes.imshow(shades, interpolation="nearest")
+    axes.tick_params(length=0)
+    axes.spines[:].set(visible=not numbered, color=FAINT)
+    if numbered:
+        # A class may be called $x$, which is not a formula.
+        axes.set_xticks(range(n), labels, parse_math=False, rotation=0 if max(map(len, labels)) <= 3 else 90)
+        axes.set_yticks(range(n), labels, parse_math=False)
+        axes.set_xticks(np.arange(n - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(n - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color=FAINT, lw=0.8)
+        axes.tick_params(which="minor", length=0)
+        dark = shades @ (0.299, 0.587, 0.114) < 0.42
+        for i, j in np.argwhere(counts):
+            axes.text(
+                j, i, str(counts[i, j]), ha="center", va="center", size=9, color="white" if dark[i, j] else "black"
+            )
+    else:
+        ticks = np.unique(np.linspace(0, n - 1, 11).round().astype(int))
+        axes.set_xticks(ticks, [str(i + 1) for i in ticks])
+        axes.set_yticks(ticks, [str(i + 1) for i in ticks])
+    unit = "" if numbered else " (number, as in the table)"
+    axes.set_xlabel("what the model answered" + unit)
+    axes.set_ylabel("what it is" + unit)
+    return figure
+
+
+def reliability_diagram(result: Result) -> Figure:
+    """How often it was right against how sure it was, above how many answers each bar stands for."""
+    figure = Figure(figsize=(5.4, 4.9), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
+    bins = result.reliability
+    left = np.array([b["lower"] for b in bins])
+    width = np.array([b["upper"] for b in bins]) - left
+    counts = np.array([int(b["count"]) for b in bins])
+    for axes in (upper, lower):
+        _plain(axes)
+        axes.grid(axis="y", color=FAINT, lw=0.8)
+    upper.bar(left, [b["accuracy"] for b in bins], width, align="edge", color=TRAIN, ec="white", label="this model")
+    upper.plot([0, 1], [0, 1], color=INK, lw=1.5, ls="--", label="perfectly honest")
+    upper.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o", color=VAL, mec="white", ms=6)
+    upper.set_ylim(0, 1.05)
+    upper.set_ylabel("was right")
+    # Above the axes: inside, bars may stand anywhere.
+    upper.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, labelcolor=INK)
+    lower.bar(left, counts, width, align="edge", color="#9aa7b4", ec="white")
+    for x, count in zip(left + width / 2, counts, strict=True):
+        lower.annotate(_short(count), (x, count), (0, 2), textcoords="offset points", ha="center", size=7.5, color=INK)
+    lower.set_xlim(0, 1)
+    lower.set_ylim(0, 1.25 * counts.max())
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    lower.set_ylabel("answers")
+    lower.set_xlabel("how sure the model said it was")
+    for axis in (upper.xaxis, upper.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as a file; the same figure drawn on another day gives no other metadata."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.0, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    _plain(axes)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
+    axes.set_title(title, loc="left", size=11, color=INK, weight="bold")
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9aa7b4")
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def _curves(axes: Axes, rows: Sequence[dict[str, Any]], metric: str, kept: int | None) -> None:
+    marker = "o" if len(rows) <= 20 else ""  # a line through one point cannot be seen
+    for split, colour, label in (("train", TRAIN, "training"), ("val", VAL, "validation")):
+        known = [(row["epoch"], row[f"{split}_{metric}"]) for row in rows if f"{split}_{metric}" in row]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=colour, lw=2, marker=marker, ms=4.5, label=label)
+    if kept is not None:
+        axes.axvline(kept, color=INK, lw=1, ls=":", label=f"kept: epoch {kept}")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if len(rows) == 1:
+        axes.set_xlim(0, 2)
+        axes.set_xticks([1])
+    axes.set_xlabel("epoch")
+    if axes.lines:
+        axes.legend(frameon=False, labelcolor=INK)
+
+
+def _shades(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(n, n) counts -> (n, n, 3) colours."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right = np.eye(len(counts), dtype=bool)
+    # The root makes one mistake in a hundred visible.
+    strength = np.where(right, shares, np.sqrt(shares))[..., None]
+    hue = np.where(right[..., None], to_rgb(TRAIN), to_rgb(VAL))
+    return np.asarray(1 - strength * (1 - hue))
+
+
+def _label(index: int, name: str) -> str:
+    """A class on an axis: its name, or its number in the table if matplotlib's font lacks the letters."""
+    if not all(ord(letter) in _letters() for letter in name):
+        return f"#{index + 1}"
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(FT2Font(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))).get_charmap())
+
+
+def _short(count: int) -> str:
+    return str(count) if count < 10_000 else f"{count / 1000:.0f}k"

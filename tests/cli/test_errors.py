@@ -1,0 +1,136 @@
+"""Bad input: one clear line on standard error, and the right exit status."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densekit.cli.main import main
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def densekit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs the command line in this process: (status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["densekit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def empty_class(photos: Path) -> Path:
+    (photos / "emu").mkdir()
+    return photos
+
+
+def one_class(photos: Path) -> Path:
+    (photos / "cat").rename(photos / "dog" / "more")
+    return photos
+
+
+def text_named_jpg(photos: Path) -> Path:
+    (photos / "dog" / "letter.jpg").write_text("dear reader")
+    return photos
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["train", "/no/such/folder"], 3, "no folder /no/such/folder"),
+        (["train", "fashon-mnist"], 2, "did you mean fashion-mnist"),
+        (["train", "digits", "--model", "densenet_bc_22_13_5"], 2, "unknown model"),
+        (["train", "digits", "--model", "densnet121"], 2, "did you mean densenet121"),
+        (["train", "digits", "--model", "densenet_bc_23_12"], 2, "use 22 or 28"),
+        (["train", "digits", "--model", "densenet121"], 2, "8x8 is too small for densenet121"),
+        (["train", "digits", "--set", "optimizer.learning_rate=1"], 2, "did you mean optimizer"),
+        (["train", "digits", "--set", "optimizer.lr=-1"], 2, "optimizer.lr=-1"),
+        (["train", "digits", "--set", "optimizer.lr"], 2, "KEY=VALUE"),
+        (["train", "digits", "--recipe", "qick"], 2, "did you mean quick"),
+        (["train", "digits", "--config", "none.yaml"], 2, "cannot read"),
+        (["train", "digits", "--set", "select=best", "--set", "data.protocol=final"], 2, "select=best needs"),
+        (["train", "digits", "--set", "data.channels=3"], 2, "images of 1"),
+        (["train", "digits", "--init", "nowhere"], 2, "unknown model"),
+        (["train", "digits", "--epochs", "many"], 2, "epochs"),
+        (["train", "synthetic:8x8:3"], 2, "synthetic:HxWxC"),
+        (["evaluate", "no-model"], 2, "unknown model"),
+        (["resume", "/no/such/run"], 3, "is not a run"),
+        (["predict"], 2, "Missing argument"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_and_its_status(
+    densekit: Command, arguments: list[str], status: int, words: str
+) -> None:
+    got, out, err = densekit(*arguments)
+    assert (got, out) == (status, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(empty_class, "emu"), (one_class, "only one class"), (text_named_jpg, "letter.jpg")],
+    ids=["empty class", "one class", "text named .jpg"],
+)
+def test_unusable_folders_are_one_line_and_3(
+    densekit: Command, photos: Path, spoil: Callable[[Path], Path], words: str
+) -> None:
+    status, out, err = densekit("train", spoil(photos), "--model", "densenet_bc_10_4")
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert words in err
+
+
+def test_seven_channels_are_refused_where_images_have_three(densekit: Command, photos: Path) -> None:
+    status, _, err = densekit("train", photos, "--set", "data.channels=7")
+    assert status == 2
+    assert "data.channels=7" in err
+
+
+def test_a_folder_without_write_permission_is_named(densekit: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")  # root may write anywhere, but nobody below a file
+    status, _, err = densekit("train", "digits", "--out", tmp_path / "file" / "run", "--epochs", 1)
+    assert (status, err.count("\n")) == (3, 1)
+    assert "cannot write the run" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_a_run_folder_is_never_overwritten(densekit: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    status, _, err = densekit("train", "digits", "--out", tmp_path / "run")
+    assert status == 2
+    assert "holds a run already" in err
+
+
+def test_a_debugger_gets_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "densekit", "train", "/no/such/folder", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "Traceback" in done.stderr
+    assert "BadData" in done.stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, densekit.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prediction_goes_on_after_a_bad_picture(densekit: Command, tmp_path: Path, tiny_run: Path) -> None:
+    Image.new("L", (20, 20), 10).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no")
+    status, out, err = densekit("predict", tiny_run, tmp_path / "bad.png", tmp_path / "good.png", tmp_path / "gone.png")
+    assert status == 3
+    assert "good.png" in out
+    assert "bad.png" in err
+    assert "gone.png" in err

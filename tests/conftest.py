@@ -1,0 +1,45 @@
+"""Fixtures that several tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own cache."""
+    monkeypatch.setenv("DENSEKIT_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+def write_photos(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), count: int = 12, size: int = 40) -> Path:
+    """A folder of PNGs, one subfolder a class; bright where the class number is odd, so that it can be learned."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = random.integers(0, 120, (size, size + i % 3, 3), dtype=np.uint8) + np.uint8(120 * (label % 2))
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on a part of the digits."""
+    from densekit import train
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = {"data.limit": 300, "batch_size": 50}
+    return train("digits", model="densenet_bc_10_8", epochs=2, out=out, settings=settings).folder

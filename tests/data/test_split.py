@@ -1,0 +1,66 @@
+"""Splits follow content."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from densekit.config import DataConfig
+from densekit.data import load
+from densekit.data.sets import ArrayImages
+from densekit.data.split import divide, hold_out
+from densekit.errors import BadData
+
+
+def contents(source: Path) -> dict[str, set[bytes]]:
+    data = divide(load(DataConfig(source=str(source)), Path()), DataConfig(source=str(source), val_fraction=0.3))
+    return {name: {path.read_bytes() for path in images.paths} for name, images in data.splits.items()}
+
+
+def test_renaming_and_adding_files_moves_no_other_file(photos: Path, tmp_path: Path) -> None:
+    before = contents(photos)
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        path.rename(path.with_name(f"renamed{97 - i}.png"))
+    shutil.copy(next(photos.rglob("*.png")), photos / "cat" / "copy.png")
+    assert contents(photos) == before
+
+
+def test_splits_are_disjoint_and_complete(photos: Path) -> None:
+    splits = contents(photos)
+    assert set(splits) == {"train", "val", "test"}
+    assert sum(map(len, splits.values())) == len(set().union(*splits.values())) == 24
+
+
+def test_every_class_is_on_both_sides_of_a_fractional_split() -> None:
+    pixels = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1)
+    images = ArrayImages(pixels, torch.arange(60) % 20)
+    rest, out = hold_out(images, 0.1, salt=1)
+    assert len(rest.labels.unique()) == len(out.labels.unique()) == 20
+
+
+def test_identical_images_land_together() -> None:
+    images = ArrayImages(torch.zeros(50, 1, 2, 2, dtype=torch.uint8), torch.arange(50) % 2)
+    rest, out = hold_out(images, 0.5, salt=1)
+    assert {len(rest), len(out)} == {0, 50}
+
+
+def test_a_count_is_exact_and_a_share_is_close() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5000, 1, 4, 4), dtype=np.uint8))
+    images = ArrayImages(pixels, torch.zeros(5000, dtype=torch.int64))
+    assert len(hold_out(images, 123, salt=2)[1]) == 123
+    assert abs(len(hold_out(images, 0.1, salt=2)[1]) - 500) < 80
+
+
+def test_the_final_protocol_holds_nothing_out_of_train() -> None:
+    config = DataConfig(source="synthetic:8x8x1:2:100", protocol="final", test_fraction=0.2)
+    data = divide(load(config, Path()), config)
+    assert set(data.splits) == {"train", "test"}
+    assert sum(len(images) for images in data.splits.values()) == 100
+
+
+def test_holding_out_everything_is_refused() -> None:
+    images = ArrayImages(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(BadData, match="cannot hold out 5 of 5"):
+        hold_out(images, 5, salt=1)

@@ -1,0 +1,140 @@
+"""Training does what its recipe says, and can be stopped and continued."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import densekit
+from densekit.config import DataConfig, Recipe, ScheduleConfig
+from densekit.engine.schedule import learning_rate
+from densekit.errors import Diverged
+from densekit.models import config_for
+from densekit.recipes import recipe_for
+
+SMALL = {"data.limit": 200, "batch_size": 50}
+
+
+def test_a_synthetic_set_is_learned(tmp_path: Path) -> None:
+    run = densekit.train("synthetic:8x8x3:4:400", model="densenet_bc_10_8", epochs=6, out=tmp_path / "run")
+    assert run.result.top1 > 0.9
+    assert run.result.split == "test"
+    assert run.evaluate().top1 == run.result.top1
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
+    weights = [
+        load_file(
+            densekit.train(
+                "digits", model="densenet_bc_10_4", epochs=1, seed=seed, out=tmp_path / name, settings=SMALL
+            ).folder
+            / "checkpoints/last/model.safetensors"
+        )["classifier.weight"]
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    arguments = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "6", "--set", "model.dropout_rate=0.2"]
+
+    def command(*words: str) -> list[str]:
+        return [sys.executable, "-m", "densekit", *words]
+
+    subprocess.run(command(*arguments, "--out", "whole"), cwd=tmp_path, check=True, capture_output=True)
+    process = subprocess.Popen(command(*arguments, "--out", "cut"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "cut" / "metrics.jsonl").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 143
+    assert "densekit resume cut" in err
+    subprocess.run(command("resume", "cut"), cwd=tmp_path, check=True, capture_output=True)
+    name = "checkpoints/last/model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    settings = SMALL | {"optimizer.lr": 1e20, "schedule.name": "steps"}
+    with pytest.raises(Diverged, match="learning rate"):
+        densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=settings)
+
+
+def test_selecting_the_best_reports_the_best_validated_epoch(tmp_path: Path) -> None:
+    settings = SMALL | {"select": "best"}
+    run = densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=settings)
+    assert (run.folder / "checkpoints" / "result").read_text() == "best"
+    assert densekit.load(run.folder).card.metrics["split"] == "test"
+
+
+def test_a_folder_of_photographs_trains_and_predicts(photos: Path, tmp_path: Path) -> None:
+    settings = {"data.image_size": 24, "batch_size": 8}
+    run = densekit.train(str(photos), model="densenet_bc_10_8", epochs=3, out=tmp_path / "run", settings=settings)
+    best = densekit.load(run.folder).predict(photos / "dog" / "0.png").top(2)
+    assert {row["class"] for row in best} == {"cat", "dog"}
+
+
+def test_starting_from_a_model_takes_its_weights(tmp_path: Path, tiny_run: Path) -> None:
+    settings = SMALL | {"optimizer.lr": 1e-12, "ema.decay": 0.0, "optimizer.weight_decay": 0.0}
+    run = densekit.train(
+        "digits", model="densenet_bc_10_8", epochs=1, init=str(tiny_run), out=tmp_path / "run", settings=settings
+    )
+    old = load_file(tiny_run / "checkpoints/last/model.safetensors")
+    new = load_file(run.folder / "checkpoints/last/model.safetensors")
+    torch.testing.assert_close(new["classifier.weight"], old["classifier.weight"])
+
+
+def test_one_cycle_is_torchs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    steps = 40
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.5, total_steps=steps + 1, pct_start=0.25, div_factor=25, final_div_factor=400
+    )
+    config = ScheduleConfig(name="one_cycle", warmup=9 / 40, start=0.04, end=1e-4)
+    for step in range(steps + 1):
+        assert learning_rate(config, 0.5, step / steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        optimizer.step()
+        if step < steps:
+            theirs.step()
+
+
+def test_the_papers_steps_fall_at_half_and_three_quarters() -> None:
+    recipe = recipe_for("c10+", "cifar10")
+    rates = [learning_rate(recipe.schedule, recipe.optimizer.lr, epoch / 300) for epoch in (0, 149, 150, 224, 225, 299)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    imagenet = recipe_for("imagenet", "imagenet")
+    rates = [learning_rate(imagenet.schedule, 0.1, epoch / 90) for epoch in (29, 30, 59, 60)]
+    assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "dropout", "protocol", "select", "augmented"),
+    [
+        ("c10", 300, 0.2, "final", "last", False),
+        ("c10+", 300, 0.0, "final", "last", True),
+        ("c100", 300, 0.2, "final", "last", False),
+        ("c100+", 300, 0.0, "final", "last", True),
+        ("svhn", 40, 0.2, "tune", "best", False),
+    ],
+)
+def test_the_papers_small_recipes(
+    name: str, epochs: int, dropout: float, protocol: str, select: str, augmented: bool
+) -> None:
+    """Huang et al. 2017, sec. 4.2: dropout only where there is no augmentation."""
+    recipe: Recipe = recipe_for(name, "cifar10", config_for("densenet_40_12"))
+    assert (recipe.epochs, recipe.batch_size, recipe.data.protocol, recipe.select) == (epochs, 64, protocol, select)
+    assert recipe.model.dropout_rate == dropout
+    assert recipe.augment.flip == (recipe.augment.crop == "pad") == augmented
+    optimizer = recipe.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.1, 0.9, True)
+    assert optimizer.weight_decay == 1e-4
+    assert recipe.label_smoothing == recipe.ema.decay == 0
+    if name == "svhn":
+        assert recipe.data == DataConfig(source="cifar10", val_count=6000, normalise="unit")
