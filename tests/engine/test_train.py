@@ -42,7 +42,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 
 
 def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    arguments = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "6", "--set", "model.dropout_rate=0.2"]
+    arguments = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "4", "--set", "model.dropout_rate=0.2"]
+    arguments += ["--set", "data.limit=400"]
 
     def command(*words: str) -> list[str]:
         return [sys.executable, "-m", "densekit", *words]
@@ -97,7 +98,7 @@ def test_one_cycle_is_torchs() -> None:
     theirs = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=0.5, total_steps=steps + 1, pct_start=0.25, div_factor=25, final_div_factor=400
     )
-    config = ScheduleConfig(name="one_cycle", warmup=9 / 40, start=0.04, end=1e-4)
+    config = ScheduleConfig(name="one_cycle", warmup=9.25 / 40, start=0.04, end=1e-4)
     for step in range(steps + 1):
         assert learning_rate(config, 0.5, step / steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
         optimizer.step()

@@ -68,14 +68,21 @@ def records(
             logits = _logits(model, batch.images).float()
         probabilities = logits.softmax(1)
         confidence, predicted = probabilities.max(1)
-        of_target = logits.gather(1, batch.targets[:, None])
-        rank = (logits > of_target).sum(1)
+        rank = _rank(logits, batch.targets)
         loss = F.cross_entropy(logits, batch.targets, reduction="none")
         row = (batch.samples, batch.targets, predicted, confidence.double(), rank, loss.double())
         rows.append(tuple(tensor.cpu() for tensor in row))
         advance(len(batch.samples))
     model.train(was_training)
     return Records(*(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
+
+
+def _rank(logits: Tensor, targets: Tensor) -> Tensor:
+    """(N, classes), (N,) -> (N,): classes ahead of the true one. Of equals the first is ahead; all are, of a NaN."""
+    of_target = logits.gather(1, targets[:, None])
+    later = torch.arange(logits.shape[1], device=logits.device) > targets[:, None]
+    behind = (logits < of_target) | ((logits == of_target) & later)
+    return (~behind).sum(1) - 1
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -106,7 +113,7 @@ def evaluate(
         data=data,
         split=split,
         count=len(rows.sample),
-        top1=float((rows.rank == 0).mean()),
+        top1=float((rows.predicted == rows.target).mean()),
         top5=float((rows.rank < 5).mean()),
         loss=float(rows.loss.mean()),
         ece=sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(rows.sample),

@@ -79,8 +79,9 @@ def config_for(name: str) -> ModelConfig:
         return _cifar_densenet(key, match["variant"] or "", int(match["depth"]), int(match["growth"]))
     if match := _CIFAR_RESNET.fullmatch(key):
         return _cifar_resnet(key, match["variant"] or "", int(match["depth"]))
-    peers = [f"torchvision:{key}"] if re.fullmatch(r"resnet\d+|googlenet|wide_resnet\w+", key) else []
-    raise UnknownName("model", name, [*model_names(), *peers], hint="`densekit models` lists them")
+    if re.fullmatch(r"resnet\d+|googlenet|wide_resnet\w+", key):  # the field's names for nets that torchvision has
+        raise UnknownName("model", name, [f"torchvision:{key}"])
+    raise UnknownName("model", name, model_names(), hint="`densekit models` lists them")
 
 
 def _cifar_densenet(name: str, variant: str, depth: int, growth_rate: int) -> DenseNetConfig:

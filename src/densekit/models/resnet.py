@@ -1,146 +1,132 @@
 """CIFAR residual networks: the paper's baselines (Huang et al. 2017, sec. 4 and figs. 3 and 4).
 
 Plain (He et al. 2016, sec. 4.2), pre-activated (He et al. 2016b), and with stochastic depth (Huang et al. 2016).
-Three stages at full, half and quarter resolution.
+
+Shapes: N images, C channels, H x W pixels, L residual blocks in the whole network.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
+from torchvision.ops import StochasticDepth
 
 from densekit.config import ResNetConfig
 from densekit.errors import InvalidInput
 from densekit.models.base import ImageClassifier
 from densekit.models.initialisation import paper
 
-_WIDTHS = (16, 32, 64)
-_EXPANSION = 4  # of a bottleneck's output
+WIDTHS = (16, 32, 64)  # of the three stages
+EXPANSION = 4  # of a bottleneck's output over its width
 
 
-class BasicBlock(nn.Module):
-    """Conv-BN-ReLU-Conv-BN, added to the shortcut, ReLU: (N, C, H, W) -> (N, width, H/stride, W/stride)."""
+class PlainBlock(nn.Module):
+    """Conv-BN-ReLU-..-Conv-BN, added to the shortcut, then ReLU: (N, C, H, W) -> (N, out_channels, H/s, W/s).
 
-    def __init__(self, in_channels: int, width: int, stride: int, survival: float) -> None:
+    The shortcut is option A of He et al. 2016, without parameters: every s-th pixel, missing channels zero.
+    """
+
+    def __init__(self, convolutions: Sequence[nn.Conv2d], drop_rate: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.relu2 = nn.ReLU()
-        self.stride = stride
-        self.survival = survival
-        self.out_channels = width
+        branch: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, conv in enumerate(convolutions, start=1):
+            branch |= {f"conv{i}": conv, f"norm{i}": nn.BatchNorm2d(conv.out_channels), f"relu{i}": nn.ReLU()}
+        branch.popitem()  # the last ReLU comes after the addition
+        self.branch = nn.Sequential(branch)
+        self.drop = _drop(drop_rate)
+        self.relu = nn.ReLU()
+        self.added_channels = convolutions[-1].out_channels - convolutions[0].in_channels
+        self.stride = _stride(convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, width, H/stride, W/stride)."""
-        branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        return self.relu2(_shortcut(x, branch, self.stride) + _maybe(branch, self))
+        """(N, C, H, W) -> (N, out_channels, H/s, W/s), rounded up."""
+        branch = self.drop(self.branch(x))
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.added_channels:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.added_channels))
+        return self.relu(x + branch)
 
 
-class PreactivationBlock(nn.Module):
-    """BN-ReLU-Conv three times (1x1, 3x3, 1x1 to 4 width), or twice (3x3), added to the shortcut."""
+class PreactivatedBlock(nn.Module):
+    """BN-ReLU-Conv, repeated, added to the shortcut: (N, C, H, W) -> (N, out_channels, H/s, W/s).
 
-    def __init__(self, in_channels: int, width: int, stride: int, survival: float, *, bottleneck: bool) -> None:
+    Where the shape changes, the shortcut is a 1x1 convolution of the branch's own first BN-ReLU: the authors' code
+    shares that, and anything else starts each stage with a signal that was never normalised.
+    """
+
+    def __init__(self, convolutions: Sequence[nn.Conv2d], drop_rate: float) -> None:
         super().__init__()
-        self.out_channels = _EXPANSION * width if bottleneck else width
-        shapes = [(in_channels, width, 3, stride), (width, width, 3, 1)]
-        if bottleneck:
-            shapes = [(in_channels, width, 1, 1), (width, width, 3, stride), (width, self.out_channels, 1, 1)]
-        self.units = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "bn": nn.BatchNorm2d(source),
-                    "relu": nn.ReLU(),
-                    "conv": nn.Conv2d(source, target, size, step, padding=size // 2, bias=False),
-                }
-            )
-            for source, target, size, step in shapes
-        )
+        first, last, stride = convolutions[0], convolutions[-1], _stride(convolutions)
+        self.norm = nn.BatchNorm2d(first.in_channels)
+        self.relu = nn.ReLU()
+        branch: OrderedDict[str, nn.Module] = OrderedDict(conv1=first)
+        for i, (before, conv) in enumerate(pairwise(convolutions), start=2):
+            branch |= {f"norm{i}": nn.BatchNorm2d(before.out_channels), f"relu{i}": nn.ReLU(), f"conv{i}": conv}
+        self.branch = nn.Sequential(branch)
+        self.drop = _drop(drop_rate)
         self.shortcut: nn.Conv2d | None = None
-        if in_channels != self.out_channels:
-            self.shortcut = nn.Conv2d(in_channels, self.out_channels, kernel_size=1, stride=stride, bias=False)
-            self.shortcut.is_shortcut = True  # type: ignore[assignment]  # not on the longest path, by which depth counts
-        self.survival = survival
+        if stride > 1 or first.in_channels != last.out_channels:
+            self.shortcut = nn.Conv2d(first.in_channels, last.out_channels, kernel_size=1, stride=stride, bias=False)
+            self.shortcut.is_shortcut = True  # type: ignore[assignment]  # depth is counted along the branches
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out_channels, H/stride, W/stride)."""
-        first, *rest = self.units
-        active = first["relu"](first["bn"](x))  # type: ignore[index]
-        branch = first["conv"](active)  # type: ignore[index]
-        for unit in rest:
-            branch = unit["conv"](unit["relu"](unit["bn"](branch)))  # type: ignore[index]
-        # Where the shape changes, the authors' code projects the pre-activated input.
-        passed = x if self.shortcut is None else self.shortcut(active)
-        return passed + _maybe(branch, self)
-
-
-class BottleneckBlock(nn.Module):
-    """Conv1x1-BN-ReLU, Conv3x3-BN-ReLU, Conv1x1-BN to 4 width, added to the shortcut, ReLU."""
-
-    def __init__(self, in_channels: int, width: int, stride: int, survival: float) -> None:
-        super().__init__()
-        self.out_channels = _EXPANSION * width
-        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.relu2 = nn.ReLU()
-        self.conv3 = nn.Conv2d(width, self.out_channels, kernel_size=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(self.out_channels)
-        self.relu3 = nn.ReLU()
-        self.stride = stride
-        self.survival = survival
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out_channels, H/stride, W/stride)."""
-        branch = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
-        branch = self.bn3(self.conv3(branch))
-        return self.relu3(_shortcut(x, branch, self.stride) + _maybe(branch, self))
+        """(N, C, H, W) -> (N, out_channels, H/s, W/s), rounded up."""
+        active = self.relu(self.norm(x))
+        return (x if self.shortcut is None else self.shortcut(active)) + self.drop(self.branch(active))
 
 
 class ResNet(ImageClassifier):
-    """(N, in_channels, H, W) -> (N, num_classes)."""
+    """(N, in_channels, H, W) -> (N, num_classes). Raises InvalidInput for images that two halvings use up."""
 
     config: ResNetConfig
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
+        block = PreactivatedBlock if config.preactivation else PlainBlock
         per_stage = (config.depth - 2) // (9 if config.bottleneck else 6)
-        total = 3 * per_stage
-        channels = _WIDTHS[0]
-        self.conv0 = nn.Conv2d(config.in_channels, channels, kernel_size=3, padding=1, bias=False)
-        # Pre-activated nets normalise at the end instead.
-        self.norm0 = nn.Identity() if config.preactivation else nn.BatchNorm2d(channels)
-        self.relu0 = nn.Identity() if config.preactivation else nn.ReLU()
+        channels = WIDTHS[0]
+        stem: OrderedDict[str, nn.Module] = OrderedDict(conv0=_conv(config.in_channels, channels, 3))
+        # Pre-activated branches begin with a normalisation and end in a convolution: theirs comes last.
+        if not config.preactivation:
+            stem |= {"norm0": nn.BatchNorm2d(channels), "relu0": nn.ReLU()}
+        self.stem = nn.Sequential(stem)
         self.stages = nn.ModuleList()
-        for stage, width in enumerate(_WIDTHS):
-            blocks = nn.Sequential()
+        number = 0
+        for width in WIDTHS:
+            stage = nn.Sequential()
             for i in range(per_stage):
-                number = stage * per_stage + i + 1
-                survival = 1 - number / total * (1 - config.survival)
-                block = _block(config, channels, width, 2 if stage and not i else 1, survival)
-                blocks.append(block)
-                channels = block.out_channels
-            self.stages.append(blocks)
-        self.norm5 = nn.BatchNorm2d(channels) if config.preactivation else nn.Identity()
-        self.relu5 = nn.ReLU() if config.preactivation else nn.Identity()
+                number += 1
+                # Huang et al. 2016, eq. 4: block l of L survives with probability 1 - l/L * (1 - p_L).
+                drop_rate = number / (3 * per_stage) * (1 - config.survival)
+                stride = 2 if self.stages and not i else 1
+                convolutions = (_bottleneck if config.bottleneck else _basic)(channels, width, stride)
+                stage.append(block(convolutions, drop_rate))
+                channels = convolutions[-1].out_channels
+            self.stages.append(stage)
+        tail: OrderedDict[str, nn.Module] = OrderedDict()
+        if config.preactivation:
+            tail |= {"norm5": nn.BatchNorm2d(channels), "relu5": nn.ReLU()}
+        self.tail = nn.Sequential(tail)
         self.num_features = channels
-        self.classifier: nn.Module = nn.Linear(channels, config.num_classes) if config.num_classes else nn.Identity()
+        self.classifier: nn.Module = _classifier(channels, config.num_classes)
         paper(self)
-        if min(config.image_size) < 4:
-            height, width = config.image_size
+        self.check_size(*config.image_size)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InvalidInput if the last stage would see less than one whole pixel."""
+        minimum = 2 ** (len(WIDTHS) - 1)
+        if min(height, width) < minimum:
             raise InvalidInput(
-                f"image size {height}x{width} is too small for {config.name}: its two halvings need 4x4; "
-                "pass --image-size 4 or more"
+                f"image size {height}x{width} is too small for {self.config.name}: it is halved twice and needs "
+                f"{minimum}x{minimum}; pass --image-size {minimum} or more"
             )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, num_features, H/4, W/4)."""
+        """(N, C, H, W) -> (N, num_features, H/4, W/4), after the last ReLU."""
         return self.forward_intermediates(x, ())[0]
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
@@ -149,37 +135,51 @@ class ResNet(ImageClassifier):
         return pooled if pre_logits else self.classifier(pooled)
 
     def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Final features, and the outputs of the stages in `indices` (all by default)."""
-        wanted = {i % 3 for i in (range(3) if indices is None else indices)}
-        x = self.relu0(self.norm0(self.conv0(x)))
+        """Final features, and the outputs of the stages in `indices` (all by default; negative from the end)."""
+        count = len(self.stages)
+        wanted = {i % count for i in (range(count) if indices is None else indices)}
+        x = self.stem(x)
         taken = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in wanted:
                 taken.append(x)
-        return self.relu5(self.norm5(x)), taken
+        return self.tail(x), taken
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for `num_classes`; 0 leaves the pooled features."""
-        device = self.conv0.weight.device
-        self.classifier = nn.Linear(self.num_features, num_classes, device=device) if num_classes else nn.Identity()
+        device = next(self.parameters()).device
+        self.classifier = _classifier(self.num_features, num_classes).to(device)
         self.config = self.config.model_copy(update={"num_classes": num_classes})
 
 
-def _block(
-    config: ResNetConfig, channels: int, width: int, stride: int, survival: float
-) -> BasicBlock | BottleneckBlock | PreactivationBlock:
-    if config.preactivation:
-        return PreactivationBlock(channels, width, stride, survival, bottleneck=config.bottleneck)
-    return (BottleneckBlock if config.bottleneck else BasicBlock)(channels, width, stride, survival)
+def _basic(channels: int, width: int, stride: int) -> list[nn.Conv2d]:
+    return [_conv(channels, width, 3, stride), _conv(width, width, 3)]
 
 
-def _shortcut(x: Tensor, branch: Tensor, stride: int) -> Tensor:
-    """He et al. 2016's option A, without parameters: every stride-th pixel, missing channels zero."""
-    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, branch.shape[1] - x.shape[1]))
+def _bottleneck(channels: int, width: int, stride: int) -> list[nn.Conv2d]:
+    # The authors stride in the first 1x1; torchvision's later nets stride in the 3x3, at more multiplications.
+    return [_conv(channels, width, 1, stride), _conv(width, width, 3), _conv(width, EXPANSION * width, 1)]
 
 
-def _maybe(branch: Tensor, block: BasicBlock | BottleneckBlock | PreactivationBlock) -> Tensor:
-    # Drawn per sample, which is torchvision's form: less variance than the paper's one draw a batch. It divides by
-    # the survival in training where the paper multiplies by it in evaluation: the same expectation.
-    return stochastic_depth(branch, 1 - block.survival, mode="row", training=block.training)
+def _conv(source: int, target: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(source, target, kernel_size=size, stride=stride, padding=size // 2, bias=False)
+
+
+def _stride(convolutions: Sequence[nn.Conv2d]) -> int:
+    return max(conv.stride[0] for conv in convolutions)
+
+
+def _drop(rate: float) -> nn.Module:
+    # One draw a sample, not one a batch as in the paper: the gradient varies less, and a batch costs the same every
+    # time; the price is the quarter of the arithmetic that skipping whole branches would save. The paper multiplies
+    # a branch by its survival in evaluation, torchvision divides by it in training: the same expectation.
+    return StochasticDepth(rate, mode="row") if rate else nn.Identity()
+
+
+def _classifier(features: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    classifier = nn.Linear(features, num_classes)
+    nn.init.zeros_(classifier.bias)  # as the authors' code
+    return classifier
