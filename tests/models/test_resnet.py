@@ -14,7 +14,7 @@ from densekit.models.resnet import PlainBlock, PreactivatedBlock
 
 
 def plain_parameters(n: int, classes: int = 10) -> int:
-    """He et al. 2016, sec. 4.2, added up: n blocks a stage, each convolution followed by a batch norm of two vectors."""
+    """He et al. 2016, sec. 4.2, added up: n blocks a stage, a batch norm of two vectors after each convolution."""
     total = 3 * 16 * 9 + 2 * 16
     for before, width in ((16, 16), (16, 32), (32, 64)):
         total += before * width * 9 + (2 * n - 1) * width * width * 9 + 2 * n * 2 * width
