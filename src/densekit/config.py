@@ -40,7 +40,8 @@ class Architecture(Frozen):
     name: str
     """The name it was built from; shown to people, never parsed again."""
     in_channels: PositiveInt = 3
-    num_classes: PositiveInt = 1000
+    num_classes: NonNegativeInt = 1000
+    """0: no head, pooled features come out."""
     image_size: ImageSize = (224, 224)
     """(height, width) it is trained at, in pixels."""
 
@@ -81,7 +82,7 @@ class ResNetConfig(Architecture):
     survival: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Probability that the last residual branch is kept in training; falls linearly from 1 at the first."""
     image_size: ImageSize = (32, 32)
-    num_classes: PositiveInt = 10
+    num_classes: NonNegativeInt = 10
 
     @model_validator(mode="after")
     def _depth_divides(self) -> Self:
