@@ -39,7 +39,14 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, k, H, W)."""
-        x = self.conv1(self.relu1(self.norm1(x)))
+        return self.leave(self.enter(x))
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Through the first convolution; what a plan may forget and recompute."""
+        return self.conv1(self.relu1(self.norm1(x)))
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The rest."""
         if self.bottleneck:
             x = self.conv2(self.relu2(self.norm2(self.drop1(x))))
         return self.drop2(x)
@@ -56,7 +63,14 @@ class DenseBlock(nn.ModuleDict):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + L*k, H, W)."""
-        return ops.run_block(x, self.values(), self.plan)
+        return ops.run_block(x, tuple(self.values()), self.plan)
+
+    def forward_with(self, tail: ops.Tail, owner: nn.Module, x: Tensor) -> Tensor | None:
+        """Block, batch norm, ReLU and average pool in one: (N, C, H, W) -> (N, C + L*k, H // pool, W // pool).
+
+        None where the plan cannot: then call the block, and `owner` behind it.
+        """
+        return ops.run_with_tail(x, tuple(self.values()), self.plan, tail, (self, owner, *owner.children()))
 
 
 class Transition(nn.Module):
@@ -77,11 +91,16 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, floor(theta*C), H//2, W//2)."""
         x = self.relu(self.norm(x))
-        # Averaging commutes with a 1x1 convolution without bias, but not with dropout between them.
+        return self.reduce(self.pool(x) if self.pools_first() else x)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """What follows norm and ReLU, and the pool if it comes first."""
+        return self.conv(x) if self.pools_first() else self.pool(self.drop(self.conv(x)))
+
+    def pools_first(self) -> bool:
+        """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
         dropping = self.training and not isinstance(self.drop, nn.Identity)
-        if self.pool_first and not dropping:
-            return self.conv(self.pool(x))
-        return self.pool(self.drop(self.conv(x)))
+        return self.pool_first and not dropping
 
 
 class DenseNet(ImageClassifier):
@@ -128,7 +147,17 @@ class DenseNet(ImageClassifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified."""
-        return F.relu(self.features(x))
+        if ops.observed(self.features):
+            return F.relu(self.features(x))
+        block = None
+        for module in self.features:
+            if isinstance(module, DenseBlock):
+                block = module
+            elif block is None:
+                x = module(x)
+            else:
+                x, block = _stage(block, module, x), None
+        return x
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -152,6 +181,15 @@ class DenseNet(ImageClassifier):
         device = next(self.parameters()).device
         self.classifier = _classifier(self.num_features, num_classes).to(device)
         self.config = self.config.model_copy(update={"num_classes": num_classes})
+
+
+def _stage(block: DenseBlock, follower: nn.Module, x: Tensor) -> Tensor:
+    """A dense block and the transition, or last batch norm and its ReLU, behind it: as one where the plan can."""
+    if isinstance(follower, Transition):
+        y = block.forward_with(ops.Tail(follower.norm, 2 if follower.pools_first() else 1), follower, x)
+        return follower(block(x)) if y is None else follower.reduce(y)
+    y = block.forward_with(ops.Tail(follower, 1), follower, x)
+    return F.relu(follower(block(x))) if y is None else y
 
 
 def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:

@@ -1,5 +1,7 @@
-"""How a dense block is executed. The block says what; a plan says how; results are the same function."""
+"""How a dense block is executed: plans by name, and the kernels behind them."""
 
-from densekit.ops.plans import PLANS, Plan, run_block
+from densekit.ops.plans import NAMES as PLANS
+from densekit.ops.plans import run_block, run_with_tail
+from densekit.ops.shared import Tail, observed
 
-__all__ = ["PLANS", "Plan", "run_block"]
+__all__ = ["PLANS", "Tail", "observed", "run_block", "run_with_tail"]

@@ -1,15 +1,18 @@
-"""Execution plans of a dense block, by name."""
+"""Execution plans of a dense block, by name. What a block computes never changes; how does."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Layer = Callable[[Tensor], Tensor]
-Plan = Callable[[Tensor, Iterable[Layer]], Tensor]
+from densekit.ops import checkpoint, native, shared
+from densekit.ops.shared import Tail
+
+Layers = Sequence[Any]  # dense layers: nn.Modules that look like shared.Layer
 
 
-def concat(x: Tensor, layers: Iterable[Layer]) -> Tensor:
+def concat(x: Tensor, layers: Layers) -> Tensor:
     """The plain form and the reference: (N, C, H, W) -> (N, C + L*k, H, W)."""
     features = x
     for layer in layers:
@@ -18,9 +21,35 @@ def concat(x: Tensor, layers: Iterable[Layer]) -> Tensor:
     return features
 
 
-PLANS: dict[str, Plan] = {"concat": concat, "auto": concat}
+def _shared(x: Tensor, layers: Layers) -> Tensor:
+    return shared.run(x, layers, None) if shared.can_run(x, layers) else concat(x, layers)
 
 
-def run_block(x: Tensor, layers: Iterable[Layer], plan: str) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W) by the plan of that name."""
-    return PLANS[plan](x, layers)
+PLANS: dict[str, Callable[[Tensor, Layers], Tensor]] = {
+    "concat": concat,
+    "checkpoint": checkpoint.run,
+    "shared": _shared,
+}
+NAMES = ("auto", *PLANS)
+
+
+def resolve(plan: str, x: Tensor) -> str:
+    """`auto`, where nobody measured: shared where its kernels are compiled, else concat."""
+    if plan != "auto":
+        return plan
+    return "shared" if native.suits(x) else "concat"
+
+
+def run_block(x: Tensor, layers: Layers, plan: str) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W) by the plan of that name, or by concat where it would not be exact."""
+    return PLANS[resolve(plan, x)](x, layers)
+
+
+def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail, around: Sequence[nn.Module]) -> Tensor | None:
+    """A block and what reads all of it, the batch norm, ReLU and pool of `tail`, as one; None where the plan cannot.
+
+    `around` are the modules that are not called then; somebody may be watching them.
+    """
+    if resolve(plan, x) != "shared" or not shared.can_run(x, layers, tail, around):
+        return None
+    return shared.run(x, layers, tail)

@@ -1,0 +1,151 @@
+"""The primitives of `ops.primitives` for float32 on a CPU, compiled from the C++ beside this file.
+
+Same names, signatures and meaning. Rows of a `matrix` are padded to whole vectors, which the kernels rely on.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densekit.ops.native.library import library
+from densekit.ops.primitives import Size, maps
+
+_LANES = 16  # floats of the widest vector
+_forked = False
+
+
+def available() -> bool:
+    """Whether kernels were compiled at installation and this processor runs them."""
+    return library() is not None
+
+
+def suits(x: Tensor) -> bool:
+    """Whether these primitives can work on x."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and available()
+
+
+def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
+    """An empty (pixels, columns), each row padded to whole vectors."""
+    return like.new_empty(pixels, -(-columns // _LANES) * _LANES)[:, :columns]
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean, variance = _moments(x.shape[1])
+    _call("statistics", x, x.stride(0), mean, variance, *x.shape)
+    return mean.float(), variance.float()
+
+
+def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
+    _call("normalise", x, x.stride(0), mean, rstd, out, out.stride(0), *x.shape)
+
+
+def pointwise(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    h = matrix(len(x), len(weight), x)
+    mean, variance = _moments(len(weight)) if moments else (None, None)
+    _call(
+        "pointwise", x, x.stride(0), scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
+    )  # fmt: skip
+    return h, mean.float() if mean is not None else None, variance.float() if variance is not None else None
+
+
+def pointwise_backward(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    weight: Tensor,
+    dz: Tensor,
+    h: Tensor,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+    dx: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
+    _call(
+        "pointwise_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
+        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, *x.shape, len(weight)
+    )  # fmt: skip
+    return dscale, dshift, dweight
+
+
+def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
+    y = matrix(len(x), len(weight), x)
+    _call("conv3x3", x, x.stride(0), scale, shift, weight, y, y.stride(0), *size, x.shape[1], len(weight))
+    return y
+
+
+def conv3x3_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dz = matrix(x.shape[0], x.shape[1], x)
+    dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
+    _call(
+        "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, dy, dy.stride(0), dz, dz.stride(0),
+        dscale, dshift, dweight, *size, x.shape[1], len(weight)
+    )  # fmt: skip
+    return dz, dscale, dshift, dweight
+
+
+def dots(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    sums, products = _moments(x.shape[1])
+    _call("dots", x, x.stride(0), y, y.stride(0), sums, products, *x.shape)
+    return sums.float(), products.float()
+
+
+def normalise_backward(
+    dx: Tensor, x: Tensor, direct: Tensor | None, rstd: Tensor, mean_dx: Tensor, mean_product: Tensor
+) -> Tensor:
+    out = matrix(x.shape[0], x.shape[1], x)
+    stride = 0 if direct is None else direct.stride(0)
+    _call(
+        "normalise_backward", dx, dx.stride(0), x, x.stride(0), direct, stride, rstd, mean_dx, mean_product,
+        out, out.stride(0), *x.shape
+    )  # fmt: skip
+    return out
+
+
+def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
+    images, height, width = size[0], size[1] // pool, size[2] // pool
+    y = x.new_empty(images * height * width, x.shape[1])
+    _call("rectify_pool", x, x.stride(0), scale, shift, y, y.stride(0), *size, x.shape[1], pool)
+    return maps(y, (images, height, width))
+
+
+def rectify_pool_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, dy: Tensor, size: Size, pool: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = matrix(x.shape[0], x.shape[1], x)
+    dscale, dshift = scale.new_empty(scale.shape), scale.new_empty(scale.shape)
+    _call(
+        "rectify_pool_backward", x, x.stride(0), scale, shift, centre, dy, dy.stride(0), dx, dx.stride(0),
+        dscale, dshift, *size, x.shape[1], pool
+    )  # fmt: skip
+    return dx, dscale, dshift
+
+
+def _moments(columns: int) -> tuple[Tensor, Tensor]:
+    both = torch.empty(2, columns, dtype=torch.float64)
+    return both[0], both[1]
+
+
+def _call(name: str, *arguments: Any) -> None:
+    found = library()
+    assert found is not None
+    # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
+    threads = 1 if _forked else torch.get_num_threads()
+    # Matrices bring their stride with them; weights (channels_last perhaps) and vectors do not.
+    dense = [a.contiguous() if isinstance(a, Tensor) and a.dim() != 2 else a for a in arguments]
+    pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in dense]
+    if getattr(found[1], f"densekit_{name}")(*pointers, threads):
+        raise MemoryError(f"the {name} kernel found no memory for its scratch")
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

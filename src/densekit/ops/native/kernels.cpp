@@ -1,0 +1,48 @@
+// The library's face: plain C functions over primitives.hpp, called by ops/native/library.py.
+// Each library holds one instruction set's build and nothing else: builds for several in one library would share the
+// standard library's inline functions, and the linker might keep the copy that an older processor cannot run.
+#include "primitives.hpp"
+
+using P = const float*;
+using I = std::ptrdiff_t;
+
+extern "C" const char* densekit_sources() noexcept { return SOURCES; }
+
+// 0: done; 1: out of memory. Nothing else can throw.
+#define EXPORT(name, parameters, arguments)            \
+    extern "C" int densekit_##name parameters noexcept { \
+        try {                                          \
+            densekit::name arguments;                  \
+            return 0;                                  \
+        } catch (const std::bad_alloc&) {              \
+            return 1;                                  \
+        }                                              \
+    }
+
+EXPORT(statistics, (P x, I ldx, double* mean, double* variance, I M, I C, int threads), (x, ldx, mean, variance, M, C, threads))
+EXPORT(normalise, (P x, I ldx, P mean, P rstd, float* out, I ldo, I M, I C, int threads), (x, ldx, mean, rstd, out, ldo, M, C, threads))
+EXPORT(pointwise,
+       (P x, I ldx, P scale, P shift, P w, float* h, I ldh, double* mean, double* variance, I M, I C, I N, int threads),
+       (x, ldx, scale, shift, w, h, ldh, mean, variance, M, C, N, threads))
+EXPORT(pointwise_backward,
+       (P x, I ldx, P scale, P shift, P centre, P w, P dz, I lddz, P h, I ldh, P dz_scale, P h_scale, P offset, float* acc, I ldacc,
+        float* dscale, float* dshift, float* dw, I M, I C, I N, int threads),
+       (x, ldx, scale, shift, centre, w, dz, lddz, h, ldh, dz_scale, h_scale, offset, acc, ldacc, dscale, dshift, dw, M, C, N, threads))
+EXPORT(conv3x3, (P x, I ldx, P scale, P shift, P w, float* y, I ldy, I N, I H, I W, I C, I K, int threads),
+       (x, ldx, scale, shift, w, y, ldy, N, H, W, C, K, threads))
+EXPORT(conv3x3_backward,
+       (P x, I ldx, P scale, P shift, P centre, P w, P dy, I lddy, float* dz, I lddz, float* dscale, float* dshift, float* dw, I N,
+        I H, I W, I C, I K, int threads),
+       (x, ldx, scale, shift, centre, w, dy, lddy, dz, lddz, dscale, dshift, dw, N, H, W, C, K, threads))
+EXPORT(dots, (P x, I ldx, P y, I ldy, double* sums, double* products, I M, I C, int threads),
+       (x, ldx, y, ldy, sums, products, M, C, threads))
+EXPORT(normalise_backward,
+       (P dx, I lddx, P x, I ldx, P direct, I ldd, P rstd, P mean_dx, P mean_product, float* out, I ldo, I M, I C, int threads),
+       (dx, lddx, x, ldx, direct, ldd, rstd, mean_dx, mean_product, out, ldo, M, C, threads))
+EXPORT(rectify_pool,
+       (P x, I ldx, P scale, P shift, float* y, I ldy, I N, I H, I W, I C, I pool, int threads),
+       (x, ldx, scale, shift, y, ldy, N, H, W, C, pool, threads))
+EXPORT(rectify_pool_backward,
+       (P x, I ldx, P scale, P shift, P centre, P dy, I lddy, float* dx, I lddx, float* dscale, float* dshift, I N, I H, I W, I C,
+        I pool, int threads),
+       (x, ldx, scale, shift, centre, dy, lddy, dx, lddx, dscale, dshift, N, H, W, C, pool, threads))

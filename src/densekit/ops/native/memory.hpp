@@ -1,0 +1,150 @@
+// Scratch memory, partial sums of threads, and the split of work between threads.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "simd.hpp"
+
+namespace densekit {
+
+// Zeroed, aligned to a cache line, with a line's margin: vector loads may run past the last element.
+template <class T>
+class Buffer {
+public:
+    explicit Buffer(Index count) {
+        const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 2 * 64 + 63) / 64 * 64;
+        data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+        if (!data_) throw std::bad_alloc();
+        std::memset(data_.get(), 0, bytes);
+    }
+    operator T*() const { return data_.get(); }
+
+private:
+    struct Free {
+        void operator()(T* p) const { std::free(p); }
+    };
+    std::unique_ptr<T, Free> data_;
+};
+
+// A copy padded with zeros to whole vectors.
+class Padded : public Buffer<float> {
+public:
+    Padded(const float* values, Index count) : Buffer(round_up(count, V)) {
+        if (values) std::copy(values, values + count, static_cast<float*>(*this));
+    }
+};
+
+// One block a thread, on cache lines of its own.
+template <class T>
+class PerThread {
+public:
+    PerThread(int threads, Index count) : stride_(round_up(count + 16, 64)), data_(stride_ * threads), threads_(threads) {}
+    T* operator[](int thread) const { return static_cast<T*>(data_) + thread * stride_; }
+    // Always in the order of the threads, so that equal runs give equal bits.
+    double sum(Index i) const {
+        double total = 0;
+        for (int t = 0; t < threads_; ++t) total += (*this)[t][i];
+        return total;
+    }
+
+private:
+    Index stride_;
+    Buffer<T> data_;
+    int threads_;
+};
+
+// body(first unit, last unit, thread): contiguous shares, the same for equal counts of units and threads.
+template <class Body>
+inline void parallel(int threads, Index units, Body&& body) {
+#ifdef _OPENMP
+    if (threads > 1 && units > 1) {
+#pragma omp parallel num_threads(threads)
+        {
+            const Index count = omp_get_num_threads(), thread = omp_get_thread_num();
+            body(units * thread / count, units * (thread + 1) / count, static_cast<int>(thread));
+        }
+        return;
+    }
+#endif
+    (void)threads;
+    body(0, units, 0);
+}
+
+// Mean and sum of squared deviations of columns, merged tile by tile (Chan, Golub and LeVeque 1979): a tile's are taken
+// about its own mean, so a large common offset costs no digits.
+class Moments {
+public:
+    Moments(int threads, Index columns)
+        : columns_(columns), threads_(threads), counts_(threads, 1), means_(threads, columns), squares_(threads, columns) {}
+
+    // Rows of `ld` floats; whole vectors are read where `whole`, else only the columns there are.
+    void add(int thread, const float* x, Index ld, Index rows, bool whole) {
+        const double before = counts_[thread][0], total = before + static_cast<double>(rows);
+        double* mean = means_[thread];
+        double* square = squares_[thread];
+        Index c = 0;
+        for (; c + V <= columns_ || (whole && c < columns_); c += V) {
+            Vector about = zero(), sum = zero(), deviation = zero();
+            for (Index i = 0; i < rows; ++i) about += load(x + i * ld + c);
+            about /= static_cast<float>(rows);
+            for (Index i = 0; i < rows; ++i) {
+                const Vector d = load(x + i * ld + c) - about;
+                sum += d;
+                deviation += d * d;
+            }
+            for (Index j = 0; j < std::min<Index>(V, columns_ - c); ++j)
+                merge(mean[c + j], square[c + j], about[j], sum[j], deviation[j], before, total);
+        }
+        for (; c < columns_; ++c) {
+            float about = 0, sum = 0, deviation = 0;
+            for (Index i = 0; i < rows; ++i) about += x[i * ld + c];
+            about /= static_cast<float>(rows);
+            for (Index i = 0; i < rows; ++i) {
+                const float d = x[i * ld + c] - about;
+                sum += d;
+                deviation += d * d;
+            }
+            merge(mean[c], square[c], about, sum, deviation, before, total);
+        }
+        counts_[thread][0] = total;
+    }
+
+    // Mean and biased variance over all threads.
+    void finish(double* mean, double* variance) const {
+        for (Index c = 0; c < columns_; ++c) {
+            double m = 0, s = 0, count = 0;
+            for (int t = 0; t < threads_; ++t) {
+                const double more = counts_[t][0];
+                if (more == 0) continue;
+                const double delta = means_[t][c] - m;
+                m += delta * (more / (count + more));
+                s += squares_[t][c] + delta * delta * (count * more / (count + more));
+                count += more;
+            }
+            mean[c] = m;
+            variance[c] = s / count;
+        }
+    }
+
+private:
+    // `about` is the tile's mean but for its rounding, which the sum of deviations from it tells.
+    static void merge(double& mean, double& square, double about, double sum, double deviation, double before, double total) {
+        const double rows = total - before, delta = about + sum / rows - mean;
+        mean += delta * (rows / total);
+        square += deviation - sum * sum / rows + delta * delta * (before * rows / total);
+    }
+
+    Index columns_;
+    int threads_;
+    PerThread<double> counts_, means_, squares_;
+};
+
+}  // namespace densekit

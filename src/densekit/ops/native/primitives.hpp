@@ -1,0 +1,430 @@
+// The primitives of a dense block on NHWC matrices: M = N*H*W rows of pixels, columns are channels, float32.
+// ldx: floats from one row of x to the next. Matrices that are read or written by whole vectors must have rows padded to
+// 16 floats (x, h, dz, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
+// that the caller overwrites. Each is documented, and written again in torch, in ops/primitives.py.
+#pragma once
+#include "memory.hpp"
+
+namespace densekit {
+
+constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
+constexpr Index STRIP_FLOATS = 24 * 1024;  // rows of an image that a 3x3 convolution holds at once, in the second-level cache
+constexpr Index STATS_ROWS = 128;
+
+INLINE Index tile_rows(Index columns) {
+    return std::clamp<Index>(L1_FLOATS / columns / ROW_GROUP, 1, 4) * ROW_GROUP;
+}
+
+// to[i] = relu(x[i] * scale + shift), whole vectors.
+INLINE void rectify(const float* x, const float* scale, const float* shift, float* to, Index C) {
+    for (Index c = 0; c < C; c += V) store(to + c, relu(load(x + c) * load(scale + c) + load(shift + c)));
+}
+
+INLINE void add_to(double* total, const float* part, Index count) {
+    for (Index i = 0; i < count; ++i) total[i] += part[i];
+}
+
+inline void statistics(const float* x, Index ldx, double* mean, double* variance, Index M, Index C, int threads) {
+    Moments moments(threads, C);
+    const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
+    parallel(threads, tiles, [&](Index begin, Index end, int thread) {
+        for (Index u = begin; u < end; ++u)
+            moments.add(thread, x + u * STATS_ROWS * ldx, ldx, std::min(STATS_ROWS, M - u * STATS_ROWS), false);
+    });
+    moments.finish(mean, variance);
+}
+
+inline void normalise(const float* x, Index ldx, const float* mean, const float* rstd, float* out, Index ldo, Index M, Index C,
+                      int threads) {
+    parallel(threads, M, [&](Index begin, Index end, int) {
+        for (Index i = begin; i < end; ++i) {
+            const float* from = x + i * ldx;
+            float* to = out + i * ldo;
+            Index c = 0;
+            for (; c + V <= C; c += V) store(to + c, (load(from + c) - load(mean + c)) * load(rstd + c));
+            for (; c < C; ++c) to[c] = (from[c] - mean[c]) * rstd[c];
+        }
+    });
+}
+
+inline void pointwise(const float* x, Index ldx, const float* scale, const float* shift, const float* w, float* h, Index ldh,
+                      double* mean, double* variance, Index M, Index C, Index N, int threads) {
+    const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
+    const Padded s(scale, C), t(shift, C);
+    Buffer<float> packed(C * round_up(N, V));
+    pack(packed, C, N, [&](Index c, Index n) { return w[n * C + c]; });
+    PerThread<float> scratch(threads, tile * lda);
+    Moments moments(threads, N);
+    parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
+        float* a = scratch[thread];
+        for (Index u = begin; u < end; ++u) {
+            const Index first = u * tile, rows = std::min(tile, M - first);
+            for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
+            for_panels(N, C, packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value, R = rows_for(P);
+                for (Index i = 0; i < rows; i += R) {
+                    Vector acc[R][P];
+                    clear(acc);
+                    multiply<R, P>(a + i * lda, lda, panel, C, acc);
+#pragma GCC unroll 12
+                    for (int j = 0; j < R; ++j)
+                        if (i + j < rows)
+#pragma GCC unroll 4
+                            for (int v = 0; v < P; ++v) store(h + (first + i + j) * ldh + n + v * V, acc[j][v]);
+                }
+            });
+            if (mean) moments.add(thread, h + first * ldh, ldh, rows, true);
+        }
+    });
+    if (mean) moments.finish(mean, variance);
+}
+
+inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
+                               const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
+                               const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw, Index M,
+                               Index C, Index N, int threads) {
+    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd);
+    const Padded s(scale, C), t(shift, C), m(centre, C), ca(dz_scale, N), cb(h_scale, N), cc(offset, N);
+    Buffer<float> packed(N * Cv);
+    pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
+    PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), sums(threads, 2 * Cv), dws(threads, C * Nv);
+    PerThread<double> totals(threads, 2 * Cv);
+    parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
+        float *a = activations[thread], *d = gradients[thread], *sum = sums[thread], *dw_part = dws[thread];
+        for (Index u = begin; u < end; ++u) {
+            const Index first = u * tile, rows = std::min(tile, M - first);
+            for (Index i = 0; i < rows; ++i) {
+                rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
+                // The batch norm behind this convolution, backward.
+                const float *from = dz + (first + i) * lddz, *value = h + (first + i) * ldh;
+                for (Index n = 0; n < N; n += V)
+                    store(d + i * ldd + n, load(from + n) * load(ca + n) + (load(value + n) * load(cb + n) + load(cc + n)));
+            }
+            std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
+            for_panels(C, N, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value, R = rows_for(P);
+                for (Index i = 0; i < rows; i += R) {
+                    Vector acc[R][P];
+                    clear(acc);
+                    multiply<R, P>(d + i * ldd, ldd, panel, N, acc);
+#pragma GCC unroll 4
+                    for (int v = 0; v < P; ++v) {
+                        const Index column = c + v * V;
+                        const Vector factor = load(s + column), mean = load(m + column);
+                        Vector ds = load(sum + column), db = load(sum + Cv + column);
+#pragma GCC unroll 12
+                        for (int j = 0; j < R; ++j)
+                            if (i + j < rows) {
+                                const Vector g = masked(acc[j][v], load(a + (i + j) * lda + column));
+                                db += g;
+                                ds += g * (load(x + (first + i + j) * ldx + column) - mean);
+                                float* to = acc_x + (first + i + j) * ldacc + column;
+                                store(to, load(to) + g * factor);
+                            }
+                        store(sum + column, ds);
+                        store(sum + Cv + column, db);
+                    }
+                }
+            });
+            add_to(totals[thread], sum, 2 * Cv);
+            for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value, R = rows_for(P);
+                for (Index c = 0; c < C; c += R) {
+                    Vector acc[R][P];
+                    clear(acc);
+                    multiply_transposed<R, P>(a + c, lda, d + n, ldd, rows, acc);
+#pragma GCC unroll 12
+                    for (int q = 0; q < R; ++q)
+                        if (c + q < C)
+#pragma GCC unroll 4
+                            for (int v = 0; v < P; ++v) {
+                                float* to = dw_part + (c + q) * Nv + n + v * V;
+                                store(to, load(to) + acc[q][v]);
+                            }
+                }
+            });
+        }
+    });
+    for (Index c = 0; c < C; ++c) {
+        dscale[c] = static_cast<float>(totals.sum(c));
+        dshift[c] = static_cast<float>(totals.sum(Cv + c));
+        for (Index n = 0; n < N; ++n) dw[n * C + c] = static_cast<float>(dws.sum(c * Nv + n));
+    }
+}
+
+// Rows of one image held for a 3x3 convolution, with a border of zeros: [rows + 2][W + 2][C], pixels C floats apart.
+struct Strip {
+    Index W, C, pitch;
+    Strip(Index W_, Index C_) : W(W_), C(C_), pitch((W_ + 2) * C_) {}
+
+    // Rows first-1 .. last of an image of H rows; fill(y, pixel 0) writes a row, and may run over its end by a vector.
+    template <class Fill>
+    inline void load_rows(float* buffer, Index first, Index last, Index H, Fill&& fill) const {
+        for (Index y = first - 1; y <= last; ++y) {
+            float* row = buffer + (y - first + 1) * pitch;
+            if (y < 0 || y >= H) {
+                std::memset(row, 0, static_cast<std::size_t>(pitch) * sizeof(float));
+                continue;
+            }
+            std::memset(row, 0, static_cast<std::size_t>(C) * sizeof(float));
+            fill(y, row + C);
+            std::memset(row + pitch - C, 0, static_cast<std::size_t>(C) * sizeof(float));
+        }
+    }
+};
+
+struct Strips {
+    Index rows, per_image, units;
+    Strips(Index N, Index H, Index W, Index C, int threads) {
+        rows = std::clamp<Index>(STRIP_FLOATS / ((W + 2) * C) - 2, 1, H);
+        // Few images, many threads: shorter strips, so that none is idle.
+        while (rows > 1 && N * ((H + rows - 1) / rows) < 2 * threads && threads > 1) rows = (rows + 1) / 2;
+        per_image = (H + rows - 1) / rows;
+        units = N * per_image;
+    }
+};
+
+// Outputs of one row of pixels by 3x3 taps: body(constant R, first pixel) on groups of nearly equal size.
+template <int P, class Body>
+INLINE void for_groups(Index count, Body&& body) {
+    constexpr int R = rows_for(P);
+    const Index groups = (count + R - 1) / R;
+    for (Index g = 0; g < groups; ++g) {
+        const Index first = count * g / groups, size = count * (g + 1) / groups - first;
+        with_rows<R>(static_cast<int>(size), [&](auto r) __attribute__((always_inline)) { body(r, first); });
+    }
+}
+
+template <int R, int P>
+INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P]) {
+    // The three taps of a kernel's row lie side by side in memory: one product of depth 3C.
+    for (int dy = 0; dy < 3; ++dy) multiply<R, P>(row + dy * pitch, C, panel + dy * 3 * C * P * V, 3 * C, acc);
+}
+
+inline void conv3x3(const float* x, Index ldx, const float* scale, const float* shift, const float* w, float* y, Index ldy, Index N,
+                    Index H, Index W, Index C, Index K, int threads) {
+    const Padded s(scale, C), t(shift, C);
+    Buffer<float> packed(9 * C * round_up(K, V));
+    pack(packed, 9 * C, K, [&](Index row, Index k) { return w[(k * C + row % C) * 9 + row / C]; });
+    const Strip strip(W, C);
+    const Strips strips(N, H, W, C, threads);
+    PerThread<float> scratch(threads, (strips.rows + 2) * strip.pitch + 16);
+    parallel(threads, strips.units, [&](Index begin, Index end, int thread) {
+        float* a = scratch[thread];
+        for (Index u = begin; u < end; ++u) {
+            const Index image = u / strips.per_image, first = u % strips.per_image * strips.rows;
+            const Index last = std::min(H, first + strips.rows);
+            strip.load_rows(a, first, last, H, [&](Index row, float* to) {
+                for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
+            });
+            for_panels(K, 9 * C, packed, [&](auto p, Index k, const float* panel) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value;
+                for (Index row = first; row < last; ++row) {
+                    const float* source = a + (row - first) * strip.pitch;
+                    float* to = y + (image * H + row) * W * ldy + k;
+                    for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
+                        constexpr int R = decltype(r)::value;
+                        Vector acc[R][P];
+                        clear(acc);
+                        multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc);
+#pragma GCC unroll 12
+                        for (int j = 0; j < R; ++j)
+#pragma GCC unroll 4
+                            for (int v = 0; v < P; ++v) store(to + (pixel + j) * ldy + v * V, acc[j][v]);
+                    });
+                }
+            });
+        }
+    });
+}
+
+inline void conv3x3_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre, const float* w,
+                             const float* dy, Index lddy, float* dz, Index lddz, float* dscale, float* dshift, float* dw, Index N,
+                             Index H, Index W, Index C, Index K, int threads) {
+    const Index Cv = round_up(C, V);
+    const Padded s(scale, C), t(shift, C), m(centre, C);
+    Buffer<float> packed(9 * K * Cv);
+    // The data gradient is the convolution with the kernel turned by half a turn.
+    pack(packed, 9 * K, C, [&](Index row, Index c) { return w[(row % K * C + c) * 9 + 8 - row / K]; });
+    const Strip strip(W, C), gradient(W, K);
+    const Strips strips(N, H, W, C, threads);
+    PerThread<float> activations(threads, (strips.rows + 2) * strip.pitch + 16);
+    PerThread<float> gradients(threads, (strips.rows + 2) * gradient.pitch + 16);
+    PerThread<float> sums(threads, 2 * Cv), dws(threads, 9 * K * Cv);
+    PerThread<double> totals(threads, 2 * Cv);
+    parallel(threads, strips.units, [&](Index begin, Index end, int thread) {
+        float *a = activations[thread], *d = gradients[thread], *sum = sums[thread], *dw_part = dws[thread];
+        for (Index u = begin; u < end; ++u) {
+            const Index image = u / strips.per_image, first = u % strips.per_image * strips.rows;
+            const Index last = std::min(H, first + strips.rows);
+            strip.load_rows(a, first, last, H, [&](Index row, float* to) {
+                for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
+            });
+            gradient.load_rows(d, first, last, H, [&](Index row, float* to) {
+                const float* from = dy + (image * H + row) * W * lddy;
+                for (Index p = 0; p < W; ++p)
+                    for (Index k = 0; k < K; k += V) store(to + p * K + k, load(from + p * lddy + k));
+            });
+            std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
+            for_panels(C, 9 * K, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value;
+                for (Index row = first; row < last; ++row) {
+                    const float* source = d + (row - first) * gradient.pitch;
+                    const float* rectified = a + (row - first + 1) * strip.pitch + C + c;
+                    const Index pixels = (image * H + row) * W;
+                    for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
+                        constexpr int R = decltype(r)::value;
+                        Vector acc[R][P];
+                        clear(acc);
+                        multiply_taps<R, P>(source + pixel * K, gradient.pitch, K, panel, acc);
+#pragma GCC unroll 4
+                        for (int v = 0; v < P; ++v) {
+                            const Index column = v * V;
+                            const Vector mean = load(m + c + column);
+                            Vector ds = load(sum + c + column), db = load(sum + Cv + c + column);
+#pragma GCC unroll 12
+                            for (int j = 0; j < R; ++j) {
+                                const Vector g = masked(acc[j][v], load(rectified + (pixel + j) * C + column));
+                                db += g;
+                                ds += g * (load(x + (pixels + pixel + j) * ldx + c + column) - mean);
+                                store(dz + (pixels + pixel + j) * lddz + c + column, g);
+                            }
+                            store(sum + c + column, ds);
+                            store(sum + Cv + c + column, db);
+                        }
+                    });
+                }
+            });
+            add_to(totals[thread], sum, 2 * Cv);
+            for_panels(C, 0, nullptr, [&](auto p, Index c, const float*) __attribute__((always_inline)) {
+                constexpr int P = decltype(p)::value;
+                for (Index tap = 0; tap < 9; ++tap) {
+                    const float* shifted = a + tap / 3 * strip.pitch + tap % 3 * C + c;
+                    for_groups<P>(K, [&](auto r, Index k) __attribute__((always_inline)) {
+                        constexpr int R = decltype(r)::value;
+                        Vector acc[R][P];
+                        clear(acc);
+                        for (Index row = 0; row < last - first; ++row)
+                            multiply_transposed<R, P>(d + (row + 1) * gradient.pitch + K + k, K, shifted + row * strip.pitch, C, W, acc);
+#pragma GCC unroll 12
+                        for (int q = 0; q < R; ++q)
+#pragma GCC unroll 4
+                            for (int v = 0; v < P; ++v) {
+                                float* to = dw_part + (tap * K + k + q) * Cv + c + v * V;
+                                store(to, load(to) + acc[q][v]);
+                            }
+                    });
+                }
+            });
+        }
+    });
+    for (Index c = 0; c < C; ++c) {
+        dscale[c] = static_cast<float>(totals.sum(c));
+        dshift[c] = static_cast<float>(totals.sum(Cv + c));
+        for (Index k = 0; k < K; ++k)
+            for (Index tap = 0; tap < 9; ++tap) dw[(k * C + c) * 9 + tap] = static_cast<float>(dws.sum((tap * K + k) * Cv + c));
+    }
+}
+
+inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* sums, double* products, Index M, Index C, int threads) {
+    PerThread<double> totals(threads, 2 * C);
+    PerThread<float> parts(threads, 2 * C);
+    const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
+    parallel(threads, tiles, [&](Index begin, Index end, int thread) {
+        float* part = parts[thread];
+        for (Index u = begin; u < end; ++u) {
+            std::fill(part, part + 2 * C, 0.0f);
+            for (Index i = u * STATS_ROWS; i < std::min(M, (u + 1) * STATS_ROWS); ++i)
+                for (Index c = 0; c < C; ++c) {
+                    part[c] += x[i * ldx + c];
+                    part[C + c] += x[i * ldx + c] * y[i * ldy + c];
+                }
+            add_to(totals[thread], part, 2 * C);
+        }
+    });
+    for (Index c = 0; c < C; ++c) {
+        sums[c] = totals.sum(c);
+        products[c] = totals.sum(C + c);
+    }
+}
+
+inline void normalise_backward(const float* dx, Index lddx, const float* x, Index ldx, const float* direct, Index ldd,
+                               const float* rstd, const float* mean_dx, const float* mean_product, float* out, Index ldo, Index M,
+                               Index C, int threads) {
+    parallel(threads, M, [&](Index begin, Index end, int) {
+        for (Index i = begin; i < end; ++i) {
+            const float *d = dx + i * lddx, *value = x + i * ldx;
+            float* to = out + i * ldo;
+            for (Index c = 0; c < C; ++c) to[c] = rstd[c] * (d[c] - mean_dx[c] - value[c] * mean_product[c]);
+            if (direct)
+                for (Index c = 0; c < C; ++c) to[c] += direct[i * ldd + c];
+        }
+    });
+}
+
+// y: rows of C floats, not padded; the last vector of a row is cut.
+inline void rectify_pool(const float* x, Index ldx, const float* scale, const float* shift, float* y, Index ldy, Index N, Index H,
+                         Index W, Index C, Index pool, int threads) {
+    const Padded s(scale, C), t(shift, C);
+    const Index h = H / pool, w = W / pool;
+    const float share = 1.0f / static_cast<float>(pool * pool);
+    parallel(threads, N * h, [&](Index begin, Index end, int) {
+        for (Index u = begin; u < end; ++u)
+            for (Index p = 0; p < w; ++p) {
+                const float* corner = x + ((u / h * H + u % h * pool) * W + p * pool) * ldx;
+                float* to = y + (u * w + p) * ldy;
+                for (Index c = 0; c < C; c += V) {
+                    const Vector factor = load(s + c), offset = load(t + c);
+                    Vector sum = zero();
+                    for (Index j = 0; j < pool; ++j)
+                        for (Index i = 0; i < pool; ++i) sum += relu(load(corner + (j * W + i) * ldx + c) * factor + offset);
+                    sum *= share;
+                    if (c + V <= C)
+                        store(to + c, sum);
+                    else
+                        std::memcpy(to + c, &sum, static_cast<std::size_t>(C - c) * sizeof(float));
+                }
+            }
+    });
+}
+
+inline void rectify_pool_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
+                                  const float* dy, Index lddy, float* dx, Index lddx, float* dscale, float* dshift, Index N, Index H,
+                                  Index W, Index C, Index pool, int threads) {
+    const Index Cv = round_up(C, V), h = H / pool, w = W / pool;
+    const Padded s(scale, C), t(shift, C), m(centre, C);
+    const float share = 1.0f / static_cast<float>(pool * pool);
+    PerThread<float> sums(threads, 2 * Cv), rows(threads, Cv);
+    PerThread<double> totals(threads, 2 * Cv);
+    parallel(threads, N * H, [&](Index begin, Index end, int thread) {
+        float *sum = sums[thread], *gradient = rows[thread];
+        for (Index u = begin; u < end; ++u) {
+            const Index image = u / H, y = u % H / pool;
+            std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
+            for (Index p = 0; p < W; ++p) {
+                // Rows and columns that do not fill a pool were left out of it.
+                const bool pooled = y < h && p / pool < w;
+                if (p % pool == 0 || !pooled) {
+                    std::memset(gradient, 0, static_cast<std::size_t>(C) * sizeof(float));
+                    if (pooled) std::memcpy(gradient, dy + ((image * h + y) * w + p / pool) * lddy, static_cast<std::size_t>(C) * sizeof(float));
+                }
+                const float* from = x + (u * W + p) * ldx;
+                float* to = dx + (u * W + p) * lddx;
+                for (Index c = 0; c < C; c += V) {
+                    const Vector value = load(from + c), factor = load(s + c);
+                    const Vector g = masked(load(gradient + c) * share, relu(value * factor + load(t + c)));
+                    store(sum + c, load(sum + c) + g * (value - load(m + c)));
+                    store(sum + Cv + c, load(sum + Cv + c) + g);
+                    store(to + c, g * factor);
+                }
+            }
+            add_to(totals[thread], sum, 2 * Cv);
+        }
+    });
+    for (Index c = 0; c < C; ++c) {
+        dscale[c] = static_cast<float>(totals.sum(c));
+        dshift[c] = static_cast<float>(totals.sum(Cv + c));
+    }
+}
+
+}  // namespace densekit

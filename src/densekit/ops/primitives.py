@@ -1,0 +1,132 @@
+"""What the `shared` plan is made of, in torch operators: any device, any floating dtype.
+
+Matrices are NHWC seen as rows: M = N*H*W pixels by C channels, rows possibly strided. `ops.native` has the same
+functions for float32 on a CPU; these are used where it is absent, and are its oracle in the tests.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int, int]  # images, height, width
+
+
+def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
+    """An empty (pixels, columns) of `like`'s dtype and device."""
+    return like.new_empty(pixels, columns)
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, C) -> mean and biased variance of each column."""
+    variance, mean = torch.var_mean(x, 0, unbiased=False)
+    return mean, variance
+
+
+def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
+    """Writes (x - mean) * rstd to out; all (M, C) by columns (C,)."""
+    torch.mul(x - mean, rstd, out=out)
+
+
+def pointwise(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """relu(x * scale + shift) @ weight.T: (M, C), (N, C) -> (M, N), and its `statistics` if asked for."""
+    h = rectify(x, scale, shift) @ weight.T
+    return h, *(statistics(h) if moments else (None, None))
+
+
+def pointwise_backward(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    weight: Tensor,
+    dz: Tensor,
+    h: Tensor,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+    dx: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward of `pointwise` whose output h went through a batch norm.
+
+    The gradient of h is a*dz + b*h + c with the three (N,) coefficients. Adds to dx (M, C) what flows to x, and returns
+    the gradients of scale, as sum of dz * (x - centre), of shift, and of weight (N, C).
+    """
+    a, b, c = coefficients
+    dh = dz * a + h * b + c
+    z = rectify(x, scale, shift)
+    gradient = torch.ops.aten.threshold_backward(dh @ weight, z, 0)
+    dx.addcmul_(gradient, scale)
+    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z
+
+
+def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
+    """3x3 convolution, zero padded, of relu(x * scale + shift): (M, C), (K, C, 3, 3) -> (M, K)."""
+    return rows(F.conv2d(maps(rectify(x, scale, shift), size), weight, padding=1))
+
+
+def conv3x3_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backward of `conv3x3` up to z = x * scale + shift.
+
+    Returns dz (M, C), the sums of dz * (x - centre) and of dz, and the gradient of weight.
+    """
+    z = rectify(x, scale, shift)
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        maps(dy, size), maps(z, size), weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+    )
+    dz = torch.ops.aten.threshold_backward(rows(da), z, 0)
+    return dz, (dz * (x - centre)).sum(0), dz.sum(0), dweight
+
+
+def dots(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the columns of x, and of x * y."""
+    return x.sum(0), (x * y).sum(0)
+
+
+def normalise_backward(
+    dx: Tensor, x: Tensor, direct: Tensor | None, rstd: Tensor, mean_dx: Tensor, mean_product: Tensor
+) -> Tensor:
+    """Batch norm backward of normalised maps x (M, C), plus `direct`, what reaches the raw maps by other ways."""
+    gradient = rstd * (dx - mean_dx - x * mean_product)
+    return gradient if direct is None else gradient + direct
+
+
+def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
+    """relu(x * scale + shift) averaged over pool x pool: (M, C) -> (N, C, H // pool, W // pool) in channels_last."""
+    z = maps(rectify(x, scale, shift), size)
+    return z if pool == 1 else F.avg_pool2d(z, pool)
+
+
+def rectify_pool_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, dy: Tensor, size: Size, pool: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward of `rectify_pool`, dy being (M / pool**2, C).
+
+    Returns the gradient of x, and the sums of dz * (x - centre) and of dz.
+    """
+    images, height, width = size
+    da = maps(dy, (images, height // pool, width // pool))
+    if pool > 1:
+        shape = (images, x.shape[1], height, width)
+        da = torch.ops.aten.avg_pool2d_backward(
+            da, da.new_empty(shape), [pool, pool], [pool, pool], [0, 0], False, True, None
+        )
+    dz = torch.ops.aten.threshold_backward(rows(da), rectify(x, scale, shift), 0)
+    return dz * scale, (dz * (x - centre)).sum(0), dz.sum(0)
+
+
+def rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """relu(x * scale + shift)."""
+    return torch.addcmul(shift, x, scale).relu_()
+
+
+def maps(matrix: Tensor, size: Size) -> Tensor:
+    """(M, C) -> (N, C, H, W) in channels_last strides, without a copy where rows are contiguous."""
+    images, height, width = size
+    return matrix.reshape(images, height, width, -1).permute(0, 3, 1, 2)
+
+
+def rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (M, C), without a copy from channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

@@ -1,0 +1,360 @@
+"""The `shared` plan: a dense block that normalises each feature map once.
+
+In training, the batch mean and variance of a map are the same for every layer that reads it; layers differ in gamma and
+beta alone. So the block keeps one matrix of normalised maps, layer l reads relu(gamma_l * x + beta_l), and backward
+adds up what all consumers want of a normalised map before ONE batch norm backward turns it into the map's gradient.
+Nothing is concatenated: the matrix is made once, NHWC, and each layer writes k more columns. Saved for backward: that
+matrix and each bottleneck's output, O(L) maps where the plain form saves O(L^2). The batch norm of the tail behind the
+block (a transition's, or the network's last) is one more consumer, so that the raw maps are not kept at all.
+
+In evaluation every consumer normalises by its own running statistics; the matrix then holds the raw maps, and the rest
+is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densekit.ops import native, primitives
+
+
+class Layer(Protocol):
+    """What a dense layer has to offer; drop1, norm2 and conv2 are there if `bottleneck`."""
+
+    bottleneck: bool
+    norm1: nn.BatchNorm2d
+    conv1: nn.Conv2d
+    drop1: nn.Module
+    norm2: nn.BatchNorm2d
+    conv2: nn.Conv2d
+    drop2: nn.Module
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The batch norm and ReLU behind a block, and the factor by which an average pool follows them (1: none)."""
+
+    norm: Any
+    pool: int
+
+
+def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; channels_last."""
+    parameters = [p for layer in layers for p in _parameters(layer)]
+    if tail:
+        parameters += [tail.norm.weight, tail.norm.bias]
+    return _Block.apply(x, layers, tail, *parameters)
+
+
+def can_run(x: Tensor, layers: Sequence[Any], tail: Tail | None = None, around: Sequence[nn.Module] = ()) -> bool:
+    """Whether this plan gives what calling the modules one by one would; `around` are the modules that hold them.
+
+    Not where somebody watches or changes a module inside (hooks, parametrisations, subclasses), where the norms do not
+    agree, or where autograd, autocast or a tracer wants to see single operators.
+    """
+    if (
+        type(x) not in (Tensor, nn.Parameter)
+        or x.dim() != 4
+        or not x.numel()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
+        or torch.is_autocast_enabled(x.device.type)
+        or torch._C._are_functorch_transforms_active()
+        or observed(*around)
+        or any(GLOBAL_HOOKS)
+    ):
+        return False
+    norms = [layer.norm1 for layer in layers] + ([tail.norm] if tail else [])
+    inner = [layer.norm2 for layer in layers if layer.bottleneck]
+    training = norms[0].training
+    enough = not training or x.numel() > x.shape[1]  # torch refuses statistics of one value, and says so
+    return (
+        enough
+        and all(_plain_norm(norm, x, training) for norm in (*norms, *inner))
+        and len({norm.eps for norm in norms}) == 1
+        and all(_plain_layer(layer, x) for layer in layers)
+    )
+
+
+GLOBAL_HOOKS = (
+    torch.nn.modules.module._global_forward_hooks,
+    torch.nn.modules.module._global_forward_pre_hooks,
+    torch.nn.modules.module._global_backward_hooks,
+    torch.nn.modules.module._global_backward_pre_hooks,
+)
+
+
+def _plain_norm(norm: nn.Module, x: Tensor, training: bool) -> bool:
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training == training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.weight.dtype == x.dtype
+        and norm.weight.device == x.device
+    )
+
+
+def _plain_layer(layer: Any, x: Tensor) -> bool:
+    drops = [layer.drop2, layer.drop1] if layer.bottleneck else [layer.drop2]
+    parts = [layer.norm1, layer.relu1, layer.conv1, *drops]
+    if layer.bottleneck:
+        parts += [layer.norm2, layer.relu2, layer.conv2]
+    convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
+    return (
+        not observed(layer, *parts)
+        and type(layer.relu1) is nn.ReLU
+        and all(type(conv) is nn.Conv2d and conv.bias is None and conv.weight.dtype == x.dtype for conv in convolutions)
+        and all(type(drop) in (nn.Dropout, nn.Identity) for drop in drops)
+    )
+
+
+def observed(*modules: nn.Module) -> bool:
+    """Whether a hook watches one of them."""
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
+
+
+def _parameters(layer: Layer) -> list[Tensor]:
+    own = [layer.norm1.weight, layer.norm1.bias, layer.conv1.weight]
+    return [*own, layer.norm2.weight, layer.norm2.bias, layer.conv2.weight] if layer.bottleneck else own
+
+
+class _Affine:
+    """A consumer's batch norm as z = x * scale + shift, x being what the matrix holds.
+
+    Its gradient in gamma is `factor` times the sum of dz * (x - centre).
+    """
+
+    def __init__(self, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None) -> None:
+        self.factor = rstd
+        if mean is None or rstd is None:  # the matrix is normalised already
+            self.scale, self.shift, self.centre = gamma, beta, torch.zeros_like(gamma)
+        else:
+            self.scale, self.centre = gamma * rstd, mean
+            self.shift = beta - mean * self.scale
+
+    def gamma_gradient(self, dscale: Tensor) -> Tensor:
+        return dscale if self.factor is None else dscale * self.factor
+
+
+class _Saved(NamedTuple):
+    """What backward needs of a layer beside the matrix; the last five only of a bottleneck's."""
+
+    mean1: Tensor | None
+    rstd1: Tensor | None
+    drop: Tensor | None
+    h: Tensor | None = None
+    mean2: Tensor | None = None
+    rstd2: Tensor | None = None
+    drop1: Tensor | None = None
+
+
+class _Block(torch.autograd.Function):
+    """One node of the graph for a whole block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layers: Sequence[Layer], tail: Tail | None, *parameters: Tensor) -> Tensor:
+        kernels = _kernels(x)
+        images, channels, height, width = x.shape
+        size, pixels = (images, height, width), images * height * width
+        growth = _last_conv(layers[0]).out_channels
+        total = channels + len(layers) * growth
+        training = layers[0].norm1.training
+
+        matrix = kernels.matrix(pixels, total, x)
+        # The raw maps leave the block where no tail reads the normalised ones; in evaluation the matrix holds them.
+        raw = x.new_empty(pixels, total) if training and tail is None else None
+        moments = x.new_empty(3, total)  # mean, biased variance and 1 / standard deviation of each map
+        groups = iter(_grouped(layers, parameters))
+
+        def append(maps: Tensor, at: int) -> None:
+            here = slice(at, at + maps.shape[1])
+            if raw is not None:
+                raw[:, here] = maps
+            if training:
+                mean, variance = kernels.statistics(maps)
+                moments[0, here], moments[1, here] = mean, variance
+                moments[2, here] = rstd = (variance + layers[0].norm1.eps).rsqrt()
+                kernels.normalise(maps, mean, rstd, matrix[:, here])
+            else:
+                matrix[:, here] = maps
+
+        def consume(norm: nn.BatchNorm2d, seen: int) -> tuple[Tensor | None, Tensor | None]:
+            if training:
+                _update(norm, moments[0, :seen], moments[1, :seen], pixels)
+                return None, None
+            return _running(norm)
+
+        append(primitives.rows(x), 0)
+        states: list[_Saved] = []
+        for layer, own in zip(layers, groups, strict=False):
+            seen = channels + len(states) * growth
+            first = consume(layer.norm1, seen)
+            one = _Affine(own[0], own[1], *first)
+            if layer.bottleneck:
+                drop1 = _mask(layer.drop1, x, layer.conv1.out_channels)
+                h, mean, variance = kernels.pointwise(
+                    matrix[:, :seen], one.scale, one.shift, own[2].flatten(1), moments=training and drop1 is None
+                )
+                if drop1 is not None:
+                    h.mul_(drop1)
+                if training:
+                    if drop1 is not None:
+                        mean, variance = kernels.statistics(h)
+                    _update(layer.norm2, mean, variance, pixels)
+                    rstd = (variance + layer.norm2.eps).rsqrt()
+                else:
+                    mean, rstd = _running(layer.norm2)
+                two = _Affine(own[3], own[4], mean, rstd)
+                maps = kernels.conv3x3(h, two.scale, two.shift, own[5], size)
+                bottleneck = (h, mean, rstd, drop1)
+            else:
+                maps = kernels.conv3x3(matrix[:, :seen], one.scale, one.shift, own[2], size)
+                bottleneck = None
+            drop = _mask(layer.drop2, x, growth)
+            if drop is not None:
+                maps.mul_(drop)
+            append(maps, seen)
+            states.append(_Saved(*first, drop, *(bottleneck or ())))
+
+        if tail is None:
+            output = primitives.maps(matrix.contiguous() if raw is None else raw, size)
+            last: tuple[Tensor | None, Tensor | None] = (None, None)
+        else:
+            last = consume(tail.norm, total)
+            gamma, beta = next(groups)
+            affine = _Affine(gamma, beta, *last)
+            output = kernels.rectify_pool(matrix, affine.scale, affine.shift, size, tail.pool)
+        ctx.save_for_backward(matrix, moments[2], *last, *[t for state in states for t in state], *parameters)
+        ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
+        # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
+        return output.contiguous(memory_format=_memory_format(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        layers, tail, size = ctx.layers, ctx.tail, ctx.size
+        matrix, rstds, *rest = ctx.saved_tensors
+        last, rest = rest[:2], rest[2:]
+        width = len(_Saved._fields)
+        states = [_Saved(*rest[i * width : (i + 1) * width]) for i in range(len(layers))]
+        parameters = rest[len(layers) * width :]
+        groups = _grouped(layers, parameters)
+        kernels = _kernels(matrix)
+        pixels, total = matrix.shape
+        growth = _last_conv(layers[0]).out_channels
+        gradients: list[Tensor] = []
+
+        direct = None  # what reaches the raw maps without passing through a normalisation
+        if tail is None:
+            flowing = kernels.matrix(pixels, total, matrix)
+            if ctx.training:
+                direct = primitives.rows(dy)
+                flowing.zero_()
+            else:
+                flowing.copy_(primitives.rows(dy))
+        else:
+            affine = _Affine(*groups[-1], *last)
+            flowing, dscale, dshift = kernels.rectify_pool_backward(
+                matrix, affine.scale, affine.shift, affine.centre, primitives.rows(dy), size, tail.pool
+            )
+            gradients = [affine.gamma_gradient(dscale), dshift]
+
+        def maps_gradient(here: slice) -> Tensor:
+            """Of the raw maps in those columns, whose consumers are all done."""
+            if not ctx.training:
+                return flowing[:, here]
+            sums, products = kernels.dots(flowing[:, here], matrix[:, here])
+            extra = None if direct is None else direct[:, here]
+            return kernels.normalise_backward(
+                flowing[:, here], matrix[:, here], extra, rstds[here], sums / pixels, products / pixels
+            )
+
+        for i in reversed(range(len(layers))):
+            layer, own, state = layers[i], groups[i], states[i]
+            seen = total - (len(layers) - i) * growth
+            dmaps = maps_gradient(slice(seen, seen + growth))
+            if state.drop is not None:
+                dmaps = dmaps * state.drop
+            one = _Affine(own[0], own[1], state.mean1, state.rstd1)
+            if not layer.bottleneck:
+                dz, dscale, dshift, dweight = kernels.conv3x3_backward(
+                    matrix[:, :seen], one.scale, one.shift, one.centre, own[2], dmaps, size
+                )
+                flowing[:, :seen].addcmul_(dz, one.scale)
+                gradients = [one.gamma_gradient(dscale), dshift, dweight, *gradients]
+                continue
+            h, mean, rstd = (cast(Tensor, t) for t in (state.h, state.mean2, state.rstd2))
+            two = _Affine(own[3], own[4], mean, rstd)
+            dz, dscale, dshift, dweight = kernels.conv3x3_backward(
+                h, two.scale, two.shift, two.centre, own[5], dmaps, size
+            )
+            dgamma = two.gamma_gradient(dscale)
+            gradients = [dgamma, dshift, dweight, *gradients]
+            # norm2 backward, as the gradient of h = a*dz + b*h + c.
+            a, b = two.scale, torch.zeros_like(mean)
+            c = b
+            if ctx.training:
+                b = -two.scale * rstd * dgamma / pixels
+                c = -two.scale * dshift / pixels - b * mean
+            if state.drop1 is not None:
+                dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
+                h, a, b, c = dz, torch.ones_like(a), torch.zeros_like(a), torch.zeros_like(a)
+            dscale, dshift, dweight = kernels.pointwise_backward(
+                matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
+                flowing[:, :seen],
+            )  # fmt: skip
+            gradients = [one.gamma_gradient(dscale), dshift, dweight.view_as(own[2]), *gradients]
+
+        wanted = ctx.needs_input_grad
+        channels = total - len(layers) * growth
+        dx = primitives.maps(maps_gradient(slice(0, channels)), size) if wanted[0] else None
+        return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
+
+
+def _kernels(x: Tensor) -> Any:
+    return native if native.suits(x) else primitives
+
+
+def _last_conv(layer: Layer) -> nn.Conv2d:
+    return layer.conv2 if layer.bottleneck else layer.conv1
+
+
+def _grouped(layers: Sequence[Layer], parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """Parameters by layer, in the order of `_parameters`, and at the end the tail's."""
+    each = 6 if layers[0].bottleneck else 3
+    return [parameters[i : i + each] for i in range(0, len(parameters), each)]
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation that a batch norm uses in evaluation."""
+    # can_run saw that it tracks them. A copy, as training may go on before backward.
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    return mean.clone(), (variance + norm.eps).rsqrt()
+
+
+def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Running statistics after a training step: torch's own rule, with the unbiased variance."""
+    batches = cast(Tensor, norm.num_batches_tracked).add_(1)
+    momentum = 1.0 / float(batches) if norm.momentum is None else norm.momentum
+    cast(Tensor, norm.running_mean).mul_(1 - momentum).add_(mean, alpha=momentum)
+    cast(Tensor, norm.running_var).mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
+
+
+def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
+    """Factors (M, channels) that torch's own dropout would draw for maps in x's memory format, or None without it."""
+    if not isinstance(dropout, nn.Dropout) or not dropout.training or not dropout.p:
+        return None
+    images, _, height, width = x.shape
+    ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=_memory_format(x))
+    return primitives.rows(F.dropout(ones, dropout.p))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format

@@ -1,0 +1,121 @@
+"""The compiled primitives against their torch twins in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from densekit.ops import native, primitives
+from densekit.ops.native.library import available_builds
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+
+# (images, height, width): one pixel, one image, odd sizes, H != W, more rows than a strip holds.
+SIZES = [(1, 1, 1), (3, 1, 1), (1, 7, 5), (2, 8, 8), (5, 9, 13), (2, 33, 32), (1, 56, 57)]
+CHANNELS = [(24, 48, 12), (5, 16, 4), (37, 40, 10), (64, 128, 32), (3, 7, 3), (17, 33, 19)]
+
+
+@pytest.fixture(params=available_builds(), autouse=True)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every instruction set that this processor runs."""
+    monkeypatch.setenv("DENSEKIT_KERNELS", request.param)
+    native.library.cache_clear()
+    return request.param
+
+
+def buffer(rows: int, columns: int) -> Tensor:
+    """Random, in a wider matrix whose other columns are not numbers: what a kernel reads past its own must not show."""
+    x = torch.full((rows, columns + 29 - columns % 16), torch.nan)[:, :columns]
+    return x.copy_(torch.randn(rows, columns) + 0.3)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    scale = expected.abs().max().clamp_min(1e-30)
+    assert torch.isfinite(actual).all()
+    assert ((actual.double() - expected).abs().max() / scale).item() < 2e-5
+
+
+def doubles(*tensors: Tensor) -> list[Tensor]:
+    return [t.double() for t in tensors]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "width", "growth"), CHANNELS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_primitives_equal_their_twins(size, channels, width, growth, threads):
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _compare(size, channels, width, growth)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int) -> None:
+    pixels = size[0] * size[1] * size[2]
+    x = buffer(pixels, channels)
+    scale, shift, centre = torch.rand(channels) + 0.5, torch.randn(channels), torch.randn(channels)
+    weight = torch.randn(width, channels)
+
+    for actual, expected in zip(native.statistics(x), primitives.statistics(x.double()), strict=True):
+        close(actual, expected)
+    out = native.matrix(pixels, channels, x)
+    native.normalise(x, centre, scale, out)
+    close(out, (x.double() - centre.double()) * scale.double())
+
+    h, *moments = native.pointwise(x, scale, shift, weight, moments=True)
+    expected_h, *expected_moments = primitives.pointwise(*doubles(x, scale, shift, weight), moments=True)
+    for actual, expected in zip((h, *moments), (expected_h, *expected_moments), strict=True):
+        close(actual, expected)
+
+    dz = native.matrix(pixels, width, x).normal_()
+    coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
+    dx = native.matrix(pixels, channels, x).normal_()
+    expected_dx = dx.double()
+    gradients = native.pointwise_backward(x, scale, shift, centre, weight, dz, h, coefficients, dx)
+    expected = primitives.pointwise_backward(
+        *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), expected_dx
+    )
+    for a, e in zip((dx, *gradients), (expected_dx, *expected), strict=True):
+        close(a, e)
+
+    kernel = torch.randn(growth, channels, 3, 3)
+    y = native.conv3x3(x, scale, shift, kernel, size)
+    close(y, primitives.conv3x3(*doubles(x, scale, shift, kernel), size))
+    dy = native.matrix(pixels, growth, x).normal_()
+    actual = native.conv3x3_backward(x, scale, shift, centre, kernel, dy, size)
+    expected = primitives.conv3x3_backward(*doubles(x, scale, shift, centre, kernel, dy), size)
+    for a, e in zip(actual, expected, strict=True):
+        close(a, e)
+
+    for actual, expected in zip(native.dots(x, out), primitives.dots(*doubles(x, out)), strict=True):
+        close(actual, expected)
+    for direct in (None, torch.randn(pixels, channels)):
+        actual = native.normalise_backward(dx, x, direct, scale, shift, centre)
+        extra = None if direct is None else direct.double()
+        close(actual, primitives.normalise_backward(*doubles(dx, x), extra, *doubles(scale, shift, centre)))
+
+
+def test_statistics_of_a_large_offset_keep_their_digits():
+    """A sum of squares in float32 would lose all of them."""
+    x = torch.randn(5000, 24) + 1000
+    mean, variance = native.statistics(x)
+    expected_mean, expected_variance = primitives.statistics(x.double())
+    torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), expected_variance, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_not_a_number_goes_where_torch_lets_it_go(value):
+    x = buffer(2 * 6 * 6, 24)
+    x[17, 5] = value
+    one, nil = torch.ones(24), torch.zeros(24)
+    weight, kernel = torch.randn(48, 24), torch.randn(12, 24, 3, 3)
+    for actual, expected in [
+        (
+            native.pointwise(x, one, nil, weight, moments=False)[0],
+            primitives.pointwise(x, one, nil, weight, moments=False)[0],
+        ),
+        (native.conv3x3(x, one, nil, kernel, (2, 6, 6)), primitives.conv3x3(x, one, nil, kernel, (2, 6, 6))),
+    ]:
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
