@@ -8,12 +8,13 @@ from typing import Any
 
 import platformdirs
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 
-from densekit.config import DataConfig, Recipe, flatten, with_settings
+from densekit.config import DataConfig, Recipe, describe, flatten, with_settings
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
-from densekit.data.sets import ArrayImages, FileImages
+from densekit.data.sets import ArrayImages, FileImages, SkipList
 from densekit.data.split import divide
 from densekit.engine import Classifier, Result, fit, plan_of, prepare, runs
 from densekit.engine.evaluate import evaluate as measure
@@ -23,6 +24,13 @@ from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.models import config_for
 from densekit.recipes import recipe_for
 from densekit.report import write_report
+
+# Forms of DATA that are to come, and what to do until then.
+_PLANNED = {
+    "csv": "put the images into one folder for each class",
+    "hf": "download the data set, and name its folder of images",
+    "wds": "unpack the archives into one folder for each class",
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def compose(
 
     Raises UnknownName or InvalidInput.
     """
+    _refuse_planned(data)
     composed = recipe_for(recipe, data, config_for(model) if model else None)
     overrides = dict(_read_config(config)) if config else {}
     named = {"epochs": epochs, "seed": seed, "init": init}
@@ -101,10 +110,11 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     prepared = prepare(composed, data_folder(data_dir))
+    plan = plan_of(prepared)  # before there is a folder: a network that does not suit the images fails here
     folder = Path(out) if out else free_folder(Path("runs"), f"{Path(data).name}-{composed.model.name}")
     runs.create(folder, prepared.recipe, prepared.data)
     display = Display(console or Console(stderr=True))
-    display.plan(plan_of(prepared), f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}")
+    display.plan(plan, f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}")
     return _finish(prepared, folder, display, resume=False)
 
 
@@ -122,7 +132,7 @@ def resume(
         if epochs < recipe.epochs:
             raise InvalidInput(f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink")
         recipe = with_settings(recipe, {"epochs": epochs})
-    prepared = prepare(recipe.model_copy(update={"init": None}), data_folder(data_dir))
+    prepared = prepare(recipe, data_folder(data_dir), start=False)
     return _finish(prepared, folder, Display(console or Console(stderr=True)), resume=True)
 
 
@@ -153,6 +163,8 @@ def evaluate(
     if data is None and card.data is None:
         raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
     own = card.data is not None and data in (None, card.data.source)
+    if data is not None:
+        _refuse_planned(data)
     config = card.data if own and card.data is not None else DataConfig(source=str(data))
     config = _with_data_settings(config, settings or {})
     loaded = load_data(config, data_folder(data_dir))
@@ -164,7 +176,7 @@ def evaluate(
         images,
         card.preprocessing,
         batch_size // 10 if ten_crop else batch_size,
-        loaded.skipped,
+        _skipped_of(images, loaded.skipped),
         device=classifier.device,
         workers=config.workers,
         max_pixels=config.max_pixels,
@@ -200,6 +212,20 @@ def write_samples(run: Path, count: int) -> list[Path]:
     return paths
 
 
+def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
+    """Only the bad files of this split's folder: those of others say nothing about this result."""
+    own = SkipList(skipped.budget)
+    if isinstance(images, FileImages):
+        own.files = {path: error for path, error in skipped.files.items() if path.is_relative_to(images.root)}
+    return own
+
+
+def _refuse_planned(data: str) -> None:
+    form, colon, _ = data.partition(":")
+    if colon and form in _PLANNED and not Path(data).exists():
+        raise InvalidInput(f"DATA {data} cannot be read: densekit does not know {form}: yet; {_PLANNED[form]}")
+
+
 def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
     if split is None:
         split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
@@ -231,7 +257,10 @@ def _with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> Data
         key.removeprefix("data."): yaml.safe_load(value) if isinstance(value, str) else value
         for key, value in settings.items()
     }
-    return DataConfig.model_validate(config.model_dump() | values)
+    try:
+        return DataConfig.model_validate(config.model_dump() | values)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

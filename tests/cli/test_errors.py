@@ -62,9 +62,19 @@ def text_named_jpg(photos: Path) -> Path:
         (["train", "digits", "--init", "nowhere"], 2, "unknown model"),
         (["train", "digits", "--epochs", "many"], 2, "epochs"),
         (["train", "synthetic:8x8:3"], 2, "synthetic:HxWxC"),
+        (["train", "csv:labels.csv"], 2, "csv: yet"),
+        (["train", "hf:owner/name"], 2, "hf: yet"),
+        (["train", "wds:part-{0..9}.tar"], 2, "wds: yet"),
+        (["train", "digits", "--set", "device=tpu"], 2, "device 'tpu' cannot be used"),
+        (["train", "digits", "--model", "torchvision:alexnet"], 2, "alexnet does not take images of 8x8"),
+        (["train", "digits", "--init", "torchvision:resnt18"], 2, "did you mean resnet18"),
         (["evaluate", "no-model"], 2, "unknown model"),
+        (["evaluate", "hf:owner/name"], 2, "Hugging Face Hub yet"),
+        (["evaluate", "torchvision:resnet18"], 2, "not a trained model"),
+        (["evaluate", "fashion-mnist", "wds:test.tar"], 2, "wds: yet"),
+        (["evaluate", "fashion-mnist", "digits", "--set", "data.max_bad=x"], 2, "max_bad='x'"),
         (["resume", "/no/such/run"], 3, "is not a run"),
-        (["predict"], 2, "Missing argument"),
+        (["predict"], 2, "Missing argument 'MODEL'. See: densekit predict --help"),
         (["nonsense"], 2, "nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -119,6 +129,35 @@ def test_a_debugger_gets_the_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "Traceback" in done.stderr
     assert "BadData" in done.stderr
+
+
+def test_no_verb_is_the_help_and_2(densekit: Command) -> None:
+    status, out, err = densekit()
+    assert (status, err) == (2, "")
+    assert "Commands" in out
+
+
+def test_an_unforeseen_error_is_one_line_too(densekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("densekit.api.train", fail)
+    status, out, err = densekit("train", "digits")
+    assert (status, out) == (1, "")
+    assert err == "densekit: ZeroDivisionError: a b; to see where, and to report it, add --debug\n"
+
+
+def test_a_damaged_run_is_named(densekit: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: [")
+    status, _, err = densekit("resume", "run")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "run/config.yaml is damaged" in err
+
+
+def test_a_network_that_does_not_suit_leaves_no_run(densekit: Command, tmp_path: Path) -> None:
+    densekit("train", "digits", "--model", "torchvision:alexnet", "--out", "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -1,12 +1,16 @@
 """The verbs on a small run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from densekit import train
+from densekit.engine import runs
 from tests.cli.test_errors import Command, densekit
+from tests.conftest import write_photos
 
 __all__ = ["densekit"]
 
@@ -59,6 +63,81 @@ def test_predict_prints_one_json_object_a_line(densekit: Command, tiny_run: Path
     assert len(lines[0]["top"]) == 2
     assert set(lines[0]["top"][0]) == {"class", "index", "probability"}
     assert lines[2]["error"]["code"] == "not_an_image"
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    """Two splits of two classes; one image of each is cut in its pixels, and one of test is no image."""
+    for split in ("train", "test"):
+        root = write_photos(tmp_path / "photos" / split)
+        Image.effect_noise((64, 64), 50).convert("RGB").save(root / "cat" / "cut.jpg")
+        whole = (root / "cat" / "cut.jpg").read_bytes()
+        (root / "cat" / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "photos" / "test" / "dog" / "letter.jpg").write_text("dear reader")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that knows the classes of `write_photos`."""
+    root = tmp_path_factory.mktemp("whole")
+    settings = {"data.image_size": 16, "batch_size": 8}
+    photos = write_photos(root / "photos")
+    return train(str(photos), model="densenet_bc_10_4", epochs=1, out=root / "run", settings=settings).folder
+
+
+def test_evaluation_stops_at_a_bad_file(densekit: Command, photo_run: Path, spoilt: Path) -> None:
+    status, out, err = densekit("evaluate", photo_run, spoilt)
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "data.max_bad=" in err
+
+
+def test_evaluation_skips_and_lists_as_many_bad_files_as_allowed(
+    densekit: Command, photo_run: Path, spoilt: Path
+) -> None:
+    """And only those of the split that is measured."""
+    arguments = ("evaluate", photo_run, spoilt, "--set", "data.max_bad=3")
+    status, out, _ = densekit(*arguments, "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert result["count"] == 24
+    assert sorted(Path(row["path"]).name for row in result["skipped"]) == ["cut.jpg", "letter.jpg"]
+    assert {row["code"] for row in result["skipped"]} == {"truncated", "not_an_image"}
+    _, out, _ = densekit(*arguments)
+    assert out.count("skipped: ") == 2
+    _, out, _ = densekit(*arguments, "--split", "train", "--json")
+    assert [Path(row["path"]).name for row in json.loads(out)["skipped"]] == ["cut.jpg"]
+
+
+def test_evaluation_allows_no_more_bad_files_than_that(densekit: Command, photo_run: Path, spoilt: Path) -> None:
+    status, out, err = densekit("evaluate", photo_run, spoilt, "--set", "data.max_bad=1")
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "more than data.max_bad=1 bad files" in err
+
+
+def test_a_longer_run_is_recorded_as_one(densekit: Command, tmp_path: Path) -> None:
+    """And keeps what it started from, of which it no longer needs the weights."""
+    settings = {"data.limit": 100}
+    train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "first", settings=settings)
+    init = str(tmp_path / "first")
+    train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", init=init, settings=settings)
+    shutil.rmtree(init)
+    status, _, _ = densekit("resume", "run", "--epochs", 2)
+    recipe = runs.recipe_of(tmp_path / "run")
+    assert status == 0
+    assert (recipe.epochs, recipe.init) == (2, init)
+    assert len(runs.metrics(tmp_path / "run")) == 2
+    assert densekit("resume", "run")[0] == 0  # finished, by its own record
+    assert len(runs.metrics(tmp_path / "run")) == 2
+
+
+def test_a_new_head_is_announced(densekit: Command, tiny_run: Path) -> None:
+    arguments = ("--model", "densenet_bc_10_8", "--epochs", 1, "--init", tiny_run)
+    _, _, err = densekit("train", "synthetic:8x8x1:3", *arguments)
+    words = " ".join(err.split())
+    assert f"start {tiny_run} new head classifier.weight, classifier.bias" in words
+    _, _, err = densekit("train", "digits", "--set", "data.limit=100", *arguments)
+    assert f"start {tiny_run}, head included" in " ".join(err.split())
 
 
 def test_resuming_a_finished_run_changes_no_weight(densekit: Command, tiny_run: Path) -> None:

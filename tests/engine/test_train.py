@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 
 import densekit
 from densekit.config import DataConfig, Recipe, ScheduleConfig
+from densekit.engine import train
 from densekit.engine.schedule import learning_rate
+from densekit.engine.state import TrainState
 from densekit.errors import Diverged
 from densekit.models import config_for
 from densekit.recipes import recipe_for
+from densekit.weights import ModelCard
 
 SMALL = {"data.limit": 200, "batch_size": 50}
 
@@ -59,6 +62,24 @@ def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_
     subprocess.run(command("resume", "cut"), cwd=tmp_path, check=True, capture_output=True)
     name = "checkpoints/last/model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_every_checkpoint_counts_the_time_up_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of the first epoch: a run that is cut there has trained for more than no time."""
+    seconds: list[float] = []
+    save = train.save_checkpoint
+
+    def record(folder: Path, state: TrainState, card: ModelCard) -> None:
+        seconds.append(state.progress.seconds)
+        save(folder, state, card)
+
+    monkeypatch.setattr(train, "save_checkpoint", record)
+    settings = SMALL | {"checkpoint.every_steps": 1}
+    densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
+    assert len(seconds) == 2 * (200 // 50 + 1)
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+    assert seconds[3] > seconds[0]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

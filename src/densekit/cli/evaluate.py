@@ -6,16 +6,19 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import DataDir, Json, Settings, parse
+from densekit.cli.options import DataDir, Json, parse
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Default: what it was trained on.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,
     data_dir: DataDir = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measures a model on a split of a data set."""

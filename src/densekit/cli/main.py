@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     name="densekit",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="DenseNet, whole: train, evaluate, predict. Start with: densekit demo",
 )
@@ -39,9 +40,9 @@ def _root(
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    from densekit.cli import demo, evaluate, models, predict, resume, train
+    from densekit.cli import bench, demo, evaluate, models, predict, resume, train
 
-    for verb in (demo, models, train, resume, evaluate, predict):
+    for verb in (demo, models, train, resume, evaluate, predict, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name)(getattr(verb, name))
     # The base of typer's usage errors; its own name for it depends on typer's version.
@@ -56,13 +57,17 @@ def main() -> NoReturn:
             raise
         _fail(str(error), status_of(error))
     except usage_error as error:
-        _fail(f"{error.format_message()} See: densekit --help", 2)  # type: ignore[attr-defined]
+        _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped before there was anything to save", 130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:  # no traceback unless one is asked for, whatever happens
+        if os.environ.get("DENSEKIT_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error}; to see where, and to report it, add --debug", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -71,6 +76,14 @@ def status_of(error: DensekitError) -> int:
     if isinstance(error, Interrupted):
         return 128 + error.signal_number
     return next((EXIT_STATUS[kind] for kind in type(error).__mro__ if kind in EXIT_STATUS), 1)
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    message = error.format_message()
+    if message:
+        command = error.ctx.command_path if error.ctx else "densekit"
+        _fail(f"{message if message.endswith(('?', '.')) else f'{message}.'} See: {command} --help", 2)
+    sys.exit(2)  # no verb at all: typer has printed the help
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -15,14 +15,15 @@ from densekit.errors import BadData, BadImage
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, or - for standard input.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Names what is in pictures. Goes on after a bad one, and then exits with 3."""
+    """Names what is in pictures.
+
+    Goes on after a bad picture, and then exits with 3.
+    """
     from densekit import api
 
     classifier = api.load(model)
@@ -35,7 +36,7 @@ def predict(
             if as_json:
                 typer.echo(json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
             else:
-                typer.echo(f"densekit: {outcome}", err=True)
+                typer.echo(f"densekit: {'standard input: ' if name == '-' else ''}{outcome}", err=True)
             continue
         for notice in outcome.notices:
             typer.echo(f"densekit: {name}: {notice}", err=True)

@@ -16,8 +16,12 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
     out = Console(highlight=False)
     top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
     out.print(
-        f"{result.split} of {result.data}, {result.count:,} images: [bold]top-1 {result.top1:.2%}[/]{top5}  "
-        f"loss {result.loss:.4f}  calibration error {result.ece:.2%}  {result.seconds:.1f} s",
+        f"{result.split} of {result.data}, {result.count:,} images, {result.seconds:.1f} s",
+        soft_wrap=True,
+        markup=False,
+    )
+    out.print(
+        f"  [bold]top-1 {result.top1:.2%}[/]{top5}  loss {result.loss:.4f}  calibration error {result.ece:.2%}",
         soft_wrap=True,
     )
     for skipped in result.skipped:

@@ -1,12 +1,15 @@
 """What training shows: a live bar with rate and time left, or a line an epoch where there is no terminal."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 from densekit.engine.setup import Plan
 from densekit.engine.state import Progress
@@ -20,15 +23,14 @@ class Display:
         self.epochs = 0
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what room there is
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            expand=True,
         )
         self._task = TaskID(0)
         self._seen = 0
@@ -39,15 +41,28 @@ class Display:
 
     def plan(self, plan: Plan, title: str) -> None:
         """What is about to happen, and what it will cost."""
-        images = ", ".join(f"{count:,} {name}" for name, count in plan.images.items())
         channels, height, width = plan.input
-        self.console.print(f"[bold]{title}[/]")
-        self.console.print(f"  images   {images}; {plan.classes} classes; {height} x {width}, {channels} channels")
-        self.console.print(f"  network  {plan.parameters:,} parameters, {amount(plan.macs)} MACs an image")
-        self.console.print(
-            f"  cost     {plan.steps:,} steps; about {duration(plan.seconds)} and {amount(plan.memory_bytes)}B of "
-            "memory for weights and activations (predicted)"
-        )
+        rows = {
+            "images": ", ".join(f"{count:,} {name}" for name, count in plan.images.items()),
+            "input": f"{height} x {width}, {counted(channels, 'channel')}; {counted(plan.classes, 'class', 'classes')}",
+            "network": f"{plan.parameters:,} parameters, {amount(plan.macs)} MACs an image",
+        }
+        if plan.start is not None:
+            rows["start"] = plan.start if plan.new else f"{plan.start}, head included"
+        if plan.new:
+            rows["new head"] = ", ".join(plan.new)
+        rows |= {
+            "time": f"about {duration(max(1, plan.seconds))} for {counted(plan.steps, 'step')} (predicted)",
+            "memory": f"about {amount(plan.memory_bytes)}B for weights and activations (predicted)",
+        }
+        self.console.print(Text(title, style="bold"), soft_wrap=True)
+        for name, value in rows.items():
+            first, *more = textwrap.wrap(
+                value, max(40, self.console.width - 12), break_long_words=False, break_on_hyphens=False
+            )
+            self.say(f"  {name:<10}{first}")
+            for line in more:
+                self.say(" " * 12 + line)
 
     @contextmanager
     def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
@@ -64,9 +79,7 @@ class Display:
         totals = progress.totals
         elapsed = self._bar.tasks[0].elapsed or 0
         speed = f"{self._seen / elapsed:,.0f} images/s" if elapsed else ""
-        note = (
-            f"loss {totals.loss / totals.count:.3f}  top-1 {totals.correct / totals.count:.1%}  lr {rate:.2g}  {speed}"
-        )
+        note = f"{totals.correct / totals.count:.1%} loss {totals.loss / totals.count:.3f}  lr {rate:.2g}  {speed}"
         self._bar.update(
             self._task,
             completed=progress.step,
@@ -76,12 +89,12 @@ class Display:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """A line that stays."""
-        line = (
-            f"epoch {row['epoch']:>3}/{self.epochs}  train loss {row['train_loss']:.4f}  top-1 {row['train_top1']:.2%}"
-        )
-        if "val_loss" in row:
-            line += f"  validation loss {row['val_loss']:.4f}  top-1 {row['val_top1']:.2%}"
-        self.console.print(f"{line}  {duration(row['seconds'])}", highlight=False)
+        # Within 80 columns for any number of epochs that somebody trains.
+        line = f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
+        for split in ("train", "val"):
+            if f"{split}_loss" in row:
+                line += f"  {split} {row[f'{split}_top1']:.2%} loss {row[f'{split}_loss']:.3f}"
+        self.say(f"{line}  {duration(row['seconds'])}")
 
     @contextmanager
     def evaluating(self, split: str, images: int) -> Iterator[Callable[[int], None]]:
@@ -95,6 +108,11 @@ class Display:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """1 channel, 3 channels, 1,000 classes."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
         raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / "config.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_recipe(folder, recipe)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
         with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -44,12 +44,20 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
         ) from error
 
 
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """config.yaml: the resolved recipe."""
+    atomic.write(folder / "config.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of an existing run."""
+    """The recipe of an existing run. Raises BadData where there is none, or a damaged one."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise BadData(f"{folder} is not a run: it has no config.yaml; name the folder that training printed")
-    return recipe_from(yaml.safe_load(path.read_text()))
+    try:
+        return recipe_from(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, InvalidInput) as error:
+        raise BadData(f"{path} is damaged ({error}); mend it, or train again") from error
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
 from densekit.data.split import divide
 from densekit.engine.optimizer import optimizer_for
+from densekit.errors import InvalidInput
 from densekit.models import ImageClassifier, build
 from densekit.models.cost import cost_of, saved_bytes_of
 from densekit.weights.initial import start_from
@@ -27,6 +28,8 @@ class Prepared:
     preprocessing: Preprocessing
     model: ImageClassifier
     device: torch.device
+    new: tuple[str, ...] = ()
+    """Tensors that the recipe's `init` did not fill: a head for other classes."""
 
     def loader(self, split: str, augmentation: AugmentConfig | None = None) -> Loader:
         """Batches of a split; shuffled and augmented only with `augmentation`."""
@@ -44,9 +47,10 @@ class Prepared:
         )
 
 
-def prepare(recipe: Recipe, data_dir: Path) -> Prepared:
+def prepare(recipe: Recipe, data_dir: Path, *, start: bool = True) -> Prepared:
     """Loads and divides the data, fits the network to them, and seeds torch. The recipe comes back resolved.
 
+    Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them.
     Raises BadData or InvalidInput for what does not fit together.
     """
     torch.manual_seed(recipe.seed)
@@ -60,16 +64,23 @@ def prepare(recipe: Recipe, data_dir: Path) -> Prepared:
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
     device = device_named(recipe.device)
     model = build(recipe.model, recipe.plan)
-    if recipe.init is not None:
-        start_from(model, recipe.init, data.classes)
-    return Prepared(recipe, data, preprocessing, placed(model, device), device)
+    new: tuple[str, ...] = ()
+    if start and recipe.init is not None:
+        new = start_from(model, recipe.model, recipe.init, data.classes)
+    return Prepared(recipe, data, preprocessing, placed(model, device), device, new)
 
 
 def device_named(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU."""
+    """`auto` is the first CUDA device, else the CPU. Raises InvalidInput for what this machine has not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InvalidInput(f"device '{name}' cannot be used; this machine has {', '.join(here)}, or auto") from error
+    return device
 
 
 def placed(model: ImageClassifier, device: torch.device) -> ImageClassifier:
@@ -86,6 +97,10 @@ class Plan:
     input: tuple[int, int, int]
     parameters: int
     macs: int
+    start: str | None
+    """What the weights start from."""
+    new: tuple[str, ...]
+    """Tensors that do not."""
     steps: int
     memory_bytes: int
     seconds: float
@@ -109,6 +124,8 @@ def plan_of(prepared: Prepared) -> Plan:
         input=(model.config.in_channels, *model.config.image_size),
         parameters=cost.parameters,
         macs=cost.macs,
+        start=recipe.init,
+        new=prepared.new,
         steps=steps,
         memory_bytes=copies * weights + recipe.batch_size * saved_bytes_of(recipe.model),
         seconds=seconds * (recipe.epochs * counts["train"] + evaluated / 3),

@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ def fit(prepared: Prepared, run: Path, display: Display, *, resume: bool = False
     )
     if resume:
         restore_checkpoint(run / "checkpoints" / "last", state)
+        runs.write_recipe(run, recipe)
         done = state.progress.epoch >= recipe.epochs
         display.say(
             f"{run} is finished; measuring it again" if done else f"going on in epoch {state.progress.epoch + 1}"
@@ -48,8 +47,7 @@ def fit(prepared: Prepared, run: Path, display: Display, *, resume: bool = False
     progress = state.progress
     with catch_signals() as stop, display.training(recipe.epochs, len(train), progress.step):
         while progress.epoch < recipe.epochs:
-            with _clock(progress):
-                train_epoch(state, prepared, run, display, stop)
+            train_epoch(state, prepared, run, display, stop)
             row = end_epoch(state, prepared, run, display)
             display.epoch(row)
             runs.append_row(run, row)
@@ -64,7 +62,7 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     recipe, progress = prepared.recipe, state.progress
     loader = prepared.loader("train", recipe.augment)
     total = recipe.epochs * len(loader)
-    saved_at = time.monotonic()
+    saved_at = counted_to = time.monotonic()
     state.model.train()
     for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
         rate = learning_rate(recipe.schedule, recipe.optimizer.lr, progress.step / total)
@@ -77,6 +75,9 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
         progress.totals.add(loss, correct, len(batch.samples))
         progress.step += 1
         progress.step_in_epoch += 1
+        now = time.monotonic()
+        progress.seconds += now - counted_to
+        counted_to = now
         display.step(progress, len(batch.samples), rate)
         if _due(recipe, progress, saved_at) or stop.signal_number:
             save_checkpoint(run / "checkpoints" / "last", state, card_for(prepared, progress))
@@ -166,6 +167,7 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
         data=prepared.recipe.data,
         provenance={
             "recipe": prepared.recipe.name,
+            "init": prepared.recipe.init,
             "seed": prepared.recipe.seed,
             "epochs": progress.epoch,
             "step": progress.step,
@@ -184,13 +186,3 @@ def _due(recipe: Recipe, progress: Progress, saved_at: float) -> bool:
 
 def _interrupted(stop: Stop, run: Path) -> Interrupted:
     return Interrupted(f"stopped and saved; go on with: densekit resume {run}", stop.signal_number)
-
-
-@contextmanager
-def _clock(progress: Progress) -> Iterator[None]:
-    """Adds what the block takes to `progress.seconds`, also when it is interrupted."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        progress.seconds += time.monotonic() - started

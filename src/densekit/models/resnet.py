@@ -70,7 +70,6 @@ class PreactivatedBlock(nn.Module):
         self.shortcut: nn.Conv2d | None = None
         if stride > 1 or first.in_channels != last.out_channels:
             self.shortcut = nn.Conv2d(first.in_channels, last.out_channels, kernel_size=1, stride=stride, bias=False)
-            self.shortcut.is_shortcut = True  # type: ignore[assignment]  # depth is counted along the branches
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out_channels, H/s, W/s), rounded up."""

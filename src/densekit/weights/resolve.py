@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from densekit.errors import BadWeights, UnknownName
+from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.weights import atomic
 from densekit.weights.folder import CONFIG, WEIGHTS
 
@@ -17,7 +17,8 @@ def shipped_names() -> list[str]:
 def model_folder(name: str | Path) -> Path:
     """A run folder (its reported checkpoint), a model folder, or a shipped model's name.
 
-    Raises BadWeights where there is no model, UnknownName where the name says nothing.
+    Raises BadWeights where there is no model, UnknownName where the name says nothing, InvalidInput where it names
+    something that cannot be read.
     """
     path = Path(name).expanduser()
     if (path / CONFIG).is_file():
@@ -28,6 +29,17 @@ def model_folder(name: str | Path) -> Path:
         return SHIPPED / str(name)
     if path.is_dir():
         raise BadWeights(f"no model in {path}: it holds neither {CONFIG} nor checkpoints/; name a run or model folder")
+    library, colon, rest = str(name).partition(":")
+    if colon and library == "hf":
+        raise InvalidInput(
+            f"{name} cannot be read: densekit does not fetch models from the Hugging Face Hub yet; "
+            f"download {rest} and name its folder"
+        )
+    if colon and library in ("torchvision", "timm"):
+        raise InvalidInput(
+            f"{name} is a network, not a trained model; train it with --model {name}, or start from its weights with "
+            f"--init {name}"
+        )
     raise UnknownName(
         "model",
         str(name),

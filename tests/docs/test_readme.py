@@ -1,0 +1,148 @@
+"""What the READMEs tell people to type works as it is written, and both tell the same."""
+
+import ast
+import re
+import shlex
+import struct
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torchvision.models
+from PIL import Image
+
+from densekit.cli.main import main
+from densekit.data import sources
+from densekit.recipes.quick import _EPOCHS
+from tests.conftest import write_photos
+
+ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "README.zh-CN.md")
+SHELLS, PYTHON = ("sh", "bash", "console"), ("python",)
+
+# What makes the installation in which this test runs. Command: what of it is looked at instead.
+INSTALLS = {
+    "git clone <> densekit && cd densekit": ("pyproject.toml", r'(?m)^name = "densekit"'),
+    "make demo": ("Makefile", r"(?m)^demo:.*\n\t\S*densekit demo$"),
+    "python3 -m venv .venv": ("pyproject.toml", r"(?m)^requires-python = "),
+    ". .venv/bin/activate": (".gitignore", r"(?m)^\.venv/$"),
+    "pip install .": ("pyproject.toml", r'(?m)^densekit = "densekit\.cli\.main:main"'),
+}
+
+# Long trainings, with what makes them short; typer takes the last of an option given twice.
+SHORTENED = {
+    "densekit train path/to/photos --epochs 20 --set data.image_size=64 --model densenet_bc_40_12": "--epochs 1",
+    "densekit train fashion-mnist": "--epochs 1",
+    "densekit train cifar10 --model densenet_bc_100_12 --recipe c10+": "--epochs 1 --set data.limit=8",
+    "densekit train photos --recipe finetune --init torchvision:densenet121 --model densenet121": (
+        "--epochs 1 --set data.limit=4 --set data.image_size=64"
+    ),
+    "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
+}
+
+
+class Block(NamedTuple):
+    """A fenced block without its comments, which are in the reader's language, as are placeholders."""
+
+    language: str
+    commands: tuple[str, ...]
+
+
+def blocks(readme: str) -> Iterator[Block]:
+    """The fenced blocks of a README, in order."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    fences = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+    assert len(fences) * 2 == text.count("```")
+    for language, content in fences:
+        if language in PYTHON:
+            yield Block(language, (ast.unparse(ast.parse(content)),))
+        elif language in SHELLS:
+            yield Block(language, tuple(commands(content, prompt=language == "console")))
+        else:
+            raise AssertionError(f"{readme}: nobody runs a block of {language or 'no language'}; use sh or python")
+
+
+def commands(content: str, *, prompt: bool) -> Iterator[str]:
+    """The command of each line; in a console those behind the prompt."""
+    for line in content.replace("\\\n", " ").splitlines():
+        if prompt and not line.startswith("$ "):
+            continue
+        words = shlex.split(re.sub(r"<[^<>]+>", "<>", line.removeprefix("$ ")), comments=True)
+        if words:
+            yield " ".join(word if re.fullmatch(r"&&|<>", word) else shlex.quote(word) for word in words)
+
+
+# A block that both READMEs hold is run once.
+ALL = list(dict.fromkeys(block for readme in READMES for block in blocks(readme)))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the READMEs speak of, and small stand-ins for what would be downloaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DENSEKIT_DATA", str(tmp_path / "data"))
+    for photos in ("photos", "path/to/photos"):
+        write_photos(tmp_path / photos)
+    for picture in ("shoe.jpg", "new-picture.jpg", "photo.jpg"):
+        Image.effect_noise((48, 40), 60).save(tmp_path / picture)
+    write_fashion(tmp_path / "data" / "fashion-mnist")
+    monkeypatch.setitem(sources.NAMED, "cifar10", lambda _: sources.synthetic("synthetic:32x32x3:10:60"))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", densenet121_weights)
+    monkeypatch.setitem(_EPOCHS, "digits", 2)  # of `densekit demo`, which has no option for it
+    return tmp_path
+
+
+def write_fashion(folder: Path) -> None:
+    """Files as Fashion-MNIST's, of noise."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for prefix, count in (("train", 100), ("t10k", 40)):
+        images, labels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for name, array in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / name).write_bytes(header + array.tobytes())
+
+
+def densenet121_weights(*_: Any, **__: Any) -> dict[str, Any]:
+    """What torchvision would download."""
+    return torchvision.models.densenet121().state_dict()
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("block", ALL, ids=lambda block: block.commands[0][:50])
+def test_a_block_does_what_it_says(
+    block: Block, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other in one folder, as a reader types them; in this process, as each would load torch anew."""
+    for command in block.commands:
+        if block.language in PYTHON:
+            exec(compile(command, "README", "exec"), {"__name__": "__main__"})
+        elif command in INSTALLS:
+            file, pattern = INSTALLS[command]
+            assert re.search(pattern, (ROOT / file).read_text(encoding="utf-8")), f"{command}: {file} says otherwise"
+        else:
+            words = shlex.split(f"{command} {SHORTENED.get(command, '')}")
+            assert words[0] == "densekit", f"say in INSTALLS what is to be done about: {command}"
+            monkeypatch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as exit_:
+                main()
+            assert not exit_.value.code, f"{command}: {capfd.readouterr().err}"
+
+
+def test_both_readmes_have_the_same_commands() -> None:
+    english, chinese = (list(blocks(readme)) for readme in READMES)
+    assert english == chinese
+
+
+def test_what_is_not_run_as_it_stands_is_in_the_readmes() -> None:
+    """Or the tables above would go on excusing a command that is long gone."""
+    assert {*INSTALLS, *SHORTENED} <= {command for block in ALL for command in block.commands}
+
+
+def test_the_command_densekit_is_what_is_run_here() -> None:
+    (script,) = entry_points(group="console_scripts", name="densekit")
+    assert script.load() is main
