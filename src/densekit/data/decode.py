@@ -12,23 +12,16 @@ import io
 import os
 import re
 import stat
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from densekit.data import pillow
 from densekit.errors import BadImage, InvalidInput
 
 Source = bytes | str | os.PathLike[str]
@@ -71,14 +64,13 @@ def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels) as (image, name):
-        raw_mode = _raw_mode(image)
-        _forget_directories(image)
+        raw_mode = pillow.raw_mode(image)
         image.load()
         notices: list[str] = []
         if image.mode in _DEEP_MODES:
             pixels = _scaled(image, raw_mode, name, notices)
         else:
-            _fix_colour_key(image, raw_mode)
+            pillow.fix_colour_key(image, raw_mode)
             pixels = _shallow(image)
         if pixels.mode == "RGBA" and pixels.getbbox() is None:  # the box around what is not transparent
             notices.append("every pixel is fully transparent")
@@ -93,33 +85,12 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
-class _Format(NamedTuple):
-    begins: re.Pattern[bytes]
-    reader: Callable[[IO[bytes]], ImageFile.ImageFile]
-    suffixes: tuple[str, ...]
-
-
-def _format(begins: bytes, reader: Callable[[IO[bytes]], ImageFile.ImageFile], *suffixes: str) -> _Format:
-    return _Format(re.compile(begins, re.DOTALL), reader, suffixes)
-
-
-# The readers by themselves, not Image.open, which swallows their reasons ("cannot identify image file") and tries other
-# formats next. AVIF and JPEG 2000 are missing: so they are from some builds of Pillow.
-_FORMATS = {
-    "BMP": _format(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0", BmpImageFile, ".bmp"),  # the size of its second header
-    "GIF": _format(rb"GIF8[79]a", GifImageFile, ".gif"),
-    "JPEG": _format(rb"\xff\xd8\xff", JpegImageFile, ".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": _format(rb"\x89PNG\r\n\x1a\n", PngImageFile, ".png", ".apng"),
-    "PPM": _format(rb"P[1-6f]\s", PpmImageFile, ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "TIFF": _format(rb"II[*+]\0|MM\0[*+]", TiffImageFile, ".tif", ".tiff"),
-    "WebP": _format(rb"RIFF.{4}WEBPVP8[ LX]", WebPImageFile, ".webp"),
-}
-
-IMAGE_SUFFIXES = frozenset(suffix for known in _FORMATS.values() for suffix in known.suffixes)
+IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes)
 """Lower-case suffixes of the files that a scan of a folder takes for images."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+_WHITE = {"I;12": 4095}  # else 65535
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -136,19 +107,19 @@ _UPRIGHT = {
 def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
     name = _name(source)
-    with _quiet(), _PILLOW_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
+    with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
+        known = image = None
         try:
             head = stream.read(16)
             if not head:
                 raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
-            reader = next((known.reader for known in _FORMATS.values() if known.begins.match(head)), None)
-            if reader is None:
+            known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
+            if known is None:
+                formats = ", ".join(pillow.FORMATS)
                 raise BadImage(
-                    "not_an_image",
-                    f"{name} does not begin like {', '.join(_FORMATS)}; convert it to PNG or JPEG, or remove it",
+                    "not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it"
                 )
-            stream.seek(0)
-            image = reader(stream)
+            image = known.open(stream)
             width, height = image.size
             if width * height > max_pixels:
                 raise BadImage(
@@ -156,15 +127,17 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFi
                     f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
                     "make it smaller, or raise max_pixels",
                 )
+            pillow.check_layout(image, stream, max_pixels)
             yield image, name
         except BadImage:
             raise
         except Exception as error:  # hostile bytes make Pillow raise nearly anything
-            raise _explained(error, name, max_pixels) from error
+            ended = known is not None and image is None and known.ends_early(stream)
+            raise _explained(error, name, max_pixels, ended) from error
 
 
 @contextmanager
-def _stream(source: Source, name: str) -> Iterator[IO[bytes]]:
+def _stream(source: Source, name: str) -> Iterator[pillow.Stream]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -183,20 +156,20 @@ def _stream(source: Source, name: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _explained(error: Exception, name: str, max_pixels: int) -> BadImage:
+def _explained(error: Exception, name: str, max_pixels: int, ended: bool) -> BadImage:
     reason = _reason(error)
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory", f"{name} does not fit into memory; make it smaller")
     if isinstance(error, Image.DecompressionBombError):
         fix = "make it smaller, or raise max_pixels"
-        return BadImage("too_many_pixels", f"{name} has more pixels than the limit of {max_pixels:,}; {fix}")
+        return BadImage("too_many_pixels", f"{name} needs more pixels than the limit, {max_pixels:,} ({reason}); {fix}")
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to a hostile offset
         return BadImage("unreadable", f"{name} cannot be read ({reason}); check the disk or the network")
+    if ended or isinstance(error, EOFError) or _TRUNCATED.search(reason):
+        return BadImage("truncated", f"{name} ends too early ({reason}); get it again, or remove it")
     if _UNSUPPORTED.search(reason):
         fix = "save it as 8-bit PNG or JPEG"
         return BadImage("unsupported_mode", f"{name} is a variant of its format that is not read ({reason}); {fix}")
-    if isinstance(error, EOFError) or _TRUNCATED.search(reason):
-        return BadImage("truncated", f"{name} ends too early ({reason}); get it again, or remove it")
     return BadImage("corrupt", f"{name} is damaged ({reason}); get it again, or remove it")
 
 
@@ -204,7 +177,7 @@ def _explained(error: Exception, name: str, max_pixels: int) -> BadImage:
 _UNSUPPORTED = re.compile(
     r"unsupported bmp|cannot handle|unknown pixel mode|not yet supported|decoder \S+ not available", re.I
 )
-_TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|requires a buffer|index out of range", re.I)
+_TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|cannot load", re.I)
 
 
 def _reason(error: Exception) -> str:
@@ -220,90 +193,6 @@ def _name(source: Source) -> str:
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
-
-
-_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Pillow's warnings about odd metadata are ignored; those of anybody else are not.
-
-    warnings.catch_warnings would be wrong: it swaps the list of the whole process, so threads that overlap restore each
-    other's. Here each thread adds a filter and takes one away; being equal, it does not matter whose.
-    """
-    filters = cast("list[object]", warnings.filters)  # no filterwarnings: it would make every module warn anew
-    filters.insert(0, _IGNORE_PILLOW)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # somebody called resetwarnings
-            filters.remove(_IGNORE_PILLOW)
-
-
-class _PillowLimit:
-    """Pillow's own limit on pixels, one number for the process: off while any thread decodes under a higher one.
-
-    With both limits at their defaults that is never, and the number is not touched.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limit: int | None = None
-
-    @contextmanager
-    def lifted_for(self, max_pixels: int) -> Iterator[None]:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and max_pixels <= 2 * limit:  # it only warns up to twice the limit
-            yield
-            return
-        with self._lock:
-            if not self._users or Image.MAX_IMAGE_PIXELS is not None:
-                self._limit = Image.MAX_IMAGE_PIXELS
-            self._users += 1
-            Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users and Image.MAX_IMAGE_PIXELS is None:  # else its owner has set it meanwhile
-                    Image.MAX_IMAGE_PIXELS = self._limit
-
-
-_PILLOW_LIMIT = _PillowLimit()
-
-
-def _forget_directories(image: ImageFile.ImageFile) -> None:
-    """A TIFF reads the directories its EXIF points to while it loads, and fails where they are damaged. Nobody asks."""
-    if isinstance(image, TiffImageFile):
-        with suppress(Exception):
-            exif = image.getexif()
-            for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop):
-                if tag in exif:
-                    del exif[tag]
-
-
-def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the file stores its samples ("RGB;16B"), which Pillow knows until the pixels are loaded."""
-    if not image.tile:
-        return ""
-    arguments: Any = image.tile[0][3]
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-_WHITE = {"I;12": 4095}
-_KEY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
-
-
-def _fix_colour_key(image: ImageFile.ImageFile, raw_mode: str) -> None:
-    """A PNG's transparent colour is written in the file's own range; Pillow compares it with 8-bit pixels as it is."""
-    key, scale = image.info.get("transparency"), _KEY_SCALES.get(raw_mode)
-    if scale and isinstance(key, int):
-        image.info["transparency"] = int(key * scale)
-    elif scale and isinstance(key, tuple):
-        image.info["transparency"] = tuple(int(value * scale) for value in key)
 
 
 def _shallow(image: Image.Image) -> Image.Image:

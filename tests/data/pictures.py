@@ -1,0 +1,97 @@
+"""Pictures to decode, also of kinds that Pillow would not write."""
+
+import io
+import struct
+import zlib
+from itertools import accumulate
+
+import pytest
+from PIL import Image
+from PIL import __version__ as pillow_version
+
+from densekit.data.decode import ERROR_CODES, decode
+from densekit.errors import BadImage
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+NEEDS_PILLOW_13 = pytest.mark.skipif(int(pillow_version.split(".")[0]) < 13, reason="older Pillow refuses such a TIFF")
+
+
+def encoded(image, file_format, **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def scene(width=24, height=16):
+    """No symmetry: a red corner, a blue edge, a grey slope."""
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    image.paste(RED, (0, 0, width // 2, height // 2))
+    image.paste(BLUE, (0, 0, 3, height))
+    return image
+
+
+def colour(image):
+    return image.getpixel((0, 0))
+
+
+def code_of(source, **options):
+    with pytest.raises(BadImage) as caught:
+        decode(source, **options)
+    assert caught.value.code in ERROR_CODES
+    assert "\n" not in str(caught.value)
+    return caught.value.code
+
+
+def chunk(kind, data, checksum=0):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ checksum)
+
+
+def png(depth, colour_type, rows, width, height, *chunks):
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in all_chunks)
+
+
+def tiff(
+    pixels,
+    width,
+    height,
+    *,
+    bits,
+    photometric=1,
+    sample_format=1,
+    extra=None,
+    compression=1,
+    planes=1,
+    rows=None,
+    tile=None,
+    offsets=(),
+    tags=(),
+):
+    """A little-endian TIFF of any layout, its directory before its pixels.
+
+    `pixels` are one strip, or a list of strips or tiles as they are stored; `offsets` are (number, offset) of those to
+    be looked for elsewhere; `tags` are (tag, type, value) written as they are; `planes` is 2 for separate ones.
+    """
+    pieces = [pixels] if isinstance(pixels, bytes) else pixels
+    places, sizes = (324, 325) if tile else (273, 279)
+    longs = {256: width, 257: height, 259: compression, 262: photometric, 277: len(bits), 284: planes}
+    longs |= {339: sample_format} | ({} if extra is None else {338: extra})
+    longs |= {322: tile[0], 323: tile[1]} if tile else {278: rows or height}
+    entries = {tag: (4, 1, struct.pack("<I", value)) for tag, value in longs.items()}
+    entries[258] = (3, len(bits), struct.pack(f"<{len(bits)}H", *bits))
+    entries[sizes] = entries[places] = (4, len(pieces), struct.pack(f"<{len(pieces)}I", *map(len, pieces)))
+    entries |= {tag: (kind, 1, struct.pack("<I", value)) for tag, kind, value in tags}
+    behind = 8 + 2 + 12 * len(entries) + 4
+    start = behind + sum(len(data) for _, _, data in entries.values() if len(data) > 4)
+    where = list(accumulate(map(len, pieces[:-1]), initial=start))
+    for number, offset in offsets:
+        where[number] = offset
+    entries[places] = (4, len(pieces), struct.pack(f"<{len(pieces)}I", *where))
+    table = values = b""
+    for tag, (kind, count, data) in sorted(entries.items()):
+        in_place = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", behind + len(values))
+        table += struct.pack("<HHI", tag, kind, count) + in_place
+        values += data if len(data) > 4 else b""
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + values + b"".join(pieces)
