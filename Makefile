@@ -27,7 +27,7 @@ format: $(VENV)/.installed-test ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format src tests
 	$(BIN)/ruff check --fix src tests
 
-bench: $(VENV)/.installed ## measure training, inference and memory on this machine
+bench: $(VENV)/.installed-bench ## compare training, inference and memory with other libraries; about half an hour
 	$(BIN)/densekit bench train
 	$(BIN)/densekit bench infer
 	$(BIN)/densekit bench memory
@@ -47,3 +47,8 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "installing densekit, PyTorch and the test tools into $(VENV): a few minutes, once"
 	$(PIP) -e '.[test,check]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	@echo "installing densekit, PyTorch and what it is compared with into $(VENV): a few minutes, once"
+	$(PIP) -e '.[bench]'
+	@touch $@

@@ -222,7 +222,7 @@ class Recipe(Frozen):
     """The weights that are reported: the last epoch's (paper sec. 4.2), or the best on validation (its SVHN runs)."""
     init: str | None = None
     """Weights to start from: a MODEL, torchvision:NAME or timm:NAME."""
-    plan: Literal["auto", "concat"] = "auto"
+    plan: Literal["auto", "concat", "checkpoint", "shared"] = "auto"
     """How dense blocks are executed; changes speed and memory, never the function."""
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"

@@ -16,6 +16,7 @@ import torch
 import torchvision
 import yaml
 
+from densekit import ops
 from densekit.config import Recipe, recipe_from
 from densekit.data import DataSet
 from densekit.engine.evaluate import Result
@@ -73,6 +74,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": ops.kernels(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

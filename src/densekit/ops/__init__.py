@@ -1,7 +1,8 @@
 """How a dense block is executed: plans by name, and the kernels behind them."""
 
+from densekit.ops.native import build as kernels
 from densekit.ops.plans import NAMES as PLANS
 from densekit.ops.plans import run_block, run_with_tail
 from densekit.ops.shared import Tail, observed
 
-__all__ = ["PLANS", "Tail", "observed", "run_block", "run_with_tail"]
+__all__ = ["PLANS", "Tail", "kernels", "observed", "run_block", "run_with_tail"]

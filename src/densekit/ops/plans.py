@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import checkpoint, native, shared
+from densekit.ops import checkpoint, inference, native, shared
 from densekit.ops.shared import Tail
 
 Layers = Sequence[Any]  # dense layers: nn.Modules that look like shared.Layer
@@ -22,7 +22,11 @@ def concat(x: Tensor, layers: Layers) -> Tensor:
 
 
 def _shared(x: Tensor, layers: Layers) -> Tensor:
-    return shared.run(x, layers, None) if shared.can_run(x, layers) else concat(x, layers)
+    return _run_shared(x, layers, None) if shared.can_run(x, layers) else concat(x, layers)
+
+
+def _run_shared(x: Tensor, layers: Layers, tail: Tail | None) -> Tensor:
+    return (inference if inference.can_run(x, layers) else shared).run(x, layers, tail)
 
 
 PLANS: dict[str, Callable[[Tensor, Layers], Tensor]] = {
@@ -52,4 +56,4 @@ def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail, around: Sequ
     """
     if resolve(plan, x) != "shared" or not shared.can_run(x, layers, tail, around):
         return None
-    return shared.run(x, layers, tail)
+    return _run_shared(x, layers, tail)

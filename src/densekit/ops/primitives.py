@@ -128,5 +128,13 @@ def maps(matrix: Tensor, size: Size) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (M, C), without a copy from channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """(N, C, H, W) -> (M, C), the values of a row side by side; without a copy from channels_last."""
+    matrix = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    # One image in the contiguous format is a matrix already, but a transposed one.
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """That of an (N, C, H, W) tensor."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format

@@ -51,7 +51,7 @@ def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
     return _Block.apply(x, layers, tail, *parameters)
 
 
-def can_run(x: Tensor, layers: Sequence[Any], tail: Tail | None = None, around: Sequence[nn.Module] = ()) -> bool:
+def can_run(x: Tensor, layers: Sequence[nn.Module], tail: Tail | None = None, around: Sequence[nn.Module] = ()) -> bool:
     """Whether this plan gives what calling the modules one by one would; `around` are the modules that hold them.
 
     Not where somebody watches or changes a module inside (hooks, parametrisations, subclasses), where the norms do not
@@ -66,22 +66,22 @@ def can_run(x: Tensor, layers: Sequence[Any], tail: Tail | None = None, around: 
         or torch.is_autocast_enabled(x.device.type)
         or torch._C._are_functorch_transforms_active()
         or observed(*around)
-        or any(GLOBAL_HOOKS)
+        or any(_GLOBAL_HOOKS)
     ):
         return False
-    norms = [layer.norm1 for layer in layers] + ([tail.norm] if tail else [])
-    inner = [layer.norm2 for layer in layers if layer.bottleneck]
+    # This runs in every forward pass, which for one small image takes milliseconds: hence modules' own dictionaries.
+    norms = [layer._modules["norm1"] for layer in layers] + ([tail.norm] if tail else [])
     training = norms[0].training
-    enough = not training or x.numel() > x.shape[1]  # torch refuses statistics of one value, and says so
     return (
-        enough
-        and all(_plain_norm(norm, x, training) for norm in (*norms, *inner))
+        # torch refuses statistics of one value, and says so
+        (not training or x.numel() > x.shape[1])
+        and all(_plain_layer(layer, x, training) for layer in layers)
+        and (tail is None or _plain_norm(tail.norm, x, training))
         and len({norm.eps for norm in norms}) == 1
-        and all(_plain_layer(layer, x) for layer in layers)
     )
 
 
-GLOBAL_HOOKS = (
+_GLOBAL_HOOKS = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
     torch.nn.modules.module._global_backward_hooks,
@@ -89,29 +89,30 @@ GLOBAL_HOOKS = (
 )
 
 
+def _plain_layer(layer: nn.Module, x: Tensor, training: bool) -> bool:
+    if observed(layer):
+        return False
+    for module in layer._modules.values():
+        if module is None or observed(module):
+            return False
+        kind = type(module)
+        if kind is nn.BatchNorm2d:
+            if not _plain_norm(module, x, training):
+                return False
+        elif kind is nn.Conv2d:
+            weight = module._parameters["weight"]
+            if weight is None or weight.dtype != x.dtype or module._parameters["bias"] is not None:
+                return False
+        elif kind not in (nn.ReLU, nn.Dropout, nn.Identity):
+            return False
+    return True
+
+
 def _plain_norm(norm: nn.Module, x: Tensor, training: bool) -> bool:
-    return (
-        type(norm) is nn.BatchNorm2d
-        and norm.training == training
-        and norm.affine
-        and norm.track_running_stats
-        and norm.weight.dtype == x.dtype
-        and norm.weight.device == x.device
-    )
-
-
-def _plain_layer(layer: Any, x: Tensor) -> bool:
-    drops = [layer.drop2, layer.drop1] if layer.bottleneck else [layer.drop2]
-    parts = [layer.norm1, layer.relu1, layer.conv1, *drops]
-    if layer.bottleneck:
-        parts += [layer.norm2, layer.relu2, layer.conv2]
-    convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
-    return (
-        not observed(layer, *parts)
-        and type(layer.relu1) is nn.ReLU
-        and all(type(conv) is nn.Conv2d and conv.bias is None and conv.weight.dtype == x.dtype for conv in convolutions)
-        and all(type(drop) in (nn.Dropout, nn.Identity) for drop in drops)
-    )
+    if type(norm) is not nn.BatchNorm2d or norm.training != training or not norm.track_running_stats:
+        return False
+    weight = norm._parameters["weight"]
+    return weight is not None and weight.dtype == x.dtype and weight.device == x.device
 
 
 def observed(*modules: nn.Module) -> bool:
@@ -233,7 +234,7 @@ class _Block(torch.autograd.Function):
         ctx.save_for_backward(matrix, moments[2], *last, *[t for state in states for t in state], *parameters)
         ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
-        return output.contiguous(memory_format=_memory_format(x))
+        return output.contiguous(memory_format=primitives.memory_format(x))
 
     @staticmethod
     @once_differentiable
@@ -351,10 +352,5 @@ def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
     if not isinstance(dropout, nn.Dropout) or not dropout.training or not dropout.p:
         return None
     images, _, height, width = x.shape
-    ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=_memory_format(x))
+    ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=primitives.memory_format(x))
     return primitives.rows(F.dropout(ones, dropout.p))
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

@@ -21,6 +21,12 @@ def available() -> bool:
     return library() is not None
 
 
+def build() -> str:
+    """Which kernels run here: avx512, avx2 or baseline, or none."""
+    found = library()
+    return found[0] if found else "none"
+
+
 def suits(x: Tensor) -> bool:
     """Whether these primitives can work on x."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and available()
@@ -126,6 +132,42 @@ def rectify_pool_backward(
     return dx, dscale, dshift
 
 
+def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
+    """(N, C, 1, 1), (N,), (K, N, 3, 3) -> weights as `dense_block` of this build reads them, the 1x1's times scale."""
+    found = library()
+    assert found is not None
+    width, channels = pointwise.shape[:2]
+    packed = pointwise.new_empty(found[1].densekit_dense_layer_size(channels, width, len(kernel)))
+    sources = [t.detach().contiguous() for t in (pointwise.flatten(1), scale, kernel)]
+    found[1].densekit_pack_dense_layer(*(t.data_ptr() for t in (*sources, packed)), channels, width, len(kernel))
+    return packed
+
+
+def dense_block(
+    x: Tensor, weights: Any, tail: tuple[Tensor, Tensor, int] | None, size: Size, layers: int, width: int, growth: int
+) -> Tensor:
+    """A block of bottleneck layers in evaluation, (M, C) -> (N, C + L*k, H, W) or what `rectify_pool` makes of that.
+
+    `weights`: addresses of each layer's scale, shift, packed weights and bias. `tail`: scale, shift and pool.
+    """
+    images, height, width_ = size
+    channels = x.shape[1]
+    scale, shift, pool = tail or (None, None, 0)
+    shape = (images, height // max(pool, 1), width_ // max(pool, 1))
+    out = x.new_empty(shape[0] * shape[1] * shape[2], channels + layers * growth)
+    _call(
+        "dense_block", x, x.stride(0), weights, scale, shift, pool, out, *size, channels, layers, width, growth
+    )  # fmt: skip
+    return maps(out, shape)
+
+
+def sample(pointers: Any, sizes: Any) -> float:
+    """A number from a few values of each of several arrays."""
+    found = library()
+    assert found is not None
+    return float(found[1].densekit_sample(pointers, sizes, len(pointers)))
+
+
 def _moments(columns: int) -> tuple[Tensor, Tensor]:
     both = torch.empty(2, columns, dtype=torch.float64)
     return both[0], both[1]
@@ -137,6 +179,7 @@ def _call(name: str, *arguments: Any) -> None:
     # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     threads = 1 if _forked else torch.get_num_threads()
     # Matrices bring their stride with them; weights (channels_last perhaps) and vectors do not.
+    assert all(a.stride(1) == 1 or a.shape[1] == 1 for a in arguments if isinstance(a, Tensor) and a.dim() == 2)
     dense = [a.contiguous() if isinstance(a, Tensor) and a.dim() != 2 else a for a in arguments]
     pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in dense]
     if getattr(found[1], f"densekit_{name}")(*pointers, threads):

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "kernels.cpp"
-FILES = ("kernels.cpp", "primitives.hpp", "memory.hpp", "simd.hpp")
+FILES = ("kernels.cpp", "inference.hpp", "primitives.hpp", "memory.hpp", "simd.hpp")
 # Contraction is fused multiply-add, no more: NaN and infinity behave as torch's (no -ffast-math).
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 _X86 = {
@@ -58,7 +58,8 @@ def _compile(tool: str, flags: list[str], path: Path) -> bool:
     try:
         done = subprocess.run([tool, *flags, str(SOURCE), "-o", temporary], capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"densekit: {path.name} was not built: {done.stderr.strip()[-2000:]}", file=sys.stderr)
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
+            print(f"densekit: {path.name} was not built: {'; '.join(errors[:2])}", file=sys.stderr)
             return False
         os.chmod(temporary, 0o755)
         os.replace(temporary, path)

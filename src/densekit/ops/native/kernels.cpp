@@ -1,7 +1,7 @@
 // The library's face: plain C functions over primitives.hpp, called by ops/native/library.py.
 // Each library holds one instruction set's build and nothing else: builds for several in one library would share the
 // standard library's inline functions, and the linker might keep the copy that an older processor cannot run.
-#include "primitives.hpp"
+#include "inference.hpp"
 
 using P = const float*;
 using I = std::ptrdiff_t;
@@ -46,3 +46,21 @@ EXPORT(rectify_pool_backward,
        (P x, I ldx, P scale, P shift, P centre, P dy, I lddy, float* dx, I lddx, float* dscale, float* dshift, I N, I H, I W, I C,
         I pool, int threads),
        (x, ldx, scale, shift, centre, dy, lddy, dx, lddx, dscale, dshift, N, H, W, C, pool, threads))
+EXPORT(dense_block,
+       (P x, I ldx, const P* weights, P scale, P shift, I pool, float* out, I N, I H, I W, I C, I layers, I width, I growth, int threads),
+       (x, ldx, weights, scale, shift, pool, out, N, H, W, C, layers, width, growth, threads))
+extern "C" I densekit_dense_layer_size(I C, I width, I K) noexcept { return densekit::dense_layer_size(C, width, K); }
+extern "C" void densekit_pack_dense_layer(P w1, P scale2, P w2, float* packed, I C, I width, I K) noexcept {
+    densekit::pack_dense_layer(w1, scale2, w2, packed, C, width, K);
+}
+// A number that changes when any of `count` arrays is written as a whole, from a sample of each: catches what went by
+// torch's own version counters (Tensor.data).
+extern "C" double densekit_sample(const P* arrays, const I* sizes, I count) noexcept {
+    double total = 0;
+    I weight = 0;  // so that values which change places change the number
+    for (I i = 0; i < count; ++i) {
+        const I step = std::max<I>(1, sizes[i] / 16);
+        for (I j = 0; j < sizes[i]; j += step) total += arrays[i][j] * static_cast<double>(1 + weight++ % 1021);
+    }
+    return total;
+}

@@ -54,6 +54,7 @@ _SIGNATURES = {
     "dots": [_P, _I, _P, _I, _P, _P, _I, _I, _T],
     "rectify_pool": [_P, _I, _P, _P, _P, _I, _I, _I, _I, _I, _I, _T],
     "rectify_pool_backward": [_P, _I, _P, _P, _P, _P, _I, _P, _I, _P, _P, _I, _I, _I, _I, _I, _T],
+    "dense_block": [_P, _I, _P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _I, _I, _T],
     "normalise_backward": [_P, _I, _P, _I, _P, _I, _P, _P, _P, _P, _I, _I, _I, _T],
 }
 
@@ -62,4 +63,7 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(loaded, f"densekit_{name}")
         function.argtypes, function.restype = arguments, ctypes.c_int
+    loaded.densekit_dense_layer_size.argtypes, loaded.densekit_dense_layer_size.restype = [_I] * 3, _I
+    loaded.densekit_pack_dense_layer.argtypes, loaded.densekit_pack_dense_layer.restype = [_P] * 4 + [_I] * 3, None
+    loaded.densekit_sample.argtypes, loaded.densekit_sample.restype = [_P, _P, _I], ctypes.c_double
     return loaded

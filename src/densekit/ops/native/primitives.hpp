@@ -175,8 +175,9 @@ struct Strip {
 
 struct Strips {
     Index rows, per_image, units;
-    Strips(Index N, Index H, Index W, Index C, int threads) {
-        rows = std::clamp<Index>(STRIP_FLOATS / ((W + 2) * C) - 2, 1, H);
+    Strips(Index N, Index H, Index W, Index C, int threads, Index floats = STRIP_FLOATS) {
+        rows = std::clamp<Index>(floats / ((W + 2) * C) - 2, 1, H);
+        rows = (H + (H + rows - 1) / rows - 1) / ((H + rows - 1) / rows);  // of nearly equal heights
         // Few images, many threads: shorter strips, so that none is idle.
         while (rows > 1 && N * ((H + rows - 1) / rows) < 2 * threads && threads > 1) rows = (rows + 1) / 2;
         per_image = (H + rows - 1) / rows;
@@ -201,6 +202,28 @@ INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* p
     for (int dy = 0; dy < 3; ++dy) multiply<R, P>(row + dy * pitch, C, panel + dy * 3 * C * P * V, 3 * C, acc);
 }
 
+// Rows of a strip held in a -> y, by weights packed as [9 * C][K]. Writes whole vectors.
+inline void convolve(const float* a, const Strip& strip, const float* packed, float* y, Index ldy, Index rows, Index K) {
+    const Index C = strip.C, W = strip.W;
+    for_panels(K, 9 * C, packed, [&](auto p, Index k, const float* panel) __attribute__((always_inline)) {
+        constexpr int P = decltype(p)::value;
+        for (Index row = 0; row < rows; ++row) {
+            const float* source = a + row * strip.pitch;
+            float* to = y + row * W * ldy + k;
+            for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
+                constexpr int R = decltype(r)::value;
+                Vector acc[R][P];
+                clear(acc);
+                multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc);
+#pragma GCC unroll 12
+                for (int j = 0; j < R; ++j)
+#pragma GCC unroll 4
+                    for (int v = 0; v < P; ++v) store(to + (pixel + j) * ldy + v * V, acc[j][v]);
+            });
+        }
+    });
+}
+
 inline void conv3x3(const float* x, Index ldx, const float* scale, const float* shift, const float* w, float* y, Index ldy, Index N,
                     Index H, Index W, Index C, Index K, int threads) {
     const Padded s(scale, C), t(shift, C);
@@ -217,23 +240,7 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
-            for_panels(K, 9 * C, packed, [&](auto p, Index k, const float* panel) __attribute__((always_inline)) {
-                constexpr int P = decltype(p)::value;
-                for (Index row = first; row < last; ++row) {
-                    const float* source = a + (row - first) * strip.pitch;
-                    float* to = y + (image * H + row) * W * ldy + k;
-                    for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
-                        constexpr int R = decltype(r)::value;
-                        Vector acc[R][P];
-                        clear(acc);
-                        multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc);
-#pragma GCC unroll 12
-                        for (int j = 0; j < R; ++j)
-#pragma GCC unroll 4
-                            for (int v = 0; v < P; ++v) store(to + (pixel + j) * ldy + v * V, acc[j][v]);
-                    });
-                }
-            });
+            convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K);
         }
     });
 }

@@ -1,0 +1,134 @@
+"""A contender, ready to run one piece of work."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from densekit.bench.contenders import Contender
+from densekit.bench.workload import Data, outputs
+from densekit.config import DenseNetConfig
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Runner(Protocol):
+    """One piece of work, again and again."""
+
+    def __call__(self) -> None:
+        """What is timed."""
+
+    def outputs(self) -> dict[str, Tensor]:
+        """What it computes, to compare."""
+
+
+class Training:
+    """A step as everybody writes it: forward, loss, backward, SGD with the paper's momentum and weight decay."""
+
+    def __init__(self, net: nn.Module, data: Data, layout: str) -> None:
+        self.net = net
+        self.images = data.images.contiguous(memory_format=FORMATS[layout])
+        self.labels = data.labels
+        # A rate that leaves the weights where they are: the hundredth step is to cost what the first did.
+        self.optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, nesterov=True, weight_decay=1e-4)
+
+    def __call__(self) -> None:
+        self.step(self.images, self.labels)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(self.net(images), labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def outputs(self) -> dict[str, Tensor]:
+        return outputs(self.net, self.images, self.labels, training=True)
+
+
+class Inference:
+    """Evaluation mode, without autograd."""
+
+    def __init__(self, net: nn.Module, data: Data, layout: str) -> None:
+        self.net = net
+        self.images = data.images.contiguous(memory_format=FORMATS[layout])
+        self.labels = data.labels
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            self.net(self.images)
+
+    def outputs(self) -> dict[str, Tensor]:
+        return outputs(self.net, self.images, self.labels, training=False)
+
+
+class Graph:
+    """A compiled graph: images in, logits out, both NumPy's."""
+
+    def __init__(self, run: Callable[[Any], Any], data: Data) -> None:
+        self.run = run
+        self.images = data.images.numpy()
+
+    def __call__(self) -> None:
+        self.run(self.images)
+
+    def outputs(self) -> dict[str, Tensor]:
+        return {"logits": torch.tensor(self.run(self.images))}
+
+
+def runner_for(
+    contender: Contender, config: DenseNetConfig, data: Data, layout: str, *, training: bool, threads: int, graphs: Path
+) -> Runner:
+    """Raises CannotTakePart. Exported graphs are kept in `graphs`, for who comes next."""
+    net = contender.build(config, data.weights).train(training)
+    if contender.runtime in _COMPILERS:
+        path = _exported(net, data.images, graphs / f"{contender.origin}.onnx")
+        return Graph(_COMPILERS[contender.runtime](path, threads), data)
+    net = net.to(memory_format=FORMATS[layout])
+    if contender.runtime == "compile":
+        net = cast(nn.Module, torch.compile(net))
+    return Training(net, data, layout) if training else Inference(net, data, layout)
+
+
+def _exported(net: nn.Module, images: Tensor, path: Path) -> Path:
+    """An ONNX file for a batch of exactly this size, as runtimes plan best what they know."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".onnx", delete=False) as file:
+            pass
+        torch.onnx.export(net.eval(), (images,), file.name, dynamo=True, external_data=False, verbose=False)
+        os.replace(file.name, path)
+    return path
+
+
+def _onnxruntime(path: Path, threads: int) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Its threads would go on spinning on the cores of whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def _openvino(path: Path, threads: int) -> Callable[[Any], Any]:
+    import openvino
+
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # as the others; by default it may choose less where a processor has it
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", properties)
+    return lambda images: compiled(images)[0]
+
+
+_COMPILERS: dict[str, Callable[[Path, int], Callable[[Any], Any]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}

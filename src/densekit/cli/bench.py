@@ -1,0 +1,79 @@
+"""densekit bench."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import Json
+from densekit.errors import InvalidInput, UnknownName
+
+
+def bench(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="train|infer|memory|chart", help="What to measure. Default: all. chart: draw results."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Of the results to draw. Default: results/bench.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Default: densenet_bc_100_12 and densenet121. May be given several times.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images at once. Default: as suits the model.")] = None,
+    threads: Annotated[str | None, typer.Option(metavar="N,...", help="Default: one, and all.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds; everybody has a turn in each.")] = None,
+    plans: Annotated[str | None, typer.Option(metavar="PLAN,...", help="Of densekit. Default: all that apply.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile, which takes minutes.")] = False,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/bench.")] = None,
+) -> None:
+    """Compares execution plans, libraries and runtimes side by side."""
+    from rich.console import Console
+
+    from densekit.bench.chart import write_chart
+    from densekit.bench.suite import FOLDER, Settings, benchmark
+    from densekit.bench.table import notes, tables
+    from densekit.bench.workload import KINDS, MODELS
+    from densekit.cli.show import console
+
+    counts = _numbers("--threads", threads)
+    if what == "chart":
+        for path in write_chart(folder or FOLDER, out, counts[-1] if counts else None):
+            typer.echo(path)
+        return
+    if folder is not None:
+        raise InvalidInput(f"{folder} is one argument too many; only chart takes a folder, otherwise: --out {folder}")
+    if what not in (None, *KINDS):
+        raise UnknownName("benchmark", str(what), (*KINDS, "chart"))
+    settings = Settings(
+        kinds=tuple(kind for kind in KINDS if what in (None, kind)),
+        models=tuple(model) if model else MODELS,
+        batch=batch,
+        threads=counts,
+        rounds=repeats,
+        plans=tuple(plans.split(",")) if plans else (),
+        compiled=compiled,
+        out=out or FOLDER,
+    )
+    progress, people = console(), Console(highlight=False)
+    reports = []
+    for report in benchmark(settings, lambda text: progress.print(text, markup=False, soft_wrap=True, style="dim")):
+        reports.append(report)
+        if not as_json:
+            for table in tables(report):
+                people.print(table, "")
+            people.print(notes(report), "", style="dim", markup=False)
+    if as_json:
+        typer.echo(json.dumps(reports))
+    else:
+        typer.echo(f"written to {settings.out}; draw it: densekit bench chart {settings.out}")
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """`1,2` -> (1, 2). Raises InvalidInput."""
+    try:
+        return tuple(int(number) for number in text.split(",")) if text else ()
+    except ValueError:
+        raise InvalidInput(f"{option} {text} is not a list of whole numbers; write it like {option} 1,2") from None

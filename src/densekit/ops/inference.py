@@ -1,0 +1,108 @@
+"""A dense block in evaluation without gradients: one call, its weights folded and packed once.
+
+norm2 goes into the 1x1 convolution; norm1 stays a factor and an offset, as each layer normalises the same maps in its
+own way. What was folded is kept for as long as the block's layers live, and made anew when a weight or a statistic was
+changed or moved.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from densekit.ops import native, primitives
+from densekit.ops.shared import Tail
+
+_LANES = 16  # floats of the widest vector
+
+
+def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
+    """After `shared.can_run`: whether nobody will ask for gradients, and kernels are there."""
+    return (
+        not torch.is_grad_enabled()
+        and native.suits(x)
+        and all(layer.bottleneck and not layer.training for layer in layers)
+        and not layers[0].conv1.weight.is_inference()  # such tensors carry no version to watch
+    )
+
+
+def run(x: Tensor, layers: Sequence[Any], tail: Tail | None) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format."""
+    images, _, height, width = x.shape
+    folded = _folded(layers)
+    output = native.dense_block(
+        primitives.rows(x),
+        folded.addresses,
+        None if tail is None else (*_affine(tail.norm), tail.pool),
+        (images, height, width),
+        len(layers),
+        layers[0].conv1.out_channels,
+        layers[0].conv2.out_channels,
+    )
+    return output.contiguous(memory_format=primitives.memory_format(x))
+
+
+class _Folded:
+    """A block's weights as `native.dense_block` reads them, and what they were made from."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        sources = _sources(layers)
+        self._state = _state(sources)
+        self._pointers = (ctypes.c_void_p * len(sources))(*(t.data_ptr() for t in sources))
+        self._sizes = (ctypes.c_ssize_t * len(sources))(*(t.numel() for t in sources))
+        self._sample = native.sample(self._pointers, self._sizes)
+        self._tensors: list[Tensor] = []
+        for layer in layers:
+            scale, bias = _affine(layer.norm2)
+            packed = native.pack_dense_layer(layer.conv1.weight, scale, layer.conv2.weight)
+            self._tensors += [*(_padded(t) for t in _affine(layer.norm1)), packed, _padded(bias)]
+        self.addresses = (ctypes.c_void_p * len(self._tensors))(*(t.data_ptr() for t in self._tensors))
+
+    def holds(self, layers: Sequence[Any]) -> bool:
+        # Versions see every change that torch knows of; the sample those made through Tensor.data.
+        return _state(_sources(layers)) == self._state and native.sample(self._pointers, self._sizes) == self._sample
+
+
+_kept: WeakKeyDictionary[nn.Module, _Folded] = WeakKeyDictionary()
+
+
+def _folded(layers: Sequence[Any]) -> _Folded:
+    """Folded now, or before."""
+    found = _kept.get(layers[0])
+    if found is None or not found.holds(layers):
+        with torch.inference_mode(False), torch.no_grad():
+            found = _kept[layers[0]] = _Folded(layers)
+    return found
+
+
+def _sources(layers: Sequence[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for layer in layers:
+        modules = layer._modules
+        for name in ("norm1", "norm2"):
+            norm = modules[name]
+            found += norm._parameters.values()
+            found += (norm._buffers["running_mean"], norm._buffers["running_var"])
+        found += (modules["conv1"]._parameters["weight"], modules["conv2"]._parameters["weight"])
+    return found
+
+
+def _state(sources: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(t.data_ptr(), t._version) for t in sources]
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch norm in evaluation as factor and offset."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = norm.weight.detach() * (variance + norm.eps).rsqrt()
+    return scale, norm.bias.detach() - mean * scale
+
+
+def _padded(vector: Tensor) -> Tensor:
+    """With zeros up to whole vectors."""
+    return torch.nn.functional.pad(vector, (0, -len(vector) % _LANES)).contiguous()

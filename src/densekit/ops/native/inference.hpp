@@ -1,0 +1,118 @@
+// A dense block in evaluation. Nothing ties one image to another, so a thread takes an image through all layers while its
+// maps are in the cache; the bottleneck's never leave it.
+#pragma once
+#include "primitives.hpp"
+
+namespace densekit {
+
+constexpr Index LAYER_FLOATS = 56 * 1024;  // bottleneck maps held at once: a 32x32 image of 48 of them
+
+// Of one layer, as pack_dense_layer made them; scale and shift have zeros up to a multiple of 16 floats.
+struct LayerWeights {
+    const float *scale, *shift, *packed, *bias;
+};
+
+inline Index dense_layer_size(Index C, Index N, Index K) { return C * round_up(N, V) + 9 * N * round_up(K, V); }
+
+// norm2's factor goes into the 1x1 convolution; its offset is the bias.
+inline void pack_dense_layer(const float* w1, const float* scale2, const float* w2, float* packed, Index C, Index N, Index K) {
+    pack(packed, C, N, [&](Index c, Index n) { return w1[n * C + c] * scale2[n]; });
+    pack(packed + C * round_up(N, V), 9 * N, K, [&](Index row, Index k) { return w2[(k * N + row % N) * 9 + row / N]; });
+}
+
+// The first `columns` of a vector, where the next pixel's memory follows at once.
+INLINE void store_columns(float* to, Vector x, Index columns) {
+    if (columns >= V)
+        store(to, x);
+    else
+        std::memcpy(to, &x, static_cast<std::size_t>(columns) * sizeof(float));
+}
+
+struct Block {
+    Index H, W, first_channels, layers, width, growth;
+
+    Index channels() const { return first_channels + layers * growth; }
+    Index ld() const { return round_up(channels(), 16) + 16; }  // a layer's last store runs past its maps
+};
+
+// One layer on one strip of one image: reads the first C columns of x and writes the next `growth`.
+inline void layer_strip(const Block& block, const LayerWeights& weights, float* x, Index C, const Strip& strip, Index first, Index last,
+                        float* a, float* h) {
+    const Index W = block.W, H = block.H, ldx = block.ld(), width = block.width;
+    const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
+    // The border of zeros: above and below the image, left and right of each row.
+    const auto clear_floats = [](float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); };
+    if (first == 0) clear_floats(h, strip.pitch);
+    if (last == H) clear_floats(h + (H - first + 1) * strip.pitch, strip.pitch);
+    const Index from = std::max<Index>(first - 1, 0) * W, to = std::min(last + 1, H) * W;
+    float* pixels[4 * ROW_GROUP];
+    for (Index p0 = from; p0 < to; p0 += tile) {
+        const Index rows = std::min(tile, to - p0);
+        for (Index i = 0, y = p0 / W, column = p0 % W; i < rows; ++i) {
+            rectify(x + (p0 + i) * ldx, weights.scale, weights.shift, a + i * lda, C);
+            pixels[i] = h + (y - first + 1) * strip.pitch + (column + 1) * width;
+            if (++column == W) column = 0, ++y;
+        }
+        for_panels(width, C, weights.packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
+            constexpr int P = decltype(p)::value, R = rows_for(P);
+            Vector bias[P];
+            for (int v = 0; v < P; ++v) bias[v] = load(weights.bias + n + v * V);
+            for (Index i = 0; i < rows; i += R) {
+                Vector acc[R][P];
+                clear(acc);
+                multiply<R, P>(a + i * lda, lda, panel, C, acc);
+#pragma GCC unroll 12
+                for (int j = 0; j < R; ++j)
+                    if (i + j < rows)
+#pragma GCC unroll 4
+                        for (int v = 0; v < P; ++v)
+                            store_columns(pixels[i + j] + n + v * V, relu(acc[j][v] + bias[v]), width - n - v * V);
+            }
+        });
+    }
+    for (Index y = std::max<Index>(first - 1, 0); y < std::min(last + 1, H); ++y) {
+        float* row = h + (y - first + 1) * strip.pitch;
+        clear_floats(row, width);
+        clear_floats(row + strip.pitch - width, width);
+    }
+    convolve(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth);
+}
+
+// x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what rectify_pool makes of them where pool > 0.
+inline void dense_block(const float* x, Index ldx, const float* const* weights, const float* scale, const float* shift, Index pool,
+                        float* out, Index N, Index H, Index W, Index C, Index layers, Index width, Index growth, int threads) {
+    const Block block{H, W, C, layers, width, growth};
+    const LayerWeights* each = reinterpret_cast<const LayerWeights*>(weights);
+    const Index pixels = H * W, total = block.channels(), ld = block.ld();
+    // Whole images to threads where that shares the work evenly, else all threads on each image's strips.
+    const bool by_image = threads == 1 || N % threads == 0 || N >= 4 * threads;
+    const int outer = by_image ? threads : 1, inner = by_image ? 1 : threads;
+    const Strip strip(W, width);
+    const Strips strips(1, H, W, width, inner, LAYER_FLOATS);
+    const Index lda = round_up(total, V) + 16;
+    PerThread<float> matrices(outer, pixels * ld);
+    PerThread<float> activations(threads, std::max(L1_FLOATS, ROW_GROUP * lda));  // of the largest tile
+    PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
+    const Index out_pixels = pool ? (H / pool) * (W / pool) : pixels;
+    parallel(outer, N, [&](Index begin, Index end, int thread) {
+        float* matrix = matrices[thread];
+        for (Index image = begin; image < end; ++image) {
+            for (Index i = 0; i < pixels; ++i)
+                std::memcpy(matrix + i * ld, x + (image * pixels + i) * ldx, static_cast<std::size_t>(C) * sizeof(float));
+            for (Index l = 0; l < layers; ++l)
+                parallel(inner, strips.units, [&](Index from, Index to, int within) {
+                    const int worker = by_image ? thread : within;
+                    for (Index u = from; u < to; ++u)
+                        layer_strip(block, each[l], matrix, C + l * growth, strip, u * strips.rows, std::min(H, (u + 1) * strips.rows),
+                                    activations[worker], bottlenecks[worker]);
+                });
+            float* to = out + image * out_pixels * total;
+            if (pool)
+                rectify_pool(matrix, ld, scale, shift, to, total, 1, H, W, total, pool, inner);
+            else
+                for (Index i = 0; i < pixels; ++i) std::memcpy(to + i * total, matrix + i * ld, static_cast<std::size_t>(total) * sizeof(float));
+        }
+    });
+}
+
+}  // namespace densekit
