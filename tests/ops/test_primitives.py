@@ -72,12 +72,17 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
     dx = native.matrix(pixels, channels, x).normal_()
     expected_dx = dx.double()
-    gradients = native.pointwise_backward(x, scale, shift, centre, weight, dz, h, coefficients, dx)
-    expected = primitives.pointwise_backward(
-        *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), expected_dx
-    )
-    for a, e in zip((dx, *gradients), (expected_dx, *expected), strict=True):
-        close(a, e)
+    for closing in {growth % channels, channels}:
+        actual_dx, truth_dx = native.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
+        *gradients, sums = native.pointwise_backward(
+            x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, closing
+        )
+        *expected, truth_sums = primitives.pointwise_backward(
+            *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), truth_dx, closing
+        )
+        for a, e in zip((actual_dx, *gradients, *sums), (truth_dx, *expected, *truth_sums), strict=True):
+            if len(e):
+                close(a, e)
 
     kernel = torch.randn(growth, channels, 3, 3)
     y = native.conv3x3(x, scale, shift, kernel, size)

@@ -45,18 +45,21 @@ def pointwise_backward(
     h: Tensor,
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    closing: int,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Backward of `pointwise` whose output h went through a batch norm.
 
     The gradient of h is a*dz + b*h + c with the three (N,) coefficients. Adds to dx (M, C) what flows to x, and returns
-    the gradients of scale, as sum of dz * (x - centre), of shift, and of weight (N, C).
+    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the `dots` of dx and x in the
+    last `closing` columns, the maps that nobody else reads.
     """
     a, b, c = coefficients
     dh = dz * a + h * b + c
     z = rectify(x, scale, shift)
     gradient = torch.ops.aten.threshold_backward(dh @ weight, z, 0)
     dx.addcmul_(gradient, scale)
-    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z
+    last = slice(x.shape[1] - closing, None)
+    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, dots(dx[:, last], x[:, last])
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:

@@ -266,20 +266,21 @@ class _Block(torch.autograd.Function):
             )
             gradients = [affine.gamma_gradient(dscale), dshift]
 
-        def maps_gradient(here: slice) -> Tensor:
-            """Of the raw maps in those columns, whose consumers are all done."""
+        def maps_gradient(here: slice, dots: tuple[Tensor, Tensor] | None) -> Tensor:
+            """Of the raw maps in those columns, whose consumers are all done; `dots` of them if known."""
             if not ctx.training:
                 return flowing[:, here]
-            sums, products = kernels.dots(flowing[:, here], matrix[:, here])
+            sums, products = dots or kernels.dots(flowing[:, here], matrix[:, here])
             extra = None if direct is None else direct[:, here]
             return kernels.normalise_backward(
                 flowing[:, here], matrix[:, here], extra, rstds[here], sums / pixels, products / pixels
             )
 
+        dots = None
         for i in reversed(range(len(layers))):
             layer, own, state = layers[i], groups[i], states[i]
             seen = total - (len(layers) - i) * growth
-            dmaps = maps_gradient(slice(seen, seen + growth))
+            dmaps = maps_gradient(slice(seen, seen + growth), dots)
             if state.drop is not None:
                 dmaps = dmaps * state.drop
             one = _Affine(own[0], own[1], state.mean1, state.rstd1)
@@ -306,15 +307,15 @@ class _Block(torch.autograd.Function):
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
                 h, a, b, c = dz, torch.ones_like(a), torch.zeros_like(a), torch.zeros_like(a)
-            dscale, dshift, dweight = kernels.pointwise_backward(
+            dscale, dshift, dweight, dots = kernels.pointwise_backward(
                 matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
-                flowing[:, :seen],
+                flowing[:, :seen], growth if i else seen,
             )  # fmt: skip
             gradients = [one.gamma_gradient(dscale), dshift, dweight.view_as(own[2]), *gradients]
 
         wanted = ctx.needs_input_grad
         channels = total - len(layers) * growth
-        dx = primitives.maps(maps_gradient(slice(0, channels)), size) if wanted[0] else None
+        dx = primitives.maps(maps_gradient(slice(0, channels), dots), size) if wanted[0] else None
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
 
 

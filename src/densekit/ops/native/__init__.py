@@ -3,6 +3,7 @@
 Same names, signatures and meaning. Rows of a `matrix` are padded to whole vectors, which the kernels rely on.
 """
 
+import ctypes
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from densekit.ops.native.library import library
 from densekit.ops.primitives import Size, maps
 
 _LANES = 16  # floats of the widest vector
+_HUGE = 4 << 20  # bytes from which huge pages are asked for
 _forked = False
 
 
@@ -34,7 +36,10 @@ def suits(x: Tensor) -> bool:
 
 def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
     """An empty (pixels, columns), each row padded to whole vectors."""
-    return like.new_empty(pixels, -(-columns // _LANES) * _LANES)[:, :columns]
+    whole = like.new_empty(pixels, -(-columns // _LANES) * _LANES)
+    if whole.nbytes >= _HUGE:
+        _library().densekit_advise(whole.data_ptr(), whole.nbytes)
+    return whole[:, :columns]
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,13 +73,15 @@ def pointwise_backward(
     h: Tensor,
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    closing: int,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
+    sums, products = _moments(closing)
     _call(
         "pointwise_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
-        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, *x.shape, len(weight)
+        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products, *x.shape, len(weight)
     )  # fmt: skip
-    return dscale, dshift, dweight
+    return dscale, dshift, dweight, (sums.float(), products.float())
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
@@ -134,12 +141,11 @@ def rectify_pool_backward(
 
 def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
     """(N, C, 1, 1), (N,), (K, N, 3, 3) -> weights as `dense_block` of this build reads them, the 1x1's times scale."""
-    found = library()
-    assert found is not None
+    built = _library()
     width, channels = pointwise.shape[:2]
-    packed = pointwise.new_empty(found[1].densekit_dense_layer_size(channels, width, len(kernel)))
+    packed = pointwise.new_empty(built.densekit_dense_layer_size(channels, width, len(kernel)))
     sources = [t.detach().contiguous() for t in (pointwise.flatten(1), scale, kernel)]
-    found[1].densekit_pack_dense_layer(*(t.data_ptr() for t in (*sources, packed)), channels, width, len(kernel))
+    built.densekit_pack_dense_layer(*(t.data_ptr() for t in (*sources, packed)), channels, width, len(kernel))
     return packed
 
 
@@ -163,9 +169,7 @@ def dense_block(
 
 def sample(pointers: Any, sizes: Any) -> float:
     """A number from a few values of each of several arrays."""
-    found = library()
-    assert found is not None
-    return float(found[1].densekit_sample(pointers, sizes, len(pointers)))
+    return float(_library().densekit_sample(pointers, sizes, len(pointers)))
 
 
 def _moments(columns: int) -> tuple[Tensor, Tensor]:
@@ -173,16 +177,20 @@ def _moments(columns: int) -> tuple[Tensor, Tensor]:
     return both[0], both[1]
 
 
-def _call(name: str, *arguments: Any) -> None:
+def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None
+    return found[1]
+
+
+def _call(name: str, *arguments: Any) -> None:
     # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     threads = 1 if _forked else torch.get_num_threads()
     # Matrices bring their stride with them; weights (channels_last perhaps) and vectors do not.
     assert all(a.stride(1) == 1 or a.shape[1] == 1 for a in arguments if isinstance(a, Tensor) and a.dim() == 2)
     dense = [a.contiguous() if isinstance(a, Tensor) and a.dim() != 2 else a for a in arguments]
     pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in dense]
-    if getattr(found[1], f"densekit_{name}")(*pointers, threads):
+    if getattr(_library(), f"densekit_{name}")(*pointers, threads):
         raise MemoryError(f"the {name} kernel found no memory for its scratch")
 
 

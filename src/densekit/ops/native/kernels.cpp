@@ -1,6 +1,11 @@
 // The library's face: plain C functions over primitives.hpp, called by ops/native/library.py.
 // Each library holds one instruction set's build and nothing else: builds for several in one library would share the
 // standard library's inline functions, and the linker might keep the copy that an older processor cannot run.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+
 #include "inference.hpp"
 
 using P = const float*;
@@ -26,8 +31,9 @@ EXPORT(pointwise,
        (x, ldx, scale, shift, w, h, ldh, mean, variance, M, C, N, threads))
 EXPORT(pointwise_backward,
        (P x, I ldx, P scale, P shift, P centre, P w, P dz, I lddz, P h, I ldh, P dz_scale, P h_scale, P offset, float* acc, I ldacc,
-        float* dscale, float* dshift, float* dw, I M, I C, I N, int threads),
-       (x, ldx, scale, shift, centre, w, dz, lddz, h, ldh, dz_scale, h_scale, offset, acc, ldacc, dscale, dshift, dw, M, C, N, threads))
+        float* dscale, float* dshift, float* dw, I closing, double* sums, double* products, I M, I C, I N, int threads),
+       (x, ldx, scale, shift, centre, w, dz, lddz, h, ldh, dz_scale, h_scale, offset, acc, ldacc, dscale, dshift, dw, closing, sums,
+        products, M, C, N, threads))
 EXPORT(conv3x3, (P x, I ldx, P scale, P shift, P w, float* y, I ldy, I N, I H, I W, I C, I K, int threads),
        (x, ldx, scale, shift, w, y, ldy, N, H, W, C, K, threads))
 EXPORT(conv3x3_backward,
@@ -49,6 +55,15 @@ EXPORT(rectify_pool_backward,
 EXPORT(dense_block,
        (P x, I ldx, const P* weights, P scale, P shift, I pool, float* out, I N, I H, I W, I C, I layers, I width, I growth, int threads),
        (x, ldx, weights, scale, shift, pool, out, N, H, W, C, layers, width, growth, threads))
+// Asks for huge pages: a matrix of tens of megabytes is written once a step, and faulting it in by small pages costs more.
+extern "C" void densekit_advise([[maybe_unused]] void* memory, [[maybe_unused]] I bytes) noexcept {
+#ifdef MADV_HUGEPAGE
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto first = (reinterpret_cast<std::uintptr_t>(memory) + page - 1) / page * page;
+    const auto end = (reinterpret_cast<std::uintptr_t>(memory) + static_cast<std::uintptr_t>(bytes)) / page * page;
+    if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // advice: what it answers is no matter
+#endif
+}
 extern "C" I densekit_dense_layer_size(I C, I width, I K) noexcept { return densekit::dense_layer_size(C, width, K); }
 extern "C" void densekit_pack_dense_layer(P w1, P scale2, P w2, float* packed, I C, I width, I K) noexcept {
     densekit::pack_dense_layer(w1, scale2, w2, packed, C, width, K);

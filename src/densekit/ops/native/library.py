@@ -48,7 +48,29 @@ _SIGNATURES = {
     "statistics": [_P, _I, _P, _P, _I, _I, _T],
     "normalise": [_P, _I, _P, _P, _P, _I, _I, _I, _T],
     "pointwise": [_P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _I, _I, _T],
-    "pointwise_backward": [_P, _I, _P, _P, _P, _P, _P, _I, _P, _I, _P, _P, _P, _P, _I, _P, _P, _P, _I, _I, _I, _T],
+    "pointwise_backward": [
+        _P,
+        _I,
+        _P,
+        _P,
+        _P,
+        _P,
+        _P,
+        _I,
+        _P,
+        _I,
+        _P,
+        _P,
+        _P,
+        _P,
+        _I,
+        *[_P] * 3,
+        _I,
+        _P,
+        _P,
+        *[_I] * 3,
+        _T,
+    ],
     "conv3x3": [_P, _I, _P, _P, _P, _P, _I, _I, _I, _I, _I, _I, _T],
     "conv3x3_backward": [_P, _I, _P, _P, _P, _P, _P, _I, _P, _I, _P, _P, _P, _I, _I, _I, _I, _I, _T],
     "dots": [_P, _I, _P, _I, _P, _P, _I, _I, _T],
@@ -65,5 +87,6 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, ctypes.c_int
     loaded.densekit_dense_layer_size.argtypes, loaded.densekit_dense_layer_size.restype = [_I] * 3, _I
     loaded.densekit_pack_dense_layer.argtypes, loaded.densekit_pack_dense_layer.restype = [_P] * 4 + [_I] * 3, None
+    loaded.densekit_advise.argtypes, loaded.densekit_advise.restype = [_P, _I], None
     loaded.densekit_sample.argtypes, loaded.densekit_sample.restype = [_P, _P, _I], ctypes.c_double
     return loaded

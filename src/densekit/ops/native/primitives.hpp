@@ -8,11 +8,12 @@
 namespace densekit {
 
 constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
+constexpr Index BACKWARD_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
 constexpr Index STRIP_FLOATS = 24 * 1024;  // rows of an image that a 3x3 convolution holds at once, in the second-level cache
 constexpr Index STATS_ROWS = 128;
 
-INLINE Index tile_rows(Index columns) {
-    return std::clamp<Index>(L1_FLOATS / columns / ROW_GROUP, 1, 4) * ROW_GROUP;
+INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS) {
+    return std::clamp<Index>(floats / columns / ROW_GROUP, 1, 4) * ROW_GROUP;
 }
 
 // to[i] = relu(x[i] * scale + shift), whole vectors.
@@ -23,6 +24,37 @@ INLINE void rectify(const float* x, const float* scale, const float* shift, floa
 INLINE void add_to(double* total, const float* part, Index count) {
     for (Index i = 0; i < count; ++i) total[i] += part[i];
 }
+
+// Fetches the next tile of rows into the second-level cache, a little at each call, while this tile is multiplied:
+// otherwise memory and arithmetic take turns.
+class Ahead {
+public:
+    Ahead(Index rows, Index calls) : rows_(std::max<Index>(rows, 0)), calls_(std::max<Index>(calls, 1)) {}
+
+    void add(const float* first, Index ld, Index columns) {
+        if (rows_ == 0) return;
+        parts_[count_++] = {reinterpret_cast<const char*>(first), ld * 4, columns * 4};
+        lines_ += rows_ * (columns * 4 / 64 + 1);
+        each_ = (lines_ + calls_ - 1) / calls_;
+    }
+    void fetch() {
+        for (Index left = each_; left > 0 && part_ < count_; --left) {
+            const Part& part = parts_[part_];
+            __builtin_prefetch(part.first + row_ * part.ld + offset_, 0, 2);
+            if ((offset_ += 64) < part.width) continue;
+            offset_ = 0;
+            if (++row_ == rows_) row_ = 0, ++part_;
+        }
+    }
+
+private:
+    struct Part {
+        const char* first;
+        Index ld, width;
+    };
+    Part parts_[4];
+    Index rows_, calls_, count_ = 0, lines_ = 0, each_ = 0, part_ = 0, row_ = 0, offset_ = 0;
+};
 
 inline void statistics(const float* x, Index ldx, double* mean, double* variance, Index M, Index C, int threads) {
     Moments moments(threads, C);
@@ -59,10 +91,13 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first);
+            Ahead ahead(std::min(tile, M - first - rows), rows / 12 * ((N + 4 * V - 1) / (4 * V)));
+            ahead.add(x + (first + rows) * ldx, ldx, C);
             for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
             for_panels(N, C, packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index i = 0; i < rows; i += R) {
+                    ahead.fetch();
                     Vector acc[R][P];
                     clear(acc);
                     multiply<R, P>(a + i * lda, lda, panel, C, acc);
@@ -79,20 +114,45 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
     if (mean) moments.finish(mean, variance);
 }
 
+// part[c] += sum of x, part[C + c] += sum of x * y, over rows.
+INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, float* part, Index rows, Index C) {
+    Index c = 0;
+    for (; c + V <= C; c += V) {
+        Vector sum = load(part + c), product = load(part + C + c);
+        for (Index i = 0; i < rows; ++i) {
+            const Vector value = load(x + i * ldx + c);
+            sum += value;
+            product += value * load(y + i * ldy + c);
+        }
+        store(part + c, sum);
+        store(part + C + c, product);
+    }
+    for (Index i = 0; i < rows; ++i)
+        for (Index j = c; j < C; ++j) {
+            part[j] += x[i * ldx + j];
+            part[C + j] += x[i * ldx + j] * y[i * ldy + j];
+        }
+}
+
 inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
-                               const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw, Index M,
-                               Index C, Index N, int threads) {
-    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd);
+                               const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
+                               Index closing, double* sums, double* products, Index M, Index C, Index N, int threads) {
+    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd, BACKWARD_FLOATS);
     const Padded s(scale, C), t(shift, C), m(centre, C), ca(dz_scale, N), cb(h_scale, N), cc(offset, N);
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
-    PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), sums(threads, 2 * Cv), dws(threads, C * Nv);
-    PerThread<double> totals(threads, 2 * Cv);
+    PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), parts(threads, 2 * Cv), dws(threads, C * Nv);
+    PerThread<double> totals(threads, 2 * Cv), closed(threads, 2 * closing);
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
-        float *a = activations[thread], *d = gradients[thread], *sum = sums[thread], *dw_part = dws[thread];
+        float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
-            const Index first = u * tile, rows = std::min(tile, M - first);
+            const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
+            Ahead ahead(std::min(tile, M - next), C / 12 * ((N + 4 * V - 1) / (4 * V)));
+            ahead.add(x + next * ldx, ldx, C);
+            ahead.add(dz + next * lddz, lddz, N);
+            ahead.add(h + next * ldh, ldh, N);
+            ahead.add(acc_x + next * ldacc, ldacc, C);
             for (Index i = 0; i < rows; ++i) {
                 rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
                 // The batch norm behind this convolution, backward.
@@ -127,9 +187,14 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
                 }
             });
             add_to(totals[thread], sum, 2 * Cv);
+            // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
+            std::memset(sum, 0, static_cast<std::size_t>(2 * closing) * sizeof(float));
+            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, sum, rows, closing);
+            add_to(closed[thread], sum, 2 * closing);
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index c = 0; c < C; c += R) {
+                    ahead.fetch();
                     Vector acc[R][P];
                     clear(acc);
                     multiply_transposed<R, P>(a + c, lda, d + n, ldd, rows, acc);
@@ -145,6 +210,10 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
         }
     });
+    for (Index c = 0; c < closing; ++c) {
+        sums[c] = closed.sum(c);
+        products[c] = closed.sum(closing + c);
+    }
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
         dshift[c] = static_cast<float>(totals.sum(Cv + c));
@@ -340,12 +409,9 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* s
     parallel(threads, tiles, [&](Index begin, Index end, int thread) {
         float* part = parts[thread];
         for (Index u = begin; u < end; ++u) {
+            const Index first = u * STATS_ROWS;
             std::fill(part, part + 2 * C, 0.0f);
-            for (Index i = u * STATS_ROWS; i < std::min(M, (u + 1) * STATS_ROWS); ++i)
-                for (Index c = 0; c < C; ++c) {
-                    part[c] += x[i * ldx + c];
-                    part[C + c] += x[i * ldx + c] * y[i * ldy + c];
-                }
+            add_dots(x + first * ldx, ldx, y + first * ldy, ldy, part, std::min(STATS_ROWS, M - first), C);
             add_to(totals[thread], part, 2 * C);
         }
     });
