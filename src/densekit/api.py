@@ -16,12 +16,13 @@ from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import ArrayImages, FileImages, SkipList
 from densekit.data.split import divide
-from densekit.engine import Classifier, Result, fit, plan_of, prepare, runs
+from densekit.engine import Classifier, Result, choose, fit, forecast_of, prepare, runs
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.models import config_for
+from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
 from densekit.report import write_report
 
@@ -110,11 +111,16 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     prepared = prepare(composed, data_folder(data_dir))
-    plan = plan_of(prepared)  # before there is a folder: a network that does not suit the images fails here
+    cost = cost_of(
+        prepared.recipe.model
+    )  # before there is a folder: a network that does not suit the images fails here
+    prepared, choice = choose(prepared, cost.macs)
     folder = Path(out) if out else free_folder(Path("runs"), f"{Path(data).name}-{composed.model.name}")
     runs.create(folder, prepared.recipe, prepared.data)
     display = Display(console or Console(stderr=True))
-    display.plan(plan, f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}")
+    display.forecast(
+        forecast_of(prepared, choice, cost), f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
+    )
     return _finish(prepared, folder, display, resume=False)
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from densekit.engine.forecast import Forecast
 from densekit.engine.progress import Display
-from densekit.engine.setup import Plan
 from densekit.engine.state import Progress, Totals
 
-IMAGENET = Plan(
+IMAGENET = Forecast(
     images={"train": 1_231_167, "val": 50_000, "test": 100_000},
     classes=1000,
     input=(3, 1024, 1024),
@@ -20,6 +20,8 @@ IMAGENET = Plan(
     start="timm:deit_tiny_distilled_patch16_224",
     new=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
     steps=123_703_650,
+    plan="checkpoint",
+    plan_reason="concat took 10.1 times as long; shared took 10.2 times as long",
     memory_bytes=1_234_567_890_123,
     seconds=99 * 3600 + 3599,
 )
@@ -31,18 +33,18 @@ def shown(width: int = 80, *, terminal: bool = False) -> tuple[Display, io.Strin
     return Display(console), file
 
 
-def test_the_plan_has_a_line_for_each_fact() -> None:
+def test_the_forecast_has_a_line_for_each_fact() -> None:
     display, file = shown()
-    display.plan(IMAGENET, "densenet121 on imagenet -> runs/imagenet-densenet121")
+    display.forecast(IMAGENET, "densenet121 on imagenet -> runs/imagenet-densenet121")
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    names = [line[:12].strip() for line in lines[1:]]
-    assert names == ["images", "input", "network", "start", "new head", "time", "memory"]
+    names = [line[:12].strip() for line in lines[1:] if line[:12].strip()]
+    assert names == ["images", "input", "network", "start", "new head", "plan", "time", "memory"]
 
 
 def test_a_fact_too_long_for_a_line_wraps_below_itself() -> None:
     display, file = shown()
-    display.plan(replace(IMAGENET, new=("backbone.head.weight",) * 6), "a on b")
+    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, plan_reason=""), "a on b")
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.strip() for line in lines if line.startswith(" " * 12)] == [", ".join(["backbone.head.weight"] * 3)]

@@ -1,8 +1,10 @@
 """Training, evaluation and prediction."""
 
+from densekit.engine.choice import choose
 from densekit.engine.classifier import Classifier, Prediction
 from densekit.engine.evaluate import Result, evaluate
-from densekit.engine.setup import plan_of, prepare
+from densekit.engine.forecast import forecast_of
+from densekit.engine.setup import prepare
 from densekit.engine.train import fit
 
-__all__ = ["Classifier", "Prediction", "Result", "evaluate", "fit", "plan_of", "prepare"]
+__all__ = ["Classifier", "Prediction", "Result", "choose", "evaluate", "fit", "forecast_of", "prepare"]

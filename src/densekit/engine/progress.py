@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from densekit.engine.setup import Plan
+from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
 
 
@@ -39,21 +39,24 @@ class Display:
         """A line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def plan(self, plan: Plan, title: str) -> None:
+    def forecast(self, forecast: Forecast, title: str) -> None:
         """What is about to happen, and what it will cost."""
-        channels, height, width = plan.input
+        channels, height, width = forecast.input
+        classes = counted(forecast.classes, "class", "classes")
         rows = {
-            "images": ", ".join(f"{count:,} {name}" for name, count in plan.images.items()),
-            "input": f"{height} x {width}, {counted(channels, 'channel')}; {counted(plan.classes, 'class', 'classes')}",
-            "network": f"{plan.parameters:,} parameters, {amount(plan.macs)} MACs an image",
+            "images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items()),
+            "input": f"{height} x {width}, {counted(channels, 'channel')}; {classes}",
+            "network": f"{forecast.parameters:,} parameters, {amount(forecast.macs)} MACs an image",
         }
-        if plan.start is not None:
-            rows["start"] = plan.start if plan.new else f"{plan.start}, head included"
-        if plan.new:
-            rows["new head"] = ", ".join(plan.new)
+        if forecast.start is not None:
+            rows["start"] = forecast.start if forecast.new else f"{forecast.start}, head included"
+        if forecast.new:
+            rows["new head"] = ", ".join(forecast.new)
+        if forecast.plan_reason:
+            rows["plan"] = f"{forecast.plan}; {forecast.plan_reason} (measured)"
         rows |= {
-            "time": f"about {duration(max(1, plan.seconds))} for {counted(plan.steps, 'step')} (predicted)",
-            "memory": f"about {amount(plan.memory_bytes)}B for weights and activations (predicted)",
+            "time": f"about {duration(max(1, forecast.seconds))} for {counted(forecast.steps, 'step')} (predicted)",
+            "memory": f"about {amount(forecast.memory_bytes)}B for weights and activations (predicted)",
         }
         self.console.print(Text(title, style="bold"), soft_wrap=True)
         for name, value in rows.items():

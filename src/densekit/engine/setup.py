@@ -1,21 +1,16 @@
-"""A recipe -> data, network and loaders, ready to train; and the plan that is shown before it starts."""
+"""A recipe -> data, network and loaders, ready to train."""
 
-import copy
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
 from densekit.data.split import divide
-from densekit.engine.optimizer import optimizer_for
 from densekit.errors import InvalidInput
 from densekit.models import ImageClassifier, build
-from densekit.models.cost import cost_of, saved_bytes_of
 from densekit.weights.initial import start_from
 
 
@@ -86,65 +81,3 @@ def device_named(name: str) -> torch.device:
 def placed(model: ImageClassifier, device: torch.device) -> ImageClassifier:
     """On its device, in channels_last: the faster layout for convolutions on CPUs and tensor cores."""
     return model.to(device).to(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do and cost; memory and time are predictions."""
-
-    images: dict[str, int]
-    classes: int
-    input: tuple[int, int, int]
-    parameters: int
-    macs: int
-    start: str | None
-    """What the weights start from."""
-    new: tuple[str, ...]
-    """Tensors that do not."""
-    steps: int
-    memory_bytes: int
-    seconds: float
-
-
-def plan_of(prepared: Prepared) -> Plan:
-    """Counts what can be counted and times one small training step for the rest; changes no state."""
-    recipe, model = prepared.recipe, prepared.model
-    cost = cost_of(recipe.model)
-    steps = recipe.epochs * len(prepared.loader("train", recipe.augment))
-    weights = 4 * cost.parameters
-    copies = 3 + (recipe.ema.decay > 0)  # weights, gradients, momentum, average
-    # Whole batches where they are cheap: for small images the overhead of a step is most of it.
-    seconds = _seconds_per_image(prepared, min(recipe.batch_size, max(2, 4_000_000_000 // cost.macs)))
-    counts = {name: len(images) for name, images in prepared.data.splits.items()}
-    # A forward pass alone is about a third of a step.
-    evaluated = recipe.epochs * counts.get("val", 0) + counts.get("test", 0)
-    return Plan(
-        images=counts,
-        classes=len(prepared.data.classes),
-        input=(model.config.in_channels, *model.config.image_size),
-        parameters=cost.parameters,
-        macs=cost.macs,
-        start=recipe.init,
-        new=prepared.new,
-        steps=steps,
-        memory_bytes=copies * weights + recipe.batch_size * saved_bytes_of(recipe.model),
-        seconds=seconds * (recipe.epochs * counts["train"] + evaluated / 3),
-    )
-
-
-def _seconds_per_image(prepared: Prepared, count: int) -> float:
-    recipe, device = prepared.recipe, prepared.device
-    with torch.random.fork_rng():
-        model = copy.deepcopy(prepared.model).train()
-        optimizer = optimizer_for(model, recipe.optimizer)
-        shape = (count, prepared.preprocessing.channels, *prepared.preprocessing.size)
-        x = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-        targets = torch.zeros(count, dtype=torch.int64, device=device)
-        for _ in range(3):  # the first ones allocate and choose kernels
-            started = time.perf_counter()
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), targets).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / count

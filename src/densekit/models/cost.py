@@ -69,10 +69,10 @@ def _same(input: Tensor) -> Tensor:
     return input
 
 
-def saved_bytes_of(config: ModelConfig) -> int:
-    """What autograd keeps of one image for the backward pass, in float32."""
+def saved_bytes_of(config: ModelConfig, plan: str = "concat") -> int:
+    """What autograd keeps of one image for the backward pass, in float32, under a plan."""
     with torch.device("meta"):
-        model = build(config).train()
+        model = build(config, plan).train()
     own = {id(tensor) for tensor in model.parameters()}
     saved: dict[int, Tensor] = {}
 

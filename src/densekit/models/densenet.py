@@ -133,6 +133,12 @@ class DenseNet(ImageClassifier):
         INITIALISERS[config.initialisation](self)
         self.check_size(*config.image_size)
 
+    def use_plan(self, plan: str) -> None:
+        """Executes the dense blocks by that plan from now on."""
+        for module in self.features:
+            if isinstance(module, DenseBlock):
+                module.plan = plan
+
     def check_size(self, height: int, width: int) -> None:
         """Raises InvalidInput if an image of this size does not survive the stem and the transitions."""
         halvings = len(self.config.blocks) - 1

@@ -63,7 +63,7 @@ def can_run(x: Tensor, layers: Sequence[nn.Module], tail: Tail | None = None, ar
         or not x.numel()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
-        or torch.is_autocast_enabled(x.device.type)
+        or (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
         or torch._C._are_functorch_transforms_active()
         or observed(*around)
         or any(_GLOBAL_HOOKS)

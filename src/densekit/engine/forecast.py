@@ -1,0 +1,53 @@
+"""What is shown before training starts."""
+
+from dataclasses import dataclass
+
+from densekit.engine.choice import Choice
+from densekit.engine.setup import Prepared
+from densekit.models.cost import Cost
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will do and cost; memory and time are predictions."""
+
+    images: dict[str, int]
+    classes: int
+    input: tuple[int, int, int]
+    parameters: int
+    macs: int
+    start: str | None
+    """What the weights start from."""
+    new: tuple[str, ...]
+    """Tensors that do not."""
+    steps: int
+    plan: str
+    """How dense blocks are executed."""
+    plan_reason: str
+    memory_bytes: int
+    seconds: float
+
+
+def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
+    """From counts and from what `choice` measured."""
+    recipe, model = prepared.recipe, prepared.model
+    steps = recipe.epochs * len(prepared.loader("train", recipe.augment))
+    weights = 4 * cost.parameters
+    copies = 3 + (recipe.ema.decay > 0)  # weights, gradients, momentum, average
+    counts = {name: len(images) for name, images in prepared.data.splits.items()}
+    # A forward pass alone is about a third of a step.
+    evaluated = recipe.epochs * counts.get("val", 0) + counts.get("test", 0)
+    return Forecast(
+        images=counts,
+        classes=len(prepared.data.classes),
+        input=(model.config.in_channels, *model.config.image_size),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        start=recipe.init,
+        new=prepared.new,
+        steps=steps,
+        plan=choice.plan,
+        plan_reason=choice.reason(),
+        memory_bytes=copies * weights + choice.memory,
+        seconds=choice.seconds[choice.plan] * (recipe.epochs * counts["train"] + evaluated / 3),
+    )

@@ -1,0 +1,177 @@
+// Every kernel on odd sizes, in memory of exactly the size that the contract in primitives.hpp allows, to be compiled
+// with kernels.cpp under -fsanitize=address,undefined. Argument: a number of threads. Prints how many calls it made.
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+using I = std::ptrdiff_t;
+using P = const float*;
+
+extern "C" {
+int densekit_statistics(P, I, double*, double*, I, I, int);
+int densekit_normalise(P, I, P, P, float*, I, I, I, int);
+int densekit_pointwise(P, I, P, P, P, float*, I, double*, double*, I, I, I, int);
+int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, double*, double*, I, I, I,
+                                int);
+int densekit_conv3x3(P, I, P, P, P, float*, I, I, I, I, I, I, int);
+int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, float*, I, float*, float*, float*, I, I, I, I, I, int);
+int densekit_dots(P, I, P, I, double*, double*, I, I, int);
+int densekit_normalise_backward(P, I, P, I, P, I, P, P, P, float*, I, I, I, int);
+int densekit_rectify_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
+int densekit_rectify_pool_backward(P, I, P, P, P, P, I, float*, I, float*, float*, I, I, I, I, I, int);
+int densekit_dense_block(P, I, const P*, P, P, I, float*, I, I, I, I, I, I, I, int);
+I densekit_dense_layer_size(I, I, I);
+void densekit_pack_dense_layer(P, P, P, float*, I, I, I);
+void densekit_advise(void*, I);
+double densekit_sample(const P*, const I*, I);
+}
+
+namespace {
+
+constexpr I LANES = 16;
+int calls = 0;
+
+I padded(I columns) { return (columns + LANES - 1) / LANES * LANES; }
+
+float draw() {
+    static unsigned state = 1;
+    state = state * 1664525u + 1013904223u;
+    return static_cast<float>(state >> 8) / (1 << 23) - 1.0f;
+}
+
+void done(const char* name, int failed) {
+    if (failed) std::printf("%s: out of memory\n", name), std::exit(2);
+    ++calls;
+}
+
+template <class T>
+void finite(const char* name, const T* values, I rows, I columns, I ld) {
+    for (I i = 0; i < rows; ++i)
+        for (I c = 0; c < columns; ++c)
+            if (!std::isfinite(values[i * ld + c])) std::printf("%s: not a number at %td, %td\n", name, i, c), std::exit(3);
+}
+
+// rows of `ld` floats and not one more, so that the sanitizer sees who reads on.
+struct Matrix {
+    I rows, columns, ld;
+    std::unique_ptr<float[]> data;
+
+    Matrix(I rows_, I columns_, I ld_) : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
+        // What lies behind the columns is not a number: where it shows, it was used.
+        for (I i = 0; i < rows; ++i)
+            for (I c = 0; c < ld; ++c) data[i * ld + c] = c < columns ? draw() : NAN;
+    }
+    operator float*() const { return data.get(); }
+    void check(const char* name) const { finite(name, data.get(), rows, columns, ld); }
+};
+
+struct Values : Matrix {
+    explicit Values(I count) : Matrix(1, count, count) {}
+};
+
+struct Sums {
+    std::vector<double> values;
+    explicit Sums(I count) : values(static_cast<std::size_t>(count)) {}
+    operator double*() { return values.data(); }
+    void check(const char* name) const { finite(name, values.data(), 1, static_cast<I>(values.size()), 0); }
+};
+
+Matrix whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
+Matrix tight(I rows, I columns) { return {rows, columns, columns}; }
+
+void primitives(I N, I H, I W, I C, I width, I K, int threads) {
+    const I M = N * H * W;
+    const Values scale(C), shift(C), centre(C), w1(width * C), w3(K * C * 9), scale2(width), shift2(width), offset(width);
+    const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = whole(M, K);
+    Values dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9);
+    Sums mean(C), variance(C), mean2(width), variance2(width);
+
+    done("statistics", densekit_statistics(bare, bare.ld, mean, variance, M, C, threads));
+    mean.check("mean"), variance.check("variance");
+    done("normalise", densekit_normalise(bare, bare.ld, centre, scale, out, out.ld, M, C, threads));
+    out.check("normalise");
+    done("dots", densekit_dots(bare, bare.ld, out, out.ld, mean, variance, M, C, threads));
+    mean.check("sums"), variance.check("products");
+    for (P extra : {P(nullptr), P(direct)})
+        done("normalise_backward", densekit_normalise_backward(bare, bare.ld, out, out.ld, extra, direct.ld, scale, shift, centre,
+                                                               tight(M, C), C, M, C, threads));
+
+    const Matrix h = whole(M, width);
+    done("pointwise", densekit_pointwise(x, x.ld, scale, shift, w1, h, h.ld, nullptr, nullptr, M, C, width, threads));
+    done("pointwise", densekit_pointwise(x, x.ld, scale, shift, w1, h, h.ld, mean2, variance2, M, C, width, threads));
+    h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
+    for (I closing : {I(1), (C + 1) / 2, C}) {
+        const Matrix dx = whole(M, C);
+        Sums sums(closing), products(closing);
+        done("pointwise_backward",
+             densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
+                                         dscale, dshift, dw1, closing, sums, products, M, C, width, threads));
+        dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
+        products.check("closing");
+    }
+
+    const Matrix y = whole(M, K), dx = whole(M, C);
+    done("conv3x3", densekit_conv3x3(x, x.ld, scale, shift, w3, y, y.ld, N, H, W, C, K, threads));
+    y.check("conv3x3");
+    done("conv3x3_backward", densekit_conv3x3_backward(x, x.ld, scale, shift, centre, w3, dy, dy.ld, dx, dx.ld, dscale, dshift, dw3, N,
+                                                       H, W, C, K, threads));
+    dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift"), dw3.check("dw");
+
+    for (I pool : {1, 2, 3}) {
+        if (H < pool || W < pool) continue;
+        const Matrix pooled = tight(N * (H / pool) * (W / pool), C), up = tight(pooled.rows, C), down = whole(M, C);
+        done("rectify_pool", densekit_rectify_pool(x, x.ld, scale, shift, pooled, pooled.ld, N, H, W, C, pool, threads));
+        pooled.check("rectify_pool");
+        done("rectify_pool_backward", densekit_rectify_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down, down.ld, dscale,
+                                                                     dshift, N, H, W, C, pool, threads));
+        down.check("rectify_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
+    }
+    const P arrays[] = {x, scale};
+    const I sizes[] = {M * x.ld, C};
+    densekit_sample(arrays, sizes, 2);
+    densekit_advise(x, M * x.ld * 4);
+}
+
+// Its input and output are not padded; factors and offsets have zeros up to 16 floats.
+void block(I N, I H, I W, I C, I layers, I width, I K, I pool, int threads) {
+    const auto zeros_behind = [](I count) {
+        Matrix m(1, count, padded(count));
+        for (I c = count; c < m.ld; ++c) m[c] = 0;
+        return m;
+    };
+    std::vector<Matrix> kept;
+    for (I l = 0; l < layers; ++l) {
+        const I seen = C + l * K;
+        kept.push_back(zeros_behind(seen)), kept.push_back(zeros_behind(seen));
+        kept.push_back(tight(1, densekit_dense_layer_size(seen, width, K)));
+        densekit_pack_dense_layer(Values(width * seen), Values(width), Values(K * width * 9), kept.back(), seen, width, K);
+        kept.push_back(zeros_behind(width));
+    }
+    const std::vector<P> weights(kept.begin(), kept.end());
+    const I total = C + layers * K, rows = pool ? N * (H / pool) * (W / pool) : N * H * W;
+    const Matrix x = tight(N * H * W, C), out = tight(rows, total);
+    const Values scale(total), shift(total);
+    done("dense_block",
+         densekit_dense_block(x, x.ld, weights.data(), scale, shift, pool, out, N, H, W, C, layers, width, K, threads));
+    out.check("dense_block");
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const int threads = count > 1 ? std::atoi(arguments[1]) : 1;
+    // One pixel, one image, one row, one column, H != W, more rows than a strip holds.
+    const I sizes[][3] = {{1, 1, 1}, {3, 1, 1}, {1, 1, 9}, {1, 7, 1}, {1, 5, 7}, {2, 8, 8}, {5, 3, 13}, {1, 33, 30}, {1, 2, 120}};
+    // Channels, width of the bottleneck, growth: one of each, multiples of a vector and not, wider than a panel.
+    const I channels[][3] = {{1, 1, 1}, {3, 7, 3}, {24, 48, 12}, {17, 33, 19}, {5, 16, 4}, {65, 80, 40}};
+    for (const auto& [N, H, W] : sizes)
+        for (const auto& [C, width, K] : channels) {
+            primitives(N, H, W, C, width, K, threads);
+            for (I pool : {0, 1, 2})
+                if (H >= pool && W >= pool) block(N, H, W, C, 3, width, K, pool, threads);
+        }
+    std::printf("%d calls\n", calls);
+}
