@@ -16,7 +16,7 @@ from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import ArrayImages, FileImages, SkipList
 from densekit.data.split import divide
-from densekit.engine import Classifier, Result, choose, fit, forecast_of, prepare, runs
+from densekit.engine import Classifier, Result, choose, fit, forecast_of, prepare, runs, threads
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared
@@ -111,17 +111,16 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     prepared = prepare(composed, data_folder(data_dir))
-    cost = cost_of(
-        prepared.recipe.model
-    )  # before there is a folder: a network that does not suit the images fails here
-    prepared, choice = choose(prepared, cost.macs)
-    folder = Path(out) if out else free_folder(Path("runs"), f"{Path(data).name}-{composed.model.name}")
-    runs.create(folder, prepared.recipe, prepared.data)
-    display = Display(console or Console(stderr=True))
-    display.forecast(
-        forecast_of(prepared, choice, cost), f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
-    )
-    return _finish(prepared, folder, display, resume=False)
+    # Before there is a folder: a network that does not suit the images fails here.
+    cost = cost_of(prepared.recipe.model)
+    with threads.suitable(cost.macs, composed.batch_size):
+        prepared, choice = choose(prepared, cost.macs)
+        folder = Path(out) if out else free_folder(Path("runs"), f"{Path(data).name}-{composed.model.name}")
+        runs.create(folder, prepared.recipe, prepared.data)
+        display = Display(console or Console(stderr=True))
+        title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
+        display.forecast(forecast_of(prepared, choice, cost), title)
+        return _finish(prepared, folder, display, resume=False)
 
 
 def resume(
@@ -139,7 +138,8 @@ def resume(
             raise InvalidInput(f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink")
         recipe = with_settings(recipe, {"epochs": epochs})
     prepared = prepare(recipe, data_folder(data_dir), start=False)
-    return _finish(prepared, folder, Display(console or Console(stderr=True)), resume=True)
+    with threads.suitable(cost_of(prepared.recipe.model).macs, recipe.batch_size):
+        return _finish(prepared, folder, Display(console or Console(stderr=True)), resume=True)
 
 
 def _finish(prepared: Prepared, folder: Path, display: Display, *, resume: bool) -> Run:

@@ -4,7 +4,7 @@ from densekit.config import AugmentConfig, DataConfig, EmaConfig, ModelConfig, O
 from densekit.data.sources import NAMED, NOT_MIRROR_SAFE
 from densekit.models.names import config_for
 
-_EPOCHS = {"digits": 30}
+_EPOCHS = {"digits": 20}
 
 
 def quick(data: str = "fashion-mnist", model: ModelConfig | None = None) -> Recipe:

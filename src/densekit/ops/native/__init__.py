@@ -55,7 +55,7 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
 def pointwise(
     x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    h = matrix(len(x), len(weight), x)
+    h, weight = matrix(len(x), len(weight), x), weight.contiguous()
     mean, variance = _moments(len(weight)) if moments else (None, None)
     _call(
         "pointwise", x, x.stride(0), scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
@@ -75,6 +75,7 @@ def pointwise_backward(
     dx: Tensor,
     closing: int,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    weight, dz, h = weight.contiguous(), _whole(dz), _whole(h)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
     sums, products = _moments(closing)
     _call(
@@ -93,7 +94,7 @@ def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size)
 def conv3x3_backward(
     x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dz = matrix(x.shape[0], x.shape[1], x)
+    dz, dy = matrix(x.shape[0], x.shape[1], x), _whole(dy)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
     _call(
         "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, dy, dy.stride(0), dz, dz.stride(0),
@@ -170,6 +171,14 @@ def dense_block(
 def sample(pointers: Any, sizes: Any) -> float:
     """A number from a few values of each of several arrays."""
     return float(_library().densekit_sample(pointers, sizes, len(pointers)))
+
+
+def _whole(x: Tensor) -> Tensor:
+    """x, or a padded copy where a whole vector of its last row would leave its memory, as in a slice of columns."""
+    width = -(-x.shape[1] // _LANES) * _LANES
+    if 4 * (x.storage_offset() + (len(x) - 1) * x.stride(0) + width) <= x.untyped_storage().nbytes():
+        return x
+    return matrix(x.shape[0], x.shape[1], x).copy_(x)
 
 
 def _moments(columns: int) -> tuple[Tensor, Tensor]:

@@ -41,29 +41,37 @@ def compile_all(folder: Path, extra: tuple[str, ...] = ()) -> list[Path]:
         return []
     sets = _X86 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": []}
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    made, refused = [], {}
     for name, flags in sets.items():
         path = folder / f"densekit_{name}.so"
         flags = [*_FLAGS, f'-DSOURCES="{fingerprint()}"', *flags, *extra]
         # Without OpenMP (Apple's clang) the library is single-threaded, and still worth having.
-        if any(_compile(tool, [*flags, *openmp], path) for openmp in (["-fopenmp"], [])):
+        error = _compile(tool, [*flags, "-fopenmp"], path)
+        if error is None or _compile(tool, flags, path) is None:
             made.append(path)
+        if error is not None:
+            refused[name] = error
+    if refused:
+        names, error = ", ".join(refused), next(iter(refused.values()))
+        instead = "some run on one thread, or not at all" if made else "torch's operators do their work, more slowly"
+        print(f"densekit: {tool} refused kernels ({names}), so {instead}: {error}", file=sys.stderr)
     return made
 
 
-def _compile(tool: str, flags: list[str], path: Path) -> bool:
+def _compile(tool: str, flags: list[str], path: Path) -> str | None:
+    """None if it made the library, else what the compiler says."""
     # To a name of its own, then renamed: two installations at once, or one that is killed, leave no half a library.
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so.part")
     os.close(handle)
     try:
         done = subprocess.run([tool, *flags, str(SOURCE), "-o", temporary], capture_output=True, text=True, check=False)
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
-            print(f"densekit: {path.name} was not built: {'; '.join(errors[:2])}", file=sys.stderr)
-            return False
+            lines = done.stderr.splitlines()
+            said = [line for line in lines if "error" in line] or lines[-1:] or [f"exit status {done.returncode}"]
+            return said[0]
         os.chmod(temporary, 0o755)
         os.replace(temporary, path)
-        return True
+        return None
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -35,16 +35,19 @@ struct Block {
     Index ld() const { return round_up(channels(), 16) + 16; }  // a layer's last store runs past its maps
 };
 
-// One layer on one strip of one image: reads the first C columns of x and writes the next `growth`.
+// One layer on one strip of one image: reads the first C columns of x and writes the next `growth`. `before`: rows of the
+// strip just above, if h holds it still, or 0; two rows of bottleneck maps are the same.
 inline void layer_strip(const Block& block, const LayerWeights& weights, float* x, Index C, const Strip& strip, Index first, Index last,
-                        float* a, float* h) {
+                        Index before, float* a, float* h) {
     const Index W = block.W, H = block.H, ldx = block.ld(), width = block.width;
     const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
     // The border of zeros: above and below the image, left and right of each row.
     const auto clear_floats = [](float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); };
     if (first == 0) clear_floats(h, strip.pitch);
+    if (before) std::memmove(h, h + before * strip.pitch, static_cast<std::size_t>(2 * strip.pitch) * sizeof(float));
     if (last == H) clear_floats(h + (H - first + 1) * strip.pitch, strip.pitch);
-    const Index from = std::max<Index>(first - 1, 0) * W, to = std::min(last + 1, H) * W;
+    const Index top = before ? first + 1 : std::max<Index>(first - 1, 0), bottom = std::min(last + 1, H);
+    const Index from = top * W, to = bottom * W;
     float* pixels[4 * ROW_GROUP];
     for (Index p0 = from; p0 < to; p0 += tile) {
         const Index rows = std::min(tile, to - p0);
@@ -70,7 +73,7 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
             }
         });
     }
-    for (Index y = std::max<Index>(first - 1, 0); y < std::min(last + 1, H); ++y) {
+    for (Index y = top; y < bottom; ++y) {
         float* row = h + (y - first + 1) * strip.pitch;
         clear_floats(row, width);
         clear_floats(row + strip.pitch - width, width);
@@ -104,7 +107,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                     const int worker = by_image ? thread : within;
                     for (Index u = from; u < to; ++u)
                         layer_strip(block, each[l], matrix, C + l * growth, strip, u * strips.rows, std::min(H, (u + 1) * strips.rows),
-                                    activations[worker], bottlenecks[worker]);
+                                    u > from ? strips.rows : 0, activations[worker], bottlenecks[worker]);
                 });
             float* to = out + image * out_pixels * total;
             if (pool)

@@ -30,7 +30,11 @@ def library() -> tuple[str, ctypes.CDLL] | None:
     same cores would fight.
     """
     for name in available_builds():
-        loaded = ctypes.CDLL(str(_path(name)))
+        try:
+            loaded = ctypes.CDLL(str(_path(name)))
+        except OSError as error:  # cut short, or its OpenMP runtime is not on this machine
+            warnings.warn(f"{_path(name)} cannot be loaded: {error}", stacklevel=2)
+            continue
         loaded.densekit_sources.restype = ctypes.c_char_p
         if loaded.densekit_sources().decode() == fingerprint():
             return name, _declare(loaded)

@@ -1,0 +1,239 @@
+"""The kernels among threads, processes and forks: equal calls give equal bits, and nothing waits for ever."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from densekit.ops import native
+from tests.ops.test_plans import everything, images, network, with_plan
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+
+ROOT = Path(__file__).parents[2]
+# A shape each that gives images to threads, and one that gives them strips of one image.
+WORK = [("densenet_bc_22_12", (4, 3, 16, 12)), ("densenet_b_16_5", (1, 3, 33, 20)), ("densenet_22_7", (3, 3, 9, 14))]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads for the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def step(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Outputs, gradients and statistics of training and evaluation, and what inference says."""
+    model = with_plan(network(name, torch.float32), "shared")
+    found = {}
+    for training in (True, False):
+        x = images(*shape, dtype=torch.float32).requires_grad_()
+        results = everything(model.train(training), x)
+        found |= {f"{key} {training}": value.clone() for key, value in results.items()}
+        model.zero_grad(set_to_none=True)
+    with torch.inference_mode():
+        return found | {"inference": model(images(*shape, dtype=torch.float32))}
+
+
+def differing(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    assert actual.keys() == expected.keys()
+    return [key for key, value in expected.items() if not torch.equal(actual[key], value)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_threads_disturb_nobody(threads, count):
+    """ctypes lets go of the interpreter's lock, so that their kernels do run at once."""
+    threads(count)
+    # network() and everything() seed torch's one generator, so models are made beforehand.
+    models = [with_plan(network(name, torch.float32), "shared") for name, _ in WORK]
+    alone = [step_of(model, shape) for model, (_, shape) in zip(models, WORK, strict=True)]
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [
+            (i, pool.submit(step_of, with_plan(models[i], "shared"), WORK[i][1])) for _ in range(4) for i in range(3)
+        ]
+        for i, job in jobs:
+            assert not differing(job.result(timeout=120), alone[i])
+
+
+def step_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Training, evaluation and inference of a copy, without touching torch's generator."""
+    model = with_plan(model, "shared")
+    found = {}
+    for training in (True, False):
+        x = images(*shape, dtype=torch.float32).requires_grad_()
+        model.train(training)(x).square().sum().backward()
+        found |= {f"grad {training} {name}": p.grad.clone() for name, p in model.named_parameters()}
+        found[f"input {training}"] = x.grad
+    with torch.inference_mode():
+        return found | {"inference": model(images(*shape, dtype=torch.float32))} | dict(model.named_buffers())
+
+
+def test_threads_share_one_model_in_inference(threads):
+    """Whoever comes first folds its weights."""
+    threads(2)
+    model = with_plan(network(dtype=torch.float32), "shared").eval()
+    inputs = [torch.randn(n, 3, 12, 16) for n in (1, 2, 3, 4, 5, 6)]
+
+    def infer(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    expected = [infer(with_plan(model, "shared"), x) for x in inputs]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(infer, [model] * 6, inputs), expected))
+
+
+@pytest.mark.parametrize(("name", "shape"), WORK)
+def test_equal_runs_give_equal_bits_and_thread_counts_agree(threads, name, shape):
+    truth = None
+    for count in (1, 2, 3):
+        threads(count)
+        first = step(name, shape)
+        assert not differing(step(name, shape), first)
+        truth = truth or first
+        for key, value in truth.items():
+            if value.is_floating_point():
+                # Sums are split between threads; a ReLU at which two of them round apart would show more.
+                assert (first[key] - value).norm() <= 1e-4 * value.norm() + 1e-5, (count, key)
+
+
+def test_kernels_follow_torch_in_the_number_of_threads(threads, monkeypatch):
+    asked = []
+
+    class Library:
+        def densekit_statistics(self, *arguments: object) -> int:
+            asked.append(arguments[-1])
+            return 0
+
+    monkeypatch.setattr(native, "_library", Library)
+    for count in (1, 3, 2):
+        threads(count)
+        native.statistics(torch.zeros(4, 4))
+        # A thread of Python that torch has not seen yet, as a server has them.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(native.statistics, torch.zeros(4, 4)).result()
+    assert asked == [1, 1, 3, 3, 2, 2]
+
+
+def digest() -> str:
+    """Of all bits of `step`."""
+    total = hashlib.sha256()
+    for name, shape in WORK:
+        for value in step(name, shape).values():
+            total.update(value.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    try:
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return printed.strip()
+
+
+def test_several_processes_at_once(threads):
+    threads(2)
+    code = "from tests.ops.test_native_threads import digest; print(digest())"
+    assert {output(process) for process in [start(code), start(code)]} == {digest()}
+
+
+# Only the block runs before the child has set its threads: torch's own operators would wait in a forked child, too.
+FORK = """
+import multiprocessing, os, torch
+from tests.ops.test_native_threads import block, step, differing, WORK
+
+def whole(expected):
+    torch.set_num_threads(1)  # as DataLoader's workers do
+    assert not differing(step(*WORK[0]), expected)
+
+torch.set_num_threads(1)
+alone, model = block(), step(*WORK[0])
+torch.set_num_threads(2)
+both = block()
+step(*WORK[0])
+child = os.fork()
+if not child:
+    grandchild = os.fork()
+    same = not differing(block(), alone)
+    os._exit(not same if not grandchild else os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) or not same)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+worker = multiprocessing.get_context("fork").Process(target=whole, args=(model,))
+worker.start()
+worker.join(60)
+assert worker.exitcode == 0, worker.exitcode
+assert not differing(block(), both)
+print("done")
+"""
+
+
+def block() -> dict[str, Tensor]:
+    """A dense block alone, forward and backward, and in inference."""
+    model = with_plan(network(dtype=torch.float32), "shared").features.denseblock1
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 24, 13, 12, generator=generator).requires_grad_()
+    y = model(x)
+    y.backward(torch.randn(y.shape, generator=generator))
+    found = {"y": y.detach(), "dx": x.grad, **{name: p.grad for name, p in model.named_parameters()}}
+    with torch.inference_mode():
+        return found | {"inference": model.eval()(x)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_computes_the_same_and_ends():
+    """It has none of its parent's OpenMP threads, and so computes what one thread computes."""
+    assert output(start(FORK)) == "done"
+
+
+# sklearn brings an OpenMP runtime under a name of its own, which is no business of ours.
+ONE_RUNTIME = """
+import ctypes, os, sys
+from pathlib import Path
+{first}
+import torch
+from tests.ops.test_native_threads import block
+from densekit.ops import native
+
+class Info(ctypes.Structure):
+    _fields_ = [(n, t) for n, t in zip("path base name at".split(), (ctypes.c_char_p, ctypes.c_void_p) * 2)]
+
+def home(library):
+    # The file that a library's OpenMP calls end in.
+    info = Info()
+    address = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p)
+    assert ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
+    return os.path.realpath(info.path.decode())
+
+torch.set_num_threads(2)
+block()
+kernels, theirs = native.library()[1], ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
+mapped = {{os.path.realpath(line.split()[-1]) for line in Path("/proc/self/maps").open()
+          if Path(line.split()[-1]).name.startswith(("libgomp", "libomp", "libiomp"))}}
+others = {{path for path in mapped if "scikit_learn" in path}}
+assert home(kernels) == home(theirs), (home(kernels), home(theirs))
+assert mapped - others == {{home(theirs)}}, mapped
+print(len(others))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+@pytest.mark.parametrize("first", ["", "import sklearn.cluster"])
+def test_torch_and_the_kernels_share_one_openmp_runtime(first):
+    assert output(start(ONE_RUNTIME.format(first=first))) in ("0", "1")
