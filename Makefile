@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-slow check format bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,10 @@ demo: $(VENV)/.installed ## train a small DenseNet on digits, in about a minute,
 	$(BIN)/densekit demo
 
 test: $(VENV)/.installed-test ## run the test suite
-	$(BIN)/python -m pytest $(PYTEST_ADDOPTS)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test ## run what takes longer: the kernels under gcc's sanitizers
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test ## format, lint, types, import rules
 	$(BIN)/ruff format --check src tests

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.ops import native
-from tests.ops.test_plans import everything, images, network, with_plan
+from tests.ops.test_plans import images, network, with_plan
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
 
@@ -30,17 +31,22 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def step(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Outputs, gradients and statistics of training and evaluation, and what inference says."""
-    model = with_plan(network(name, torch.float32), "shared")
+def step(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Gradients and statistics of a copy in training and evaluation, and what it infers; draws no random numbers."""
+    model = with_plan(model, "shared")
     found = {}
     for training in (True, False):
         x = images(*shape, dtype=torch.float32).requires_grad_()
-        results = everything(model.train(training), x)
-        found |= {f"{key} {training}": value.clone() for key, value in results.items()}
         model.zero_grad(set_to_none=True)
+        model.train(training)(x).square().sum().backward()
+        found |= {f"grad {training} {name}": p.grad for name, p in model.named_parameters()}
+        found[f"input {training}"] = x.grad
     with torch.inference_mode():
-        return found | {"inference": model(images(*shape, dtype=torch.float32))}
+        return found | {"inference": model(images(*shape, dtype=torch.float32))} | dict(model.named_buffers())
+
+
+def models() -> list[nn.Module]:
+    return [network(name, torch.float32) for name, _ in WORK]
 
 
 def differing(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
@@ -50,30 +56,14 @@ def differing(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[st
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_several_threads_disturb_nobody(threads, count):
-    """ctypes lets go of the interpreter's lock, so that their kernels do run at once."""
+    """The interpreter's lock is not held by a kernel, so that theirs do run at once."""
     threads(count)
-    # network() and everything() seed torch's one generator, so models are made beforehand.
-    models = [with_plan(network(name, torch.float32), "shared") for name, _ in WORK]
-    alone = [step_of(model, shape) for model, (_, shape) in zip(models, WORK, strict=True)]
+    work = [(model, shape) for model, (_, shape) in zip(models(), WORK, strict=True)]
+    alone = [step(*each) for each in work]
     with ThreadPoolExecutor(6) as pool:
-        jobs = [
-            (i, pool.submit(step_of, with_plan(models[i], "shared"), WORK[i][1])) for _ in range(4) for i in range(3)
-        ]
+        jobs = [(i, pool.submit(step, *work[i])) for _ in range(4) for i in range(3)]
         for i, job in jobs:
             assert not differing(job.result(timeout=120), alone[i])
-
-
-def step_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Training, evaluation and inference of a copy, without touching torch's generator."""
-    model = with_plan(model, "shared")
-    found = {}
-    for training in (True, False):
-        x = images(*shape, dtype=torch.float32).requires_grad_()
-        model.train(training)(x).square().sum().backward()
-        found |= {f"grad {training} {name}": p.grad.clone() for name, p in model.named_parameters()}
-        found[f"input {training}"] = x.grad
-    with torch.inference_mode():
-        return found | {"inference": model(images(*shape, dtype=torch.float32))} | dict(model.named_buffers())
 
 
 def test_threads_share_one_model_in_inference(threads):
@@ -94,11 +84,11 @@ def test_threads_share_one_model_in_inference(threads):
 
 @pytest.mark.parametrize(("name", "shape"), WORK)
 def test_equal_runs_give_equal_bits_and_thread_counts_agree(threads, name, shape):
-    truth = None
+    model, truth = network(name, torch.float32), None
     for count in (1, 2, 3):
         threads(count)
-        first = step(name, shape)
-        assert not differing(step(name, shape), first)
+        first = step(model, shape)
+        assert not differing(step(model, shape), first)
         truth = truth or first
         for key, value in truth.items():
             if value.is_floating_point():
@@ -127,24 +117,26 @@ def test_kernels_follow_torch_in_the_number_of_threads(threads, monkeypatch):
 def digest() -> str:
     """Of all bits of `step`."""
     total = hashlib.sha256()
-    for name, shape in WORK:
-        for value in step(name, shape).values():
+    for model, (_, shape) in zip(models(), WORK, strict=True):
+        for value in step(model, shape).values():
             total.update(value.contiguous().numpy().tobytes())
     return total.hexdigest()
 
 
 def start(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )  # fmt: skip
+    command = [sys.executable, "-c", code]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
 
 
 def output(process: subprocess.Popen[str]) -> str:
     try:
         printed, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its children, too
+        process.communicate()
+        raise
     assert process.returncode == 0, errors[-3000:]
     return printed.strip()
 
@@ -158,17 +150,18 @@ def test_several_processes_at_once(threads):
 # Only the block runs before the child has set its threads: torch's own operators would wait in a forked child, too.
 FORK = """
 import multiprocessing, os, torch
-from tests.ops.test_native_threads import block, step, differing, WORK
+from tests.ops.test_native_threads import WORK, block, differing, models, step
 
 def whole(expected):
     torch.set_num_threads(1)  # as DataLoader's workers do
-    assert not differing(step(*WORK[0]), expected)
+    assert not differing(step(*work), expected)
 
 torch.set_num_threads(1)
-alone, model = block(), step(*WORK[0])
+work = models()[0], WORK[0][1]
+alone, model = block(), step(*work)
 torch.set_num_threads(2)
 both = block()
-step(*WORK[0])
+step(*work)
 child = os.fork()
 if not child:
     grandchild = os.fork()

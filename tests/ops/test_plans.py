@@ -172,7 +172,7 @@ def test_momentum(plan, momentum, used):
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("change", ["eps", "no affine", "no tracking", "parametrised", "elu"])
+@pytest.mark.parametrize("change", ["eps", "no affine", "no tracking", "parametrised", "elu", "watched"])
 def test_what_a_plan_does_not_know_runs_plain(plan, change, used):
     model = network()
     layer = model.features.denseblock1.denselayer2
@@ -186,6 +186,8 @@ def test_what_a_plan_does_not_know_runs_plain(plan, change, used):
         case "parametrised":
             parametrizations.weight_norm(layer.conv2)
             model.eval()  # behind a batch norm in training its gradient is nothing but rounding
+        case "watched":
+            layer.conv1.register_forward_hook(lambda module, inputs, output: output * 2)
         case "elu":
             layer.relu1 = nn.ELU()
     assert_same(model, plan, images().requires_grad_())
@@ -258,6 +260,13 @@ def test_functional_transforms():
     expected, actual = loss("concat"), loss("shared")
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_statistics_of_another_type_are_left_to_torch():
+    model = with_plan(network(dtype=torch.float32), "shared").eval()
+    model.features.denseblock1.denselayer1.norm1.running_var = torch.ones(24, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        model(images(dtype=torch.float32))
 
 
 def test_second_derivatives_are_refused_not_wrong():

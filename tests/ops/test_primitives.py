@@ -1,5 +1,7 @@
 """The compiled primitives against their torch twins in float64."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,11 +17,12 @@ CHANNELS = [(24, 48, 12), (5, 16, 4), (37, 40, 10), (64, 128, 32), (3, 7, 3), (1
 
 
 @pytest.fixture(params=available_builds(), autouse=True)
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Every instruction set that this processor runs."""
     monkeypatch.setenv("DENSEKIT_KERNELS", request.param)
     native.library.cache_clear()
-    return request.param
+    yield request.param
+    native.library.cache_clear()
 
 
 def buffer(rows: int, columns: int) -> Tensor:

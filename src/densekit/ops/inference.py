@@ -52,7 +52,7 @@ class _Folded:
         sources = _sources(layers)
         self._state = _state(sources)
         self._pointers = (ctypes.c_void_p * len(sources))(*(t.data_ptr() for t in sources))
-        self._sizes = (ctypes.c_ssize_t * len(sources))(*(t.numel() for t in sources))
+        self._sizes = (ctypes.c_ssize_t * len(sources))(*(_extent(t) for t in sources))
         self._sample = native.sample(self._pointers, self._sizes)
         self._tensors: list[Tensor] = []
         for layer in layers:
@@ -88,6 +88,11 @@ def _sources(layers: Sequence[Any]) -> list[Tensor]:
             found += (norm._buffers["running_mean"], norm._buffers["running_var"])
         found += (modules["conv1"]._parameters["weight"], modules["conv2"]._parameters["weight"])
     return found
+
+
+def _extent(tensor: Tensor) -> int:
+    """Values from the first to the last in memory: an expanded parameter has fewer than elements."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _state(sources: Sequence[Tensor]) -> list[tuple[int, int]]:

@@ -111,8 +111,8 @@ def _plain_layer(layer: nn.Module, x: Tensor, training: bool) -> bool:
 def _plain_norm(norm: nn.Module, x: Tensor, training: bool) -> bool:
     if type(norm) is not nn.BatchNorm2d or norm.training != training or not norm.track_running_stats:
         return False
-    weight = norm._parameters["weight"]
-    return weight is not None and weight.dtype == x.dtype and weight.device == x.device
+    own = (*norm._parameters.values(), norm._buffers["running_mean"], norm._buffers["running_var"])
+    return all(t is not None and t.dtype == x.dtype and t.device == x.device for t in own)
 
 
 def observed(*modules: nn.Module) -> bool:

@@ -96,6 +96,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
     PerThread<float> matrices(outer, pixels * ld);
     PerThread<float> activations(threads, std::max(L1_FLOATS, ROW_GROUP * lda));  // of the largest tile
     PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
+    const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // here, as memory may run out in no thread
     const Index out_pixels = pool ? (H / pool) * (W / pool) : pixels;
     parallel(outer, N, [&](Index begin, Index end, int thread) {
         float* matrix = matrices[thread];
@@ -111,7 +112,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                 });
             float* to = out + image * out_pixels * total;
             if (pool)
-                rectify_pool(matrix, ld, scale, shift, to, total, 1, H, W, total, pool, inner);
+                rectify_pool(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
             else
                 for (Index i = 0; i < pixels; ++i) std::memcpy(to + i * total, matrix + i * ld, static_cast<std::size_t>(total) * sizeof(float));
         }

@@ -47,7 +47,7 @@ EXPORT(normalise_backward,
        (dx, lddx, x, ldx, direct, ldd, rstd, mean_dx, mean_product, out, ldo, M, C, threads))
 EXPORT(rectify_pool,
        (P x, I ldx, P scale, P shift, float* y, I ldy, I N, I H, I W, I C, I pool, int threads),
-       (x, ldx, scale, shift, y, ldy, N, H, W, C, pool, threads))
+       (x, ldx, densekit::Padded(scale, C), densekit::Padded(shift, C), y, ldy, N, H, W, C, pool, threads))
 EXPORT(rectify_pool_backward,
        (P x, I ldx, P scale, P shift, P centre, P dy, I lddy, float* dx, I lddx, float* dscale, float* dshift, I N, I H, I W, I C,
         I pool, int threads),

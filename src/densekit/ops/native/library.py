@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from densekit.errors import UnknownName
 from densekit.ops.native.compile import fingerprint
 
 # torch's word for what the processor and its operating system can do -> builds that run there, best first.
@@ -16,8 +17,13 @@ FOLDER = Path(__file__).parent
 
 
 def available_builds() -> list[str]:
-    """Builds that are installed and that this processor runs, best first; DENSEKIT_KERNELS names one, or none."""
+    """Builds that are installed and that this processor runs, best first; DENSEKIT_KERNELS names one, or none.
+
+    Raises UnknownName for another name there.
+    """
     wanted = os.environ.get("DENSEKIT_KERNELS")
+    if wanted is not None and wanted not in ("none", *_BUILDS["AVX512"]):
+        raise UnknownName("value of DENSEKIT_KERNELS", wanted, ("none", *_BUILDS["AVX512"]))
     able = _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("baseline",))
     return [name for name in able if wanted in (None, name) and _path(name).exists()]
 

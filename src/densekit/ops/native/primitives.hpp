@@ -1,6 +1,6 @@
 // The primitives of a dense block on NHWC matrices: M = N*H*W rows of pixels, columns are channels, float32.
 // ldx: floats from one row of x to the next. Matrices that are read or written by whole vectors must have rows padded to
-// 16 floats (x, h, dz, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
+// 16 floats (x, h, dz, dy, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
 // that the caller overwrites. Each is documented, and written again in torch, in ops/primitives.py.
 #pragma once
 #include "memory.hpp"
@@ -436,9 +436,8 @@ inline void normalise_backward(const float* dx, Index lddx, const float* x, Inde
 }
 
 // y: rows of C floats, not padded; the last vector of a row is cut.
-inline void rectify_pool(const float* x, Index ldx, const float* scale, const float* shift, float* y, Index ldy, Index N, Index H,
-                         Index W, Index C, Index pool, int threads) {
-    const Padded s(scale, C), t(shift, C);
+inline void rectify_pool(const float* x, Index ldx, const Padded& s, const Padded& t, float* y, Index ldy, Index N, Index H, Index W,
+                         Index C, Index pool, int threads) {
     const Index h = H / pool, w = W / pool;
     const float share = 1.0f / static_cast<float>(pool * pool);
     parallel(threads, N * h, [&](Index begin, Index end, int) {
