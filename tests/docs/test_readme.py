@@ -33,7 +33,7 @@ INSTALLS = {
     "pip install .": ("pyproject.toml", r'(?m)^densekit = "densekit\.cli\.main:main"'),
 }
 
-# Long trainings, with what makes them short; typer takes the last of an option given twice.
+# Long trainings and measurements, with what makes them short; typer takes the last of an option given twice.
 SHORTENED = {
     "densekit train path/to/photos --epochs 20 --set data.image_size=64 --model densenet_bc_40_12": "--epochs 1",
     "densekit train fashion-mnist": "--epochs 1",
@@ -41,6 +41,7 @@ SHORTENED = {
     "densekit train photos --recipe finetune --init torchvision:densenet121 --model densenet121": (
         "--epochs 1 --set data.limit=4 --set data.image_size=64"
     ),
+    "densekit bench train --model densenet_bc_100_12": "--batch 2 --repeats 1 --threads 1 --plans shared",
     "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
 }
 
