@@ -33,6 +33,9 @@ def create_model(name: str, *, plan: str = "auto", **settings: Any) -> ImageClas
 
     >>> create_model("densenet_bc_100_12", num_classes=10, in_channels=1)
 
+    `plan` is how dense blocks are executed: auto, concat, checkpoint or shared; all compute the same. For second
+    derivatives take concat: shared, which auto takes on a CPU, refuses them.
+
     Raises UnknownName or InvalidInput, naming the closest alternatives.
     """
     config = config_for(name)
