@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNELS := $(wildcard src/densekit/ops/native/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -41,17 +42,17 @@ clean: ## remove the virtual environment and caches
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml $(KERNELS) | $(BIN)/python
 	@echo "installing densekit and PyTorch into $(VENV): a few minutes, once"
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml $(KERNELS) | $(BIN)/python
 	@echo "installing densekit, PyTorch and the test tools into $(VENV): a few minutes, once"
-	$(PIP) -e '.[test,check]'
+	$(PIP) -e '.[test,check,bench]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-bench: pyproject.toml $(KERNELS) | $(BIN)/python
 	@echo "installing densekit, PyTorch and what it is compared with into $(VENV): a few minutes, once"
 	$(PIP) -e '.[bench]'
 	@touch $@
