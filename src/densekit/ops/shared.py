@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from densekit.ops import native, primitives
+from densekit.ops import batch_norm, native, primitives
+from densekit.ops.batch_norm import SyncedBatchNorm, update_running
 
 
 class Layer(Protocol):
@@ -77,7 +78,7 @@ def can_run(x: Tensor, layers: Sequence[nn.Module], tail: Tail | None = None, ar
         (not training or x.numel() > x.shape[1])
         and all(_plain_layer(layer, x, training) for layer in layers)
         and (tail is None or _plain_norm(tail.norm, x, training))
-        and len({norm.eps for norm in norms}) == 1
+        and len({(type(norm), norm.eps) for norm in norms}) == 1
     )
 
 
@@ -96,7 +97,7 @@ def _plain_layer(layer: nn.Module, x: Tensor, training: bool) -> bool:
         if module is None or observed(module):
             return False
         kind = type(module)
-        if kind is nn.BatchNorm2d:
+        if kind in (nn.BatchNorm2d, SyncedBatchNorm):
             if not _plain_norm(module, x, training):
                 return False
         elif kind is nn.Conv2d:
@@ -109,7 +110,7 @@ def _plain_layer(layer: nn.Module, x: Tensor, training: bool) -> bool:
 
 
 def _plain_norm(norm: nn.Module, x: Tensor, training: bool) -> bool:
-    if type(norm) is not nn.BatchNorm2d or norm.training != training or not norm.track_running_stats:
+    if type(norm) not in (nn.BatchNorm2d, SyncedBatchNorm) or norm.training != training or not norm.track_running_stats:
         return False
     own = (*norm._parameters.values(), norm._buffers["running_mean"], norm._buffers["running_var"])
     return all(t is not None and t.dtype == x.dtype and t.device == x.device for t in own)
@@ -166,6 +167,8 @@ class _Block(torch.autograd.Function):
         growth = _last_conv(layers[0]).out_channels
         total = channels + len(layers) * growth
         training = layers[0].norm1.training
+        pools = batch_norm.pools(layers[0].norm1)
+        count = pixels  # that statistics are taken of
 
         matrix = kernels.matrix(pixels, total, x)
         # The raw maps leave the block where no tail reads the normalised ones; in evaluation the matrix holds them.
@@ -173,12 +176,18 @@ class _Block(torch.autograd.Function):
         moments = x.new_empty(3, total)  # mean, biased variance and 1 / standard deviation of each map
         groups = iter(_grouped(layers, parameters))
 
+        def pool(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal count
+            if pools:
+                mean, variance, count = batch_norm.pooled(mean, variance, pixels)
+            return mean, variance
+
         def append(maps: Tensor, at: int) -> None:
             here = slice(at, at + maps.shape[1])
             if raw is not None:
                 raw[:, here] = maps
             if training:
-                mean, variance = kernels.statistics(maps)
+                mean, variance = pool(*kernels.statistics(maps))
                 moments[0, here], moments[1, here] = mean, variance
                 moments[2, here] = rstd = (variance + layers[0].norm1.eps).rsqrt()
                 kernels.normalise(maps, mean, rstd, matrix[:, here])
@@ -187,7 +196,7 @@ class _Block(torch.autograd.Function):
 
         def consume(norm: nn.BatchNorm2d, seen: int) -> tuple[Tensor | None, Tensor | None]:
             if training:
-                _update(norm, moments[0, :seen], moments[1, :seen], pixels)
+                update_running(norm, moments[0, :seen], moments[1, :seen], count)
                 return None, None
             return _running(norm)
 
@@ -207,7 +216,8 @@ class _Block(torch.autograd.Function):
                 if training:
                     if drop1 is not None:
                         mean, variance = kernels.statistics(h)
-                    _update(layer.norm2, mean, variance, pixels)
+                    mean, variance = pool(mean, variance)
+                    update_running(layer.norm2, mean, variance, count)
                     rstd = (variance + layer.norm2.eps).rsqrt()
                 else:
                     mean, rstd = _running(layer.norm2)
@@ -233,6 +243,7 @@ class _Block(torch.autograd.Function):
             output = kernels.rectify_pool(matrix, affine.scale, affine.shift, size, tail.pool)
         ctx.save_for_backward(matrix, moments[2], *last, *[t for state in states for t in state], *parameters)
         ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
+        ctx.pools, ctx.count = pools, count
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
         return output.contiguous(memory_format=primitives.memory_format(x))
 
@@ -266,14 +277,17 @@ class _Block(torch.autograd.Function):
             )
             gradients = [affine.gamma_gradient(dscale), dshift]
 
+        def total_of(*sums: Tensor) -> Sequence[Tensor]:
+            return batch_norm.summed(*sums) if ctx.pools else sums
+
         def maps_gradient(here: slice, dots: tuple[Tensor, Tensor] | None) -> Tensor:
             """Of the raw maps in those columns, whose consumers are all done; `dots` of them if known."""
             if not ctx.training:
                 return flowing[:, here]
-            sums, products = dots or kernels.dots(flowing[:, here], matrix[:, here])
+            sums, products = total_of(*(dots or kernels.dots(flowing[:, here], matrix[:, here])))
             extra = None if direct is None else direct[:, here]
             return kernels.normalise_backward(
-                flowing[:, here], matrix[:, here], extra, rstds[here], sums / pixels, products / pixels
+                flowing[:, here], matrix[:, here], extra, rstds[here], sums / ctx.count, products / ctx.count
             )
 
         dots = None
@@ -302,8 +316,9 @@ class _Block(torch.autograd.Function):
             a, b = two.scale, torch.zeros_like(mean)
             c = b
             if ctx.training:
-                b = -two.scale * rstd * dgamma / pixels
-                c = -two.scale * dshift / pixels - b * mean
+                sum_dgamma, sum_dshift = total_of(dgamma, dshift)
+                b = -two.scale * rstd * sum_dgamma / ctx.count
+                c = -two.scale * sum_dshift / ctx.count - b * mean
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
                 h, a, b, c = dz, torch.ones_like(a), torch.zeros_like(a), torch.zeros_like(a)
@@ -338,14 +353,6 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     # can_run saw that it tracks them. A copy, as training may go on before backward.
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     return mean.clone(), (variance + norm.eps).rsqrt()
-
-
-def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Running statistics after a training step: torch's own rule, with the unbiased variance."""
-    batches = cast(Tensor, norm.num_batches_tracked).add_(1)
-    momentum = 1.0 / float(batches) if norm.momentum is None else norm.momentum
-    cast(Tensor, norm.running_mean).mul_(1 - momentum).add_(mean, alpha=momentum)
-    cast(Tensor, norm.running_var).mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
 
 
 def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:

@@ -1,0 +1,114 @@
+"""Batch statistics: what a batch norm keeps of them, and how several processes pool theirs.
+
+Processes that share a batch pool mean and variance of every feature map, so that a step has the statistics, and the
+gradients, of the whole batch. What travels is a few numbers a map, in float64, so that pooling costs no digit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_together = True
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """A batch norm over the images of all processes; alone, and in evaluation, it is `nn.BatchNorm2d`.
+
+    Unlike `nn.SyncBatchNorm` it also runs on a CPU, and the `shared` plan knows it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W); N may differ between the processes, but is nowhere 0."""
+        if not pools(self):
+            return super().forward(x)
+        return cast(Tensor, _Normalise.apply(x, self.weight, self.bias, self))
+
+
+def convert(model: nn.Module) -> None:
+    """Makes every BatchNorm2d below `model` a SyncedBatchNorm with the same tensors, so the same names in state."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.BatchNorm2d:
+                synced = SyncedBatchNorm.__new__(SyncedBatchNorm)
+                synced.__dict__ = child.__dict__
+                setattr(parent, name, synced)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it no process waits for another: for a batch that all of them have whole."""
+    global _together
+    _together = False
+    try:
+        yield
+    finally:
+        _together = True
+
+
+def pools(norm: nn.Module) -> bool:
+    """Whether this norm takes statistics over several processes now."""
+    return (
+        type(norm) is SyncedBatchNorm
+        and norm.training
+        and _together
+        and dist.is_available()
+        and dist.is_initialized()
+        and dist.get_world_size() > 1
+    )
+
+
+def pooled(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """(C,) means and biased variances of `count` values here -> those of all processes' values, and their number."""
+    first, second = mean.double(), variance.double()
+    sums = torch.cat((first * count, (second + first.square()) * count, first.new_tensor([count])))
+    dist.all_reduce(sums)
+    total = int(sums[-1])
+    first, second = (sums[:-1] / total).chunk(2)
+    return first.to(mean.dtype), (second - first.square()).clamp_(min=0).to(mean.dtype), total
+
+
+def summed(*vectors: Tensor) -> list[Tensor]:
+    """(C,) vectors, each summed over all processes."""
+    sums = torch.stack(vectors).double()
+    dist.all_reduce(sums)
+    return list(sums.to(vectors[0].dtype))
+
+
+def update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Running statistics after a training step: torch's own rule, with the unbiased variance."""
+    batches = cast(Tensor, norm.num_batches_tracked).add_(1)
+    momentum = 1.0 / float(batches) if norm.momentum is None else norm.momentum
+    cast(Tensor, norm.running_mean).mul_(1 - momentum).add_(mean, alpha=momentum)
+    cast(Tensor, norm.running_var).mul_(1 - momentum).add_(variance, alpha=momentum * count / (count - 1))
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm by pooled statistics, in torch operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        values = x.to(gamma.dtype)  # autocast gives less precise ones
+        variance, mean = torch.var_mean(values, (0, 2, 3), unbiased=False)
+        mean, variance, count = pooled(mean, variance, x.numel() // x.shape[1])
+        with torch.no_grad():
+            update_running(norm, mean, variance, count)
+        ctx.save_for_backward(x, gamma, mean, (variance + norm.eps).rsqrt())
+        ctx.count = count
+        return F.batch_norm(values, mean, variance, gamma, beta, training=False, eps=norm.eps).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gamma, mean, rstd = ctx.saved_tensors
+        dy = dy.to(gamma.dtype)
+        normalised = (x - mean[:, None, None]) * rstd[:, None, None]
+        dbeta, dgamma = dy.sum((0, 2, 3)), (dy * normalised).sum((0, 2, 3))
+        mean_dy, mean_product = (each[:, None, None] / ctx.count for each in summed(dbeta, dgamma))
+        dx = (gamma * rstd)[:, None, None] * (dy - mean_dy - normalised * mean_product)
+        return dx.to(x.dtype), dgamma, dbeta, None
