@@ -17,9 +17,15 @@ NATIVE = "src/densekit/ops/native"
 class Kernels(BuildHookInterface):
     """Adds densekit_*.so to the wheel."""
 
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         source = Path(self.root) / NATIVE
-        folder = source if version == "editable" else Path(tempfile.mkdtemp())
+        if version == "editable":
+            folder = source
+        else:
+            self._folder = tempfile.TemporaryDirectory()
+            folder = Path(self._folder.name)
         libraries = runpy.run_path(str(source / "compile.py"))["compile_all"](folder)
         if version == "editable" or not libraries:
             return
@@ -28,3 +34,7 @@ class Kernels(BuildHookInterface):
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         for library in libraries:
             build_data["force_include"][str(library)] = f"densekit/ops/native/{library.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()  # the wheel has its own copy

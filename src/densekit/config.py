@@ -161,6 +161,15 @@ class AugmentConfig(Frozen):
     """Deviation of the PCA colour noise of Krizhevsky et al. 2012."""
     erase: Fraction = 0.0
     """Probability to erase a rectangle to the mean colour (Zhong et al. 2020)."""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """TrivialAugment (Mueller and Hutter 2021) or RandAugment (Cubuk et al. 2020), as torchvision has them."""
+    rand_operations: PositiveInt = 2
+    rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """rand: how many operations an image goes through, and how strong they are, of 31 steps."""
+    mixup: NonNegativeFloat = 0.0
+    """alpha of mixup (Zhang et al. 2018): images and labels of a batch are averaged in pairs; 0 switches it off."""
+    cutmix: NonNegativeFloat = 0.0
+    """alpha of CutMix (Yun et al. 2019); where both are on, each batch has one of them."""
 
 
 class OptimizerConfig(Frozen):
@@ -172,6 +181,10 @@ class OptimizerConfig(Frozen):
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
+    no_decay: tuple[str, ...] = ()
+    """Parameters without weight decay, by name: patterns such as "*.bias" and "*norm*"."""
+    clip_norm: PositiveFloat | None = None
+    """Gradients whose norm, over all parameters, is greater are scaled down to it."""
 
 
 class ScheduleConfig(Frozen):
@@ -204,6 +217,15 @@ class CheckpointConfig(Frozen):
     every_seconds: PositiveFloat | None = 300.0
 
 
+class DivergenceConfig(Frozen):
+    """What happens when the loss is not a finite number."""
+
+    rollbacks: NonNegativeInt = 0
+    """How often training may go back to its last checkpoint and on at a lower rate, before it stops."""
+    factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """What the rate is multiplied by, each time."""
+
+
 class Recipe(Frozen):
     """Everything that decides a run's result."""
 
@@ -215,16 +237,27 @@ class Recipe(Frozen):
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    divergence: DivergenceConfig = DivergenceConfig()
     epochs: PositiveInt
     batch_size: PositiveInt = 64
+    """Images of an update, over all processes."""
+    accumulate: PositiveInt = 1
+    """In how many pieces, one after the other, each process takes its share: less memory; statistics are by piece."""
+    sync_batch_norm: bool = True
+    """In several processes: statistics of the whole batch, so that their number does not change the result."""
     label_smoothing: Fraction = 0.0
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """balanced: a class's images weigh in the loss as if all classes had equally many."""
+    resize: tuple[tuple[Fraction, PositiveInt], ...] = ()
+    """Progressive resizing: from these shares of the epochs on, training images are scaled to so many pixels square."""
     select: Literal["last", "best"] = "last"
     """The weights that are reported: the last epoch's (paper sec. 4.2), or the best on validation (its SVHN runs)."""
     init: str | None = None
     """Weights to start from: a MODEL, torchvision:NAME or timm:NAME."""
     plan: Literal["auto", "concat", "checkpoint", "shared"] = "auto"
     """How dense blocks are executed; changes speed and memory, never the function."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The lower two by autocast; float16 with a scaled loss."""
     device: str = "auto"
     seed: NonNegativeInt = 0
 
@@ -232,6 +265,8 @@ class Recipe(Frozen):
     def _consistent(self) -> Self:
         if self.select == "best" and self.data.protocol == "final":
             raise ValueError("select=best needs validation images, which data.protocol=final does not hold out")
+        if [share for share, _ in self.resize] != sorted({share for share, _ in self.resize}):
+            raise ValueError("resize needs shares that rise, such as [[0.0, 24], [0.5, 32]]")
         return self
 
 

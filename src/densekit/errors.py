@@ -60,3 +60,7 @@ class Interrupted(DensekitError):
     def __init__(self, message: str, signal_number: int) -> None:
         self.signal_number = signal_number
         super().__init__(message)
+
+
+class PeerLost(DensekitError):
+    """Another process of the run has ended or cannot be reached (exit status 1)."""

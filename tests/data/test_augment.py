@@ -7,7 +7,6 @@ import torch
 
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, augment, load
-from densekit.data.sets import SkipList
 
 SAMPLES = torch.arange(400)
 
@@ -75,10 +74,7 @@ def test_the_number_of_workers_changes_nothing(photos: Path, crop: str) -> None:
     images = load(DataConfig(source=str(photos)), Path()).splits["train"]
     preprocessing = Preprocessing(channels=3, size=(32, 32), resize=36, mean=(0.5,) * 3, std=(0.2,) * 3)
     config = AugmentConfig(flip=True, crop=crop, color_jitter=0.4, lighting=0.1)
-    epochs = [
-        list(Loader(images, preprocessing, 7, SkipList(0), config, seed=5, workers=workers).epoch(1))
-        for workers in (0, 2)
-    ]
+    epochs = [list(Loader(images, preprocessing, 7, config, seed=5, workers=workers).epoch(1)) for workers in (0, 2)]
     for alone, worked in zip(*epochs, strict=True):
         assert torch.equal(alone.samples, worked.samples)
         assert torch.equal(alone.images, worked.images)
@@ -87,7 +83,7 @@ def test_the_number_of_workers_changes_nothing(photos: Path, crop: str) -> None:
 def test_skipping_batches_gives_the_rest_of_the_same_epoch() -> None:
     images = load(DataConfig(source="digits"), Path()).splits["train"]
     preprocessing = Preprocessing(channels=1, size=(8, 8), resize=8, mean=(0.3,), std=(0.4,))
-    loader = Loader(images, preprocessing, 100, SkipList(0), AugmentConfig(crop="pad"), seed=1)
+    loader = Loader(images, preprocessing, 100, AugmentConfig(crop="pad"), seed=1)
     whole = list(loader.epoch(4))
     rest = list(loader.epoch(4, skip=10))
     assert len(whole) == len(loader) == 18

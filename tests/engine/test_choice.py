@@ -1,9 +1,11 @@
 """The plan of a run is measured once, kept, and recorded."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import densekit
@@ -14,7 +16,7 @@ from densekit.engine import choice
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "densekit" / "plans.json"
+    return tmp_path / "cache" / "densekit" / "plans"
 
 
 def small_run(folder: Path, **settings: object) -> dict[str, object]:
@@ -24,43 +26,109 @@ def small_run(folder: Path, **settings: object) -> dict[str, object]:
 
 def test_a_run_records_the_plan_and_the_kernels(tmp_path, cache):
     recorded = small_run(tmp_path / "run")["plan"]
-    (kept,) = json.loads(cache.read_text()).values()
-    assert recorded == kept["plan"]
-    assert set(kept["seconds"]) == {"concat", "shared"}
+    (kept,) = (json.loads(file.read_text()) for file in cache.iterdir())
+    assert set(kept) == {"concat", "shared"}
+    assert recorded in kept
     environment = json.loads((tmp_path / "run" / "env.json").read_text())
     assert environment["kernels"] == ops.kernels()
     assert environment["threads"] >= 1
 
 
 def test_it_is_measured_once(tmp_path, monkeypatch):
-    small_run(tmp_path / "one")
-    monkeypatch.setattr(choice, "_measure", None)
-    small_run(tmp_path / "two")
+    first = small_run(tmp_path / "one")["plan"]
+    monkeypatch.setattr(choice, "_seconds_per_image", None)
+    assert small_run(tmp_path / "two")["plan"] == first
 
 
 def test_a_named_plan_is_kept(tmp_path):
     assert small_run(tmp_path / "run", plan="checkpoint")["plan"] == "checkpoint"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", '{"shared": "x"}', "{", "null"])
 def test_a_damaged_cache_is_measured_again(tmp_path, cache, content):
-    cache.parent.mkdir(parents=True)
-    cache.write_text(content)
-    assert small_run(tmp_path / "run")["plan"] in {"concat", "shared"}
+    small_run(tmp_path / "one")
+    (file,) = cache.iterdir()
+    file.write_text(content)
+    assert small_run(tmp_path / "two")["plan"] in {"concat", "shared"}
+    assert set(json.loads(file.read_text())) == {"concat", "shared"}
 
 
-def test_the_fastest_is_taken_if_it_fits(tmp_path, monkeypatch):
-    times = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds that each plan is said to take."""
+    seconds = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
+    monkeypatch.setattr(choice, "_seconds_per_image", lambda prepared, images, plan: seconds[plan])
+    return seconds
 
-    def seconds(prepared, images):
-        return times[prepared.model.features.denseblock1.plan]
 
-    monkeypatch.setattr(choice, "_seconds_per_image", seconds)
+def test_the_fastest_is_taken_if_it_fits(tmp_path, times):
     assert small_run(tmp_path / "fast")["plan"] == "shared"
     times["shared"] = 2.95  # within the noise
     assert small_run(tmp_path / "equal", batch_size=32)["plan"] == "concat"
 
 
 def test_checkpoint_is_the_last_resort(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "_fits", lambda saved, device: False)
+    monkeypatch.setattr(choice, "_fits", lambda saved, room: False)
     assert small_run(tmp_path / "run")["plan"] == "checkpoint"
+
+
+def test_what_fits_is_asked_each_time(tmp_path, monkeypatch, times):
+    """Memory comes and goes; seconds that were measured stay true."""
+    with monkeypatch.context() as full:
+        full.setattr(choice, "_fits", lambda saved, room: False)
+        assert small_run(tmp_path / "full")["plan"] == "checkpoint"
+    assert small_run(tmp_path / "free")["plan"] == "shared"
+    with monkeypatch.context() as full:
+        full.setattr(choice, "_fits", lambda saved, room: False)
+        times.clear()
+        assert small_run(tmp_path / "full again")["plan"] == "checkpoint"
+
+
+def test_in_lower_precision_a_plan_that_would_run_concat_is_not_measured(tmp_path, cache, times):
+    assert small_run(tmp_path / "run", precision="bfloat16")["plan"] == "concat"
+    (kept,) = (json.loads(file.read_text()) for file in cache.iterdir())
+    assert set(kept) == {"concat"}
+
+
+def test_two_runs_that_write_at_once_lose_nothing(cache):
+    choice._remember("one", {"concat": 1.0})
+    choice._remember("two", {"shared": 2.0})
+    assert choice._recall("one") == {"concat": 1.0}
+    assert choice._recall("two") == {"shared": 2.0}
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": 3 * GIB, "memory.current": 2 * GIB, "memory.stat": "anon 5"}, GIB),
+        ({"memory.max": "max", "memory.current": 2 * GIB, "memory.stat": ""}, math.inf),
+        (
+            {"memory.max": 3 * GIB, "memory.current": 3 * GIB, "memory.stat": f"anon 5\ninactive_file {2 * GIB}"},
+            2 * GIB,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": 4 * GIB,
+                "memory/memory.usage_in_bytes": GIB,
+                "memory/memory.stat": "total_inactive_file 7",
+            },
+            3 * GIB + 7,
+        ),
+        ({}, math.inf),
+    ],
+)
+def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, files, left):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    monkeypatch.setattr(choice, "_CONTROL", tmp_path)
+    monkeypatch.setattr(choice, "_free", lambda: math.inf)
+    assert choice._room(torch.device("cpu")) == left
+
+
+def test_the_reason_names_all_other_plans():
+    """Also one that took exactly as long."""
+    assert choice.Choice("concat", {"concat": 1.0, "shared": 1.0}, 0).reason() == "shared took 1.0 times as long"

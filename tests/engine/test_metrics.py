@@ -30,9 +30,9 @@ def case() -> tuple[Any, Tensor, Tensor]:
     pixels = (torch.rand(333, 1, 1, CLASSES, generator=generator).argsort(-1) * 30).to(torch.uint8)
     targets = torch.randint(0, CLASSES - 1, (333,), generator=generator)  # the last class never occurs
     preprocessing = Preprocessing(channels=1, size=(1, CLASSES), resize=1, mean=(0.0,), std=(1.0,))
-    loader = Loader(ArrayImages(pixels, targets), preprocessing, 50, SkipList(0))
+    loader = Loader(ArrayImages(pixels, targets), preprocessing, 50)
     names = tuple(f"c{i}" for i in range(CLASSES))
-    result, _ = evaluate(Fixed(), loader, classes=names, names=("m", "d", "s"))
+    result, _ = evaluate(Fixed(), loader, classes=names, names=("m", "d", "s"), skipped=SkipList(0))
     return result, Fixed()(pixels.float() / 255), targets
 
 

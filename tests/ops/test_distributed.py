@@ -1,14 +1,18 @@
 """Plans in several processes: with each rank's own batch statistics, and with those of all of them."""
 
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ops
+from densekit.ops import batch_norm, native
 from tests.ops.test_plans import images, network, with_plan
 
 RANKS = 2
@@ -16,15 +20,47 @@ RANKS = 2
 SHARES = (slice(0, 2), slice(2, 5))
 
 
-def _rank(rank: int, plan: str, synced: bool, folder: str) -> None:
+def _watched(net: nn.Module) -> None:
+    net.features.denseblock1.denselayer2.conv1.register_forward_hook(lambda *_: None)
+
+
+def _observed(net: nn.Module) -> None:
+    """The block's node cannot take the batch norm behind it along, or is not asked to."""
+    net.features.register_forward_hook(lambda *_: None)
+
+
+def _watched_transition(net: nn.Module) -> None:
+    net.features.transition1.relu.register_forward_hook(lambda *_: None)
+
+
+def _nothing(net: nn.Module) -> None:
+    del net
+
+
+def _rank(
+    rank: int,
+    plan: str,
+    synced: bool,
+    folder: str,
+    alone: Callable[[nn.Module], None] = _nothing,
+    shares: Sequence[slice] = SHARES,
+    size: int = 8,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """`alone` is done on the first rank only."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    patience = timedelta(seconds=60)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=patience
+    )
     try:
-        net = with_plan(network(), plan)
+        net = with_plan(network(dtype=dtype), plan)
         if synced:
             ops.convert(net)
+        if rank == 0:
+            alone(net)
         model = DistributedDataParallel(net, broadcast_buffers=False)
-        x = images(5, 3, 8, 8)[SHARES[rank]].requires_grad_()
+        x = images(5, 3, size, size, dtype=dtype)[shares[rank]].requires_grad_()
         model(x).square().sum().backward()
         state = {f"grad {name}": p.grad for name, p in net.named_parameters()} | dict(net.named_buffers())
         torch.save(state | {"grad x": x.grad}, f"{folder}/{rank}.pt")
@@ -32,14 +68,14 @@ def _rank(rank: int, plan: str, synced: bool, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def _spawn(plan: str, synced: bool, folder: Path) -> list[dict[str, torch.Tensor]]:
-    torch.multiprocessing.spawn(_rank, (plan, synced, str(folder)), RANKS)
+def _spawn(plan: str, synced: bool, folder: Path, *others: object) -> list[dict[str, torch.Tensor]]:
+    torch.multiprocessing.spawn(_rank, (plan, synced, str(folder), *others), RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-def _close(actual: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+def _close(actual: torch.Tensor, expected: torch.Tensor, name: str, tolerance: float = 1e-10) -> None:
     scale = expected.abs().max().clamp_min(1e-12)
-    assert (actual - expected).abs().max() <= 1e-10 * scale, name
+    assert (actual - expected).abs().max() <= tolerance * scale, name
 
 
 # torch warns about its own use of its deprecated names.
@@ -60,18 +96,75 @@ def test_ranks_agree_with_one_process(plan: str, tmp_path: Path):
             _close(state[f"grad {name}"], value, name)
 
 
+def _assert_whole_batch(states: list[dict[str, torch.Tensor]], shares: Sequence[slice], size: int, tolerance: float):
+    """That the ranks have the gradients and buffers of one process with all images."""
+    model = with_plan(network(), "concat")
+    x = images(5, 3, size, size)[: shares[-1].stop].requires_grad_()
+    model(x).square().sum().backward()
+    for share, state in zip(shares, states, strict=True):
+        for name, p in model.named_parameters():
+            _close(state[f"grad {name}"], p.grad / RANKS, name, tolerance)  # DistributedDataParallel averages
+        for name, buffer in model.named_buffers():
+            _close(state[name], buffer, name, tolerance)
+        _close(state["grad x"], x.grad[share], "x", tolerance)
+
+
 @pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
 def test_synced_statistics_are_those_of_the_whole_batch(plan: str, tmp_path: Path):
-    model = with_plan(network(), "concat")
-    x = images(5, 3, 8, 8).requires_grad_()
-    model(x).square().sum().backward()
-    states = _spawn(plan, True, tmp_path)
-    for share, state in zip(SHARES, states, strict=True):
-        for name, p in model.named_parameters():
-            _close(state[f"grad {name}"], p.grad / RANKS, name)  # DistributedDataParallel averages
-        for name, buffer in model.named_buffers():
-            _close(state[name], buffer, name)
-        _close(state["grad x"], x.grad[share], "x")
+    _assert_whole_batch(_spawn(plan, True, tmp_path), SHARES, 8, 1e-10)
+
+
+@pytest.mark.parametrize("plan", ["concat", "shared"])
+def test_a_single_value_is_enough_where_others_have_more(plan: str, tmp_path: Path):
+    """The last block sees single pixels; the first rank has one image."""
+    shares = (slice(0, 1), slice(1, 3))
+    _assert_whole_batch(_spawn(plan, True, tmp_path, _nothing, shares, 4), shares, 4, 1e-9)
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "shared"])
+@pytest.mark.parametrize("alone", [_watched, _observed, _watched_transition])
+def test_what_one_rank_cannot_run_as_one_none_does(plan: str, alone: Callable[[nn.Module], None], tmp_path: Path):
+    """Else each would wait for statistics that the other never sends."""
+    _assert_whole_batch(_spawn(plan, True, tmp_path, alone), SHARES, 8, 1e-10)
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+def test_kernels_pool_theirs(tmp_path: Path):
+    _assert_whole_batch(_spawn("shared", True, tmp_path, _nothing, SHARES, 8, torch.float32), SHARES, 8, 1e-3)
+
+
+def _pooling(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    try:
+        x = _far_from_zero()[SHARES[rank]]
+        variance, mean = torch.var_mean(x, 0, unbiased=False)
+        torch.save(batch_norm.pooled(mean, variance, len(x)), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _far_from_zero() -> torch.Tensor:
+    return torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1e6
+
+
+def test_a_large_offset_costs_pooling_no_digits(tmp_path: Path):
+    """Mean squares less squared means would lose twelve of them."""
+    torch.multiprocessing.spawn(_pooling, (str(tmp_path),), RANKS)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+    variance, mean = torch.var_mean(_far_from_zero() - 1e6, 0, unbiased=False)
+    for pooled_mean, pooled_variance, count in found:
+        assert count == 5
+        torch.testing.assert_close(pooled_mean - 1e6, mean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(pooled_variance, variance, rtol=1e-9, atol=0)
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_being_apart_within_being_apart_ends_with_the_outer_one():
+    with ops.apart():
+        with ops.apart():
+            pass
+        assert not batch_norm._together
+    assert batch_norm._together
 
 
 def test_conversion_keeps_the_state_and_what_a_single_process_computes():

@@ -1,6 +1,7 @@
 """Evaluation without gradients folds weights; it must compute the same, and notice when they change."""
 
 import copy
+import ctypes
 import gc
 from collections.abc import Callable
 
@@ -94,12 +95,87 @@ def other_module(model: nn.Module) -> None:
     nn.init.normal_(block["denselayer1"].norm1.weight)
 
 
+def some_filters(model: nn.Module) -> None:
+    model.features.denseblock1.denselayer2.conv2.weight.data[3:6] *= 5
+
+
+def one_weight(model: nn.Module) -> None:
+    model.features.denseblock1.denselayer2.conv1.weight.data[7, 5] = 9
+
+
+def signs(model: nn.Module) -> None:
+    """Of every second weight: changes that a weak sum would cancel."""
+    model.features.denseblock1.denselayer2.conv2.weight.data.view(-1)[::2].neg_()
+
+
+def order(model: nn.Module) -> None:
+    weight = model.features.denseblock1.denselayer2.conv1.weight.data
+    weight.copy_(weight.flip(0))
+
+
+def numpy(model: nn.Module) -> None:
+    model.features.denseblock1.denselayer2.conv2.weight.detach().numpy()[:, :, 1, 1] += 1
+
+
+def slimming(model: nn.Module) -> None:
+    model.features.denseblock1.denselayer2.norm2.weight.data[1::2] = 0
+
+
+def turned_view(model: nn.Module) -> None:
+    """The same memory, read in another order."""
+    layer = model.features.denseblock1.denselayer2
+    layer.conv2.weight = nn.Parameter(layer.conv2.weight.detach().transpose(2, 3))
+
+
+def turned_data(model: nn.Module) -> None:
+    """The same parameter, too."""
+    weight = model.features.denseblock1.denselayer2.conv2.weight
+    weight.data = weight.data.transpose(2, 3)
+
+
+def eps(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.5
+
+
+def in_inference_mode(model: nn.Module) -> None:
+    with torch.inference_mode():
+        model.features.denseblock1.denselayer2.conv1.weight.mul_(2)
+
+
+def other_buffer(model: nn.Module) -> None:
+    norm = model.features.denseblock1.denselayer2.norm1
+    norm.running_mean = norm.running_mean * 1.5
+
+
+def inference_buffer(model: nn.Module) -> None:
+    """It carries no version."""
+    norm = model.features.denseblock1.denselayer2.norm1
+    with torch.inference_mode():
+        norm.running_mean = norm.running_mean * 1.5
+        model(images(dtype=torch.float32))
+        norm.running_mean.mul_(2)
+
+
 CHANGES: list[Callable[[nn.Module], object]] = [
     step,
     train_forward,
     through_data,
     replaced,
     other_module,
+    some_filters,
+    one_weight,
+    signs,
+    order,
+    numpy,
+    slimming,
+    turned_view,
+    turned_data,
+    eps,
+    in_inference_mode,
+    other_buffer,
+    inference_buffer,
     lambda model: model.load_state_dict({k: v * 2 for k, v in model.state_dict().items()}),
     lambda model: model.load_state_dict({k: v * 2 for k, v in model.state_dict().items()}, assign=True),
     lambda model: model.double().float(),
@@ -114,6 +190,48 @@ def test_changed_weights_are_folded_again(change):
     assert_exact(model, images(dtype=torch.float32))
     change(model)
     assert_exact(model, images(dtype=torch.float32))
+
+
+def test_an_infinite_weight_hides_no_change_of_another():
+    """A sum of floats would be infinite before and after."""
+    model = with_plan(network(dtype=torch.float32), "shared").eval()
+    model.features.denseblock1.denselayer1.norm1.bias.data[0] = -torch.inf
+    assert_exact(model, images(dtype=torch.float32))
+    through_data(model)
+    assert_exact(model, images(dtype=torch.float32))
+
+
+def test_parameters_of_a_functional_call_are_told_apart():
+    """Each call's are freed behind it, and the next one's may come to lie in the same memory."""
+    model, x = with_plan(network(dtype=torch.float32), "shared").eval(), images(dtype=torch.float32)
+    name = "features.denseblock1.denselayer2.conv2.weight"
+    for i in range(6):
+        parameters = {key: p.detach().clone() for key, p in model.named_parameters()}
+        parameters[name][1 + i] *= 50
+        with torch.no_grad():
+            found = [torch.func.functional_call(with_plan(model, "concat"), parameters, (x,))]
+            found.append(torch.func.functional_call(model, parameters, (x,)))
+        del parameters
+        torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+def test_every_bit_counts():
+    """Also of a tensor that fills no vector, and the order of tensors."""
+
+    def digest(*tensors: Tensor) -> int:
+        pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+        return native.digest(pointers, (ctypes.c_ssize_t * len(tensors))(*(t.numel() for t in tensors)))
+
+    for size in (1, 7, 64, 129, 1000):
+        x, other = torch.randn(size), torch.randn(size)
+        before = digest(x, other)
+        assert digest(other, x) != before
+        for at in {0, size // 2, size - 1}:
+            for bit in range(32):
+                flipped = x.clone()
+                flipped.view(torch.int32)[at] ^= 1 << bit if bit < 31 else -(1 << 31)
+                assert digest(flipped, other) != before
+        assert digest(x, other) == before
 
 
 def test_weights_made_in_inference_mode_are_not_folded(used):

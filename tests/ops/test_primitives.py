@@ -1,5 +1,7 @@
 """The compiled primitives against their torch twins in float64."""
 
+import importlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor
 from densekit.ops import native, primitives
 from densekit.ops.native.library import available_builds
 
+library = importlib.import_module("densekit.ops.native.library")  # the package has the function of that name
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
 
 # (images, height, width): one pixel, one image, odd sizes, H != W, more rows than a strip holds.
@@ -98,6 +101,18 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
 
     for actual, expected in zip(native.dots(x, out), primitives.dots(*doubles(x, out)), strict=True):
         close(actual, expected)
+    for pool in (1, 2, 3):
+        if min(size[1:]) < pool:
+            continue
+        close(
+            native.rectify_pool(x, scale, shift, size, pool),
+            primitives.rectify_pool(*doubles(x, scale, shift), size, pool),
+        )
+        up = torch.randn(size[0] * (size[1] // pool) * (size[2] // pool), channels)
+        actual = native.rectify_pool_backward(x, scale, shift, centre, up, size, pool)
+        expected = primitives.rectify_pool_backward(*doubles(x, scale, shift, centre, up), size, pool)
+        for a, e in zip(actual, expected, strict=True):
+            close(a, e)
     for direct in (None, torch.randn(pixels, channels)):
         actual = native.normalise_backward(dx, x, direct, scale, shift, centre)
         extra = None if direct is None else direct.double()
@@ -127,3 +142,37 @@ def test_not_a_number_goes_where_torch_lets_it_go(value):
         (native.conv3x3(x, one, nil, kernel, (2, 6, 6)), primitives.conv3x3(x, one, nil, kernel, (2, 6, 6))),
     ]:
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["x", "gradient"])
+def test_backward_lets_them_go_where_torch_lets_them_go(value, where):
+    """But for the weights of a 3x3 kernel: where it meets the border torch leaves zeros out, here 0 * NaN counts."""
+    size = (2, 6, 6)
+    x, dz, h, dy = buffer(72, 24), buffer(72, 48), buffer(72, 48), buffer(72, 12)
+    for tensor, at in ((x, 5), (dz, 5), (dy, 5)):
+        if (tensor is x) == (where == "x"):
+            tensor[17, at] = value
+    one, nil, coefficients = torch.ones(24), torch.zeros(24), (torch.rand(48), torch.randn(48), torch.randn(48))
+    weight, kernel = torch.randn(48, 24), torch.randn(12, 24, 3, 3)
+    found = []
+    for kernels in (native, primitives):
+        dx = native.matrix(72, 24, x).fill_(1)
+        *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, 24)
+        *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, dy, size)
+        found.append([dx, *gradients, *dots, *maps, taps.abs().sum((2, 3))])
+    for actual, expected in zip(*found, strict=True):
+        assert torch.equal(actual.isfinite(), expected.isfinite())
+        good = expected.isfinite()
+        torch.testing.assert_close(actual[good], expected[good], rtol=1e-4, atol=1e-3)
+
+
+def test_python_declares_what_the_source_declares():
+    """A pointer where a size is expected would not be noticed before it crashes."""
+    source = (library.FOLDER / "kernels.cpp").read_text()
+    declared = {}
+    for name, parameters in re.findall(r"^EXPORT\((\w+),\s*\(([^)]*)\)", source, re.MULTILINE):
+        types = (parameter.rsplit(maxsplit=1)[0] for parameter in parameters.split(","))
+        declared[name] = "".join("i" if t == "I" else "t" if t == "int" else "p" for t in types)
+        assert set(declared[name]) <= set("pit")
+    assert declared == {name: codes.replace(" ", "") for name, codes in library.SIGNATURES.items()}

@@ -39,7 +39,8 @@ def evaluated_as(prepared, classes):
     """The same network and images under other class names."""
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
-    return prepared, *evaluate(prepared.model, prepared.loader("test"), classes=classes, names=names)
+    loader, skipped = prepared.loader("test"), prepared.data.skipped
+    return prepared, *evaluate(prepared.model, loader, classes=classes, names=names, skipped=skipped)
 
 
 def text_of(page):

@@ -40,9 +40,9 @@ def _root(
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    from densekit.cli import bench, demo, evaluate, models, predict, resume, train
+    from densekit.cli import bench, demo, doctor, evaluate, models, predict, resume, train
 
-    for verb in (demo, models, train, resume, evaluate, predict, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name)(getattr(verb, name))
     # The base of typer's usage errors; its own name for it depends on typer's version.

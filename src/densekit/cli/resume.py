@@ -11,12 +11,13 @@ from densekit.cli.options import DataDir
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped.")],
     epochs: Annotated[int | None, typer.Option(help="Train to this many epochs instead.")] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although the recipe or the images have changed.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Goes on where a run stopped."""
     from densekit import api
-    from densekit.cli.show import console, print_result
+    from densekit.cli.show import console, print_run
 
-    finished = api.resume(run, epochs=epochs, data_dir=data_dir, console=console())
-    print_result(finished.result)
-    typer.echo(f"report: {finished.report}")
+    print_run(api.resume(run, epochs=epochs, data_dir=data_dir, accept_changes=accept_changes, console=console()))

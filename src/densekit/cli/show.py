@@ -1,14 +1,32 @@
 """What verbs print for people."""
 
+import os
+from typing import Any
+
+import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from densekit.api import Run
 from densekit.engine import Result
 
 
 def console() -> Console:
     """Progress and plans go to standard error; standard output is for results."""
     return Console(stderr=True, highlight=False)
+
+
+def leads() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def print_run(run: Run) -> None:
+    """What a run achieved, and where its report is."""
+    if leads():
+        print_result(run.result)
+        typer.echo(f"report: {run.report}")
 
 
 def print_result(result: Result, *, per_class: bool = False) -> None:
@@ -33,6 +51,31 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
         for row in result.per_class:
             table.add_row(str(row["class"]), f"{row['count']:,}", _share(row["precision"]), _share(row["recall"]))
         out.print(table)
+
+
+def print_examination(found: dict[str, Any]) -> None:
+    """What `doctor` found, a line a fact."""
+    out = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    devices = ", ".join(found["cuda"]) or "none"
+    room = f"{found['free_bytes'] / 1e9:.1f} GB free"
+    cores = f"{found['processor']}, {found['cores']} cores, {found['cpu_capability']}"
+    rows = {
+        "densekit": f"{found['densekit']}, Python {found['python']}",
+        "torch": f"{found['torch']}, torchvision {found['torchvision']}",
+        "system": found["platform"],
+        "processor": f"{cores}, {found['memory_bytes'] / 2**30:.1f} GiB memory",
+        "CUDA": devices,
+        "kernels": found["kernels"],
+        "data": f"{found['data_folder']}: {', '.join(found['data']) or 'empty'}; {room}",
+        "extras": ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in found["extras"].items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    for check in found["checks"]:
+        verdict = Text("ok" if check["passed"] else "WRONG", style="green" if check["passed"] else "bold red")
+        table.add_row(f"check {check['name']}", verdict + Text(f"  {check['found']}"))
+    out.print(table)
 
 
 def _share(value: float | None) -> str:

@@ -14,7 +14,7 @@ def train(
     ],
     model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="quick, finetune, paper, c10, c10+, c100, c100+, svhn, imagenet.")
+        str, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")
     ] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the run. Default: below runs/.")] = None,
@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Trains a network, measures it, and writes a report."""
     from densekit import api
-    from densekit.cli.show import console, print_result
+    from densekit.cli.show import console, print_run
 
     pairs = parse(settings)
     if image_size is not None:
@@ -47,5 +47,4 @@ def train(
         settings=pairs,
         console=console(),
     )
-    print_result(run.result)
-    typer.echo(f"report: {run.report}")
+    print_run(run)

@@ -1,6 +1,7 @@
 """Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from torchvision.transforms.v2 import functional as vision
 from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import augment
 from densekit.data.decode import MAX_PIXELS, decode
-from densekit.data.sets import ArrayImages, FileImages, Images, SkipList
+from densekit.data.policy import policy_for
+from densekit.data.sets import ArrayImages, FileImages, Images
 from densekit.errors import BadImage
 
 _CPU = torch.device("cpu")
+_Raw = tuple[Tensor, Tensor, list[tuple[Path, BadImage]]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Batch:
     """(N,), int64."""
     samples: Tensor
     """(N,), int64: positions in the split; on the CPU."""
+    total: int
+    """Samples of the whole batch, of which these may be one process's share; bad ones are still counted."""
+    failures: tuple[tuple[Path, BadImage], ...] = ()
+    """Files of this batch that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,6 @@ class Loader:
     images: Images
     preprocessing: Preprocessing
     batch_size: int
-    skipped: SkipList
     augmentation: AugmentConfig | None = None
     seed: int = 0
     device: torch.device = _CPU
@@ -48,18 +54,31 @@ class Loader:
     max_pixels: int = MAX_PIXELS
     ten_crop: bool = False
     """Files only: (N, 10, C, H, W), four corners and the middle of the resized image, and their mirrors."""
+    rank: int = 0
+    size: int = 1
+    """Processes that divide the work: each batch of a shuffled split, or the batches of one in order."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
         return math.ceil(len(self.images) / self.batch_size)
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from number `skip` on. Raises BadData when too many files are bad."""
+        """The batches of one epoch from number `skip` on, this process's share of each.
+
+        A shuffled batch with fewer samples than there are processes goes to each of them whole. Where files are bad
+        a batch has fewer images, or none.
+        """
         batches = torch.split(self._order(epoch), self.batch_size)[skip:]
-        raw = self._arrays(batches) if isinstance(self.images, ArrayImages) else self._files(batches, epoch)
-        for pixels, samples in raw:
-            if len(samples):
-                yield self._finish(pixels, samples, epoch)
+        if self.augmentation is None:
+            # Whole batches, so that an image has the same company, and with it the same bits, on any number.
+            batches = batches[self.rank :: self.size]
+        shares = [self._share(batch) for batch in batches]
+        raw = (self._arrays if isinstance(self.images, ArrayImages) else self._files)(shares, epoch)
+        for (pixels, samples, failures), batch in zip(raw, batches, strict=True):
+            yield self._finish(pixels, samples, epoch, len(batch), tuple(failures))
+
+    def _share(self, batch: Tensor) -> Tensor:
+        return batch if self.augmentation is None or len(batch) < self.size else batch[self.rank :: self.size]
 
     def _order(self, epoch: int) -> Tensor:
         if self.augmentation is None:
@@ -68,12 +87,17 @@ class Loader:
         generator = torch.Generator().manual_seed((self.seed << 32 | epoch) & (2**63 - 1))
         return torch.randperm(len(self.images), generator=generator)
 
-    def _arrays(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _arrays(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
         assert isinstance(self.images, ArrayImages)
+        policy = policy_for(self.augmentation) if self.augmentation is not None else None
         for samples in batches:
-            yield self.images.pixels[samples], samples
+            pixels = self.images.pixels[samples]
+            if policy is not None:
+                changed = (policy(x, self.seed, epoch, i) for x, i in zip(pixels, samples.tolist(), strict=True))
+                pixels = torch.stack(list(changed))
+            yield pixels, samples, []
 
-    def _files(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _files(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
         assert isinstance(self.images, FileImages)
         decoder = _Decoder(
             self.images.paths,
@@ -89,14 +113,17 @@ class Loader:
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
             collate_fn=_collate,
+            worker_init_fn=_deaf,
             pin_memory=self.device.type == "cuda",
         )
-        for pixels, samples, failures in reader:
-            for path, error in failures:
-                self.skipped.add(path, error)
-            yield pixels, samples
+        yield from reader
 
-    def _finish(self, pixels: Tensor, samples: Tensor, epoch: int) -> Batch:
+    def _finish(
+        self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
+    ) -> Batch:
+        if not len(samples):
+            empty = torch.empty(0, self.preprocessing.channels, *self.preprocessing.size, device=self.device)
+            return Batch(empty, self.images.labels[samples].to(self.device), samples, total, failures)
         x = pixels.to(self.device, non_blocking=True).float().div_(255)
         u = None
         if self.augmentation is not None:
@@ -107,7 +134,8 @@ class Loader:
         x = normalise(x if self.ten_crop else fit(x, self.preprocessing), self.preprocessing)
         if u is not None and self.augmentation is not None:
             x = augment.geometry(x, u, self.augmentation)
-        return Batch(x, self.images.labels[samples].to(self.device, non_blocking=True), samples)
+        targets = self.images.labels[samples].to(self.device, non_blocking=True)
+        return Batch(x, targets, samples, total, failures)
 
 
 def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -170,6 +198,7 @@ class _Decoder(Dataset[Any]):
         self.epoch = epoch
         self.max_pixels = max_pixels
         self.cut = cut
+        self.policy = policy_for(augmentation) if augmentation is not None else None
 
     def __getitem__(self, sample: int) -> tuple[int, Path, Tensor | BadImage]:
         path = self.paths[sample]
@@ -177,17 +206,27 @@ class _Decoder(Dataset[Any]):
             image = decode(path, channels=self.preprocessing.channels, max_pixels=self.max_pixels).image
         except BadImage as error:
             return sample, path, error
-        if self.augmentation is None or self.augmentation.crop != "resized":
-            return sample, path, self.cut(image, self.preprocessing)
+        pixels = self.cut(image, self.preprocessing) if self._fixed() else self._random_crop(image, sample)
+        return sample, path, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
+
+    def _fixed(self) -> bool:
+        return self.augmentation is None or self.augmentation.crop != "resized"
+
+    def _random_crop(self, image: Any, sample: int) -> Tensor:
+        assert self.augmentation is not None
         u = augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0]
         box = augment.resized_crop_box(image.height, image.width, u, self.augmentation.crop_scale)
         size = list(self.preprocessing.size)
-        return sample, path, vision.pil_to_tensor(vision.resized_crop(image, *box, size=size, antialias=True))
+        return vision.pil_to_tensor(vision.resized_crop(image, *box, size=size, antialias=True))
 
 
-def _collate(
-    rows: list[tuple[int, Path, Tensor | BadImage]],
-) -> tuple[Tensor, Tensor, list[tuple[Path, BadImage]]]:
+def _deaf(_: int) -> None:
+    """A signal to a whole process group must not end the workers before the training process has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(rows: list[tuple[int, Path, Tensor | BadImage]]) -> _Raw:
     good = [(sample, pixels) for sample, _, pixels in rows if isinstance(pixels, Tensor)]
     bad = [(path, error) for _, path, error in rows if isinstance(error, BadImage)]
     pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)

@@ -1,7 +1,7 @@
 """What a data source delivers: named splits of images, in memory or as files."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,13 @@ class ArrayImages:
         """What identifies an image to a person: its position."""
         return [str(i) for i in range(len(self))]
 
+    def fingerprint(self) -> str:
+        """Changes with any pixel, label or their order."""
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(self.pixels.contiguous().numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
     def content_hashes(self) -> NDArray[np.uint64]:
         """(N,) 64-bit hashes of the pixels."""
         rows = self.pixels.numpy().reshape(len(self), -1)
@@ -56,6 +63,13 @@ class FileImages:
     def names(self) -> list[str]:
         """Paths from the data set's folder."""
         return [path.relative_to(self.root).as_posix() for path in self.paths]
+
+    def fingerprint(self) -> str:
+        """Changes with any file's name, size or label, and their order; does not read the files."""
+        digest = hashlib.sha256()
+        for path, name, label in zip(self.paths, self.names(), self.labels.tolist(), strict=True):
+            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+        return digest.hexdigest()
 
     def content_hashes(self) -> NDArray[np.uint64]:
         """(N,) 64-bit hashes of the files' bytes; reads every file."""
@@ -99,6 +113,21 @@ class SkipList:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.files: dict[Path, BadImage] = {}
+
+    def add_all(self, failures: Iterable[tuple[Path, BadImage]]) -> None:
+        """Records files, each once. Raises BadData when there are more than the budget allows."""
+        for path, error in failures:
+            self.add(path, error)
+
+    def rows(self) -> list[dict[str, str]]:
+        """By path: whatever the order in which they were met, or by which process."""
+        return [
+            {"path": str(path), "code": error.code, "message": str(error)} for path, error in sorted(self.files.items())
+        ]
+
+    def restore(self, rows: Iterable[Mapping[str, str]]) -> None:
+        """What `rows` gave."""
+        self.files |= {Path(row["path"]): BadImage(row["code"], row["message"]) for row in rows}
 
     def add(self, path: Path, error: BadImage) -> None:
         """Records a file once. Raises BadData when there are more than the budget allows."""

@@ -3,8 +3,9 @@
 import copy
 import hashlib
 import json
+import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from densekit.engine import runs
 from densekit.engine.optimizer import optimizer_for
+from densekit.engine.precision import autocast
 from densekit.engine.setup import Prepared
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
@@ -21,8 +23,15 @@ from densekit.weights import atomic
 
 # In this order the later must beat the earlier by the margin: what differs less may be noise.
 _CANDIDATES = ("concat", "shared")
+_LAST_RESORT = "checkpoint"
 _MARGIN = 1.05
 _STEPS = 3  # the first ones allocate and choose kernels
+_CONTROL = Path("/sys/fs/cgroup")
+# Limit, use, statistics, and what in these counts caches that the kernel gives back; of versions 2 and 1.
+_CONTROL_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Choice:
         """For people."""
         own = self.seconds[self.plan]
         others = [
-            f"{name} took {times / own:.1f} times as long" for name, times in self.seconds.items() if times != own
+            f"{name} took {times / own:.1f} times as long" for name, times in self.seconds.items() if name != self.plan
         ]
         return "; ".join(others)
 
@@ -47,67 +56,76 @@ class Choice:
 def choose(prepared: Prepared, macs: int) -> tuple[Prepared, Choice]:
     """The recipe with its plan decided, if it leaves that open, and the network set to it; changes no other state.
 
-    The fastest plan that fits the memory; `checkpoint` where the others do not. What was measured is kept in the user's
-    cache, so that equal runs on a machine get equal plans, and so equal bits, whatever else it was doing.
+    The fastest plan that fits the memory there is now; `checkpoint` where the others do not. What was measured is kept
+    in the user's cache, so that equal runs on a machine get equal plans, and so equal bits, however busy it was.
     A network that is no DenseNet (`macs` an image) has but one way.
     """
     recipe, model = prepared.recipe, prepared.model
-    key = _key(prepared)
-    choice = _recall(key)
-    if choice is None:
-        choice = _measure(prepared, _first_images(prepared, macs))
-        _remember(key, choice)
+    choice = prepared.world.from_leader(lambda: _decided(prepared, macs))
     if isinstance(model, DenseNet):
         model.use_plan(choice.plan)
         prepared = replace(prepared, recipe=recipe.model_copy(update={"plan": choice.plan}))
     return prepared, choice
 
 
-def _measure(prepared: Prepared, images: Tensor) -> Choice:
-    recipe, model = prepared.recipe, prepared.model
-    if not isinstance(model, DenseNet):
-        memory = recipe.batch_size * saved_bytes_of(recipe.model)
-        return Choice(recipe.plan, {recipe.plan: _seconds_per_image(prepared, images)}, memory)
-    plans: tuple[str, ...] = _CANDIDATES if recipe.plan == "auto" else (recipe.plan,)
-    memory_of = {plan: recipe.batch_size * saved_bytes_of(recipe.model, plan) for plan in (*plans, "checkpoint")}
-    if recipe.plan == "auto":
-        plans = tuple(plan for plan in plans if _fits(memory_of[plan], prepared.device)) or ("checkpoint",)
-    seconds: dict[str, float] = {}
+def _decided(prepared: Prepared, macs: int) -> Choice:
+    recipe, key = prepared.recipe, _key(prepared)
+    plans, memory = _plans(prepared)
+    known = _recall(key)
+    if missing := [plan for plan in plans if plan not in known]:
+        images = _first_images(prepared, macs)
+        known |= {plan: _seconds_per_image(prepared, images, plan) for plan in missing}
+        _remember(key, known)
     best = plans[0]
     for plan in plans:
-        model.use_plan(plan)
-        seconds[plan] = _seconds_per_image(prepared, images)
-        if seconds[plan] * _MARGIN < seconds[best]:
+        if known[plan] * _MARGIN < known[best]:
             best = plan
-    return Choice(best, seconds, memory_of[best])
+    return Choice(best, {plan: known[plan] for plan in plans}, recipe.batch_size * memory[best])
+
+
+def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Those to choose from, and the bytes that each keeps of an image."""
+    recipe = prepared.recipe
+    if not isinstance(prepared.model, DenseNet):
+        return (recipe.plan,), {recipe.plan: saved_bytes_of(recipe.model)}
+    plans: tuple[str, ...] = (recipe.plan,)
+    if recipe.plan == "auto":
+        # Under autocast `shared` is `concat`, and keeps as much.
+        plans = _CANDIDATES if recipe.precision == "float32" else _CANDIDATES[:1]
+    memory = {plan: saved_bytes_of(recipe.model, plan) for plan in (*plans, _LAST_RESORT)}
+    if recipe.plan == "auto":
+        room = _room(prepared.device)
+        plans = tuple(plan for plan in plans if _fits(recipe.batch_size * memory[plan], room)) or (_LAST_RESORT,)
+    return plans, memory
 
 
 def _key(prepared: Prepared) -> str:
-    """Everything the answer may depend on."""
+    """Everything that the speed of a plan may depend on."""
     recipe = prepared.recipe
-    facts = recipe.model_dump_json(include={"model", "plan", "batch_size", "precision", "optimizer"})
+    facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer"})
     environment = runs.environment()
     machine = [environment[name] for name in ("densekit", "torch", "processor", "threads", "kernels", "cuda")]
     return hashlib.sha256(json.dumps([facts, str(prepared.device), machine]).encode()).hexdigest()[:16]
 
 
-def _file() -> Path:
-    return platformdirs.user_cache_path("densekit") / "plans.json"
+def _file(key: str) -> Path:
+    """One for each key: of two runs that write at once, neither loses what the other measured."""
+    return platformdirs.user_cache_path("densekit") / "plans" / f"{key}.json"
 
 
-def _recall(key: str) -> Choice | None:
+def _recall(key: str) -> dict[str, float]:
+    """Seconds by plan."""
     try:
-        return Choice(**json.loads(_file().read_text())[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {str(plan): float(seconds) for plan, seconds in json.loads(_file(key).read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
 
 
-def _remember(key: str, choice: Choice) -> None:
+def _remember(key: str, seconds: dict[str, float]) -> None:
     try:
-        known = json.loads(_file().read_text()) if _file().exists() else {}
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(_file(), json.dumps(known | {key: asdict(choice)}, indent=1))
-    except (OSError, ValueError, TypeError):
+        _file(key).parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(_file(key), json.dumps(seconds, indent=1))
+    except OSError:
         pass  # no cache: it will be measured again
 
 
@@ -117,29 +135,49 @@ def _first_images(prepared: Prepared, macs: int) -> Tensor:
     return batch.images[: max(2, 4_000_000_000 // macs)].contiguous(memory_format=torch.channels_last)
 
 
-def _fits(saved: int, device: torch.device) -> bool:
+def _fits(saved: int, room: float) -> bool:
     """Whether a step that keeps `saved` bytes has room, with half as much again for what backward makes."""
+    return saved * 1.5 < room
+
+
+def _room(device: torch.device) -> float:
+    """Bytes that are free: of the device, or of the machine and of the share of it that a container may use."""
     if device.type == "cuda":
-        return saved * 1.5 < torch.cuda.mem_get_info(device)[0]
+        return float(torch.cuda.mem_get_info(device)[0])
+    return min(_free(), *(_left(*names) for names in _CONTROL_FILES))
+
+
+def _free() -> float:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return True  # not Linux: the system swaps before it fails
-    return saved * 1.5 < free
+        return math.inf  # not Linux: the system swaps before it fails
 
 
-def _seconds_per_image(prepared: Prepared, images: Tensor) -> float:
+def _left(limit: str, used: str, statistics: str, cached: str) -> float:
+    """Of a control group's memory; infinite where there is no such file, or no limit in it ("max")."""
+    try:
+        lines = (line.split() for line in (_CONTROL / statistics).read_text().splitlines())
+        given_back = next((int(value) for name, value in lines if name == cached), 0)
+        return float(int((_CONTROL / limit).read_text()) - int((_CONTROL / used).read_text()) + given_back)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _seconds_per_image(prepared: Prepared, images: Tensor, plan: str) -> float:
     recipe, device = prepared.recipe, prepared.device
     with torch.random.fork_rng():
         model = copy.deepcopy(prepared.model).train()
+        if isinstance(model, DenseNet):
+            model.use_plan(plan)
         optimizer = optimizer_for(model, recipe.optimizer)
         targets = torch.zeros(len(images), dtype=torch.int64, device=device)
         times = []
         for _ in range(_STEPS):
             started = time.perf_counter()
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            with autocast(device, recipe.precision):
                 logits = model(images)
             F.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

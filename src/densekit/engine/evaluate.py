@@ -14,6 +14,10 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from densekit.data import Loader
+from densekit.data.sets import SkipList
+from densekit.engine.precision import autocast
+from densekit.engine.processes import ALONE, World
+from densekit.errors import BadData, BadImage
 
 BINS = 15  # of the calibration error, as Guo et al. 2017
 
@@ -57,14 +61,29 @@ class Result:
 
 @torch.inference_mode()
 def records(
-    model: nn.Module, loader: Loader, *, advance: Callable[[int], None] = lambda _: None, precision: str = "float32"
+    model: nn.Module,
+    loader: Loader,
+    *,
+    skipped: SkipList,
+    world: World = ALONE,
+    advance: Callable[[int], None] = lambda _: None,
+    precision: str = "float32",
 ) -> Records:
-    """Runs `model` over the split in evaluation mode and leaves it in the mode it was in."""
+    """Runs `model` over the split in evaluation mode and leaves it in the mode it was in.
+
+    Several processes each take some of the batches, and all get all records. Raises BadData for too many bad files.
+    """
     was_training = model.training
     model.eval()
     rows: list[tuple[Tensor, ...]] = []
+    failures: list[tuple[Path, BadImage]] = []
     for batch in loader.epoch():
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        failures += batch.failures
+        if world.size == 1:
+            skipped.add_all(batch.failures)
+        if not len(batch.samples):
+            continue
+        with autocast(batch.images.device, precision):
             logits = _logits(model, batch.images).float()
         probabilities = logits.softmax(1)
         confidence, predicted = probabilities.max(1)
@@ -72,9 +91,17 @@ def records(
         loss = F.cross_entropy(logits, batch.targets, reduction="none")
         row = (batch.samples, batch.targets, predicted, confidence.double(), rank, loss.double())
         rows.append(tuple(tensor.cpu() for tensor in row))
-        advance(len(batch.samples))
+        advance(len(batch.samples) * world.size)
     model.train(was_training)
-    return Records(*(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
+    columns = [torch.cat(column).numpy() for column in zip(*rows, strict=True)] if rows else None
+    everybody = world.gather((columns, failures))
+    skipped.add_all(failure for _, theirs in everybody for failure in theirs)
+    parts = [part for part, _ in everybody if part is not None]
+    if not parts:
+        raise BadData("none of the images to evaluate can be read; mend them, or choose another split with --split")
+    whole = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(whole[0], kind="stable")
+    return Records(*(column[order] for column in whole))
 
 
 def _rank(logits: Tensor, targets: Tensor) -> Tensor:
@@ -99,12 +126,14 @@ def evaluate(
     *,
     classes: tuple[str, ...],
     names: tuple[str, str, str],
+    skipped: SkipList,
+    world: World = ALONE,
     advance: Callable[[int], None] = lambda _: None,
     precision: str = "float32",
 ) -> tuple[Result, Records]:
     """The metrics of one split, and the records they came from. `names` are model, data and split."""
     started = time.perf_counter()
-    rows = records(model, loader, advance=advance, precision=precision)
+    rows = records(model, loader, skipped=skipped, world=world, advance=advance, precision=precision)
     model_name, data, split = names
     matrix = confusion_matrix(rows.target, rows.predicted, labels=range(len(classes)))
     bins = reliability(rows.confidence, rows.predicted == rows.target)
@@ -121,7 +150,7 @@ def evaluate(
         confusion=matrix.tolist(),
         reliability=bins,
         seconds=time.perf_counter() - started,
-        skipped=_skipped(loader),
+        skipped=skipped.rows(),
     ), rows
 
 
@@ -152,11 +181,4 @@ def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> list[dict
             "recall": float(hits[i] / actual[i]) if actual[i] else None,
         }
         for i, name in enumerate(classes)
-    ]
-
-
-def _skipped(loader: Loader) -> list[dict[str, str]]:
-    return [
-        {"path": str(Path(path)), "code": error.code, "message": str(error)}
-        for path, error in loader.skipped.files.items()
     ]

@@ -2,10 +2,13 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+_ECHO = 10.0  # seconds in which a repeated SIGTERM is the same one
 
 
 @dataclass
@@ -13,21 +16,34 @@ class Stop:
     """`signal_number` is 0 until a signal arrives."""
 
     signal_number: int = 0
+    at_step: int | None = None
+    """Where to stop without one."""
+
+    def reached(self, step: int) -> bool:
+        """Whether that is now."""
+        return self.at_step is not None and step >= self.at_step
 
 
 @contextmanager
-def catch_signals() -> Iterator[Stop]:
-    """Catches the first SIGINT or SIGTERM; a second one acts as usual, for a step that never ends."""
-    stop = Stop()
+def catch_signals(at_step: int | None = None) -> Iterator[Stop]:
+    """Catches SIGINT and SIGTERM. A second one acts as usual, for a step that never ends; but not a SIGTERM that
+    follows closely: who stops a whole group of processes, and torchrun after it, sends two.
+    """
+    stop = Stop(at_step=at_step)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
+    first = 0.0
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remember(number: int, _: FrameType | None) -> None:
-        stop.signal_number = number
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        nonlocal first
+        if stop.signal_number and (number == signal.SIGINT or time.monotonic() - first > _ECHO):
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
+        elif not stop.signal_number:
+            stop.signal_number, first = number, time.monotonic()
 
     for number in previous:
         signal.signal(number, remember)

@@ -1,15 +1,19 @@
 """A run folder: what was asked, where it ran, what was in which split, a row an epoch, the result."""
 
 import csv
+import fcntl
 import json
 import os
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy
 import torch
@@ -24,6 +28,8 @@ from densekit.errors import BadData, InvalidInput
 from densekit.version import __version__
 from densekit.weights import atomic
 
+_PATIENCE = 40.0  # seconds
+
 
 def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
     """Starts a run folder. Raises InvalidInput if it holds a run already, BadData if it cannot be written."""
@@ -31,7 +37,6 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
         raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_recipe(folder, recipe)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
         with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -39,6 +44,7 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
             for split, images in data.splits.items():
                 for name, label in zip(images.names(), images.labels.tolist(), strict=True):
                     writer.writerow((split, name, data.classes[label]))
+        write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
             f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
@@ -107,6 +113,66 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises BadData for what the file system refuses inside; what was whole before is whole after."""
+    try:
+        yield
+    except OSError as error:
+        raise BadData(
+            f"cannot write to {folder}: {error.strerror}; the last checkpoint is whole: make room there, then go on "
+            f"with: densekit resume {folder}"
+        ) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a run to this process while it trains. Raises InvalidInput where another one has it for longer than it
+    takes the processes of a killed torchrun to notice.
+    """
+    with writing(folder), (folder / ".lock").open("w") as file:
+        until = time.monotonic() + _PATIENCE
+        while not _locked(file):
+            if time.monotonic() > until:
+                raise InvalidInput(f"another process is training {folder}; wait for it, or stop it")
+            time.sleep(0.2)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def belongs_to(folder: Path, launch: str) -> bool:
+    """Whether these processes, or those before a restart of theirs, have started or resumed this run."""
+    path = folder / "events.jsonl"
+    if not launch or not path.is_file():
+        return False
+    return any(json.loads(line).get("launch") == launch for line in path.read_text().splitlines())
+
+
+def note(folder: Path, event: str, **facts: Any) -> None:
+    """Adds a line to events.jsonl: when a run was started, stopped, continued, and what had changed."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
+    with writing(folder), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def result_of(folder: Path) -> Result | None:
+    """What a finished run measured; None where there is no result yet."""
+    path = folder / "result.json"
+    return Result(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def forget_result(folder: Path) -> None:
+    """Before training goes on: what was measured is no longer the run's."""
+    (folder / "result.json").unlink(missing_ok=True)
+
+
 def write_result(folder: Path, result: Result) -> None:
     """result.json: the metrics of the reported split."""
     atomic.write(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
@@ -118,4 +184,4 @@ def write_skipped(folder: Path, data: DataSet) -> None:
         with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("path", "code", "message"))
-            writer.writerows((path, error.code, error) for path, error in data.skipped.files.items())
+            writer.writerows(row.values() for row in data.skipped.rows())

@@ -1,16 +1,20 @@
 """A recipe -> data, network and loaders, ready to train."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
+from densekit.data.sets import class_counts
 from densekit.data.split import divide
-from densekit.errors import InvalidInput
-from densekit.models import ImageClassifier, build
+from densekit.engine.processes import ALONE, World
+from densekit.errors import BadData, InvalidInput
+from densekit.models import DenseNet, ImageClassifier, build
 from densekit.weights.initial import start_from
 
 
@@ -23,6 +27,11 @@ class Prepared:
     preprocessing: Preprocessing
     model: ImageClassifier
     device: torch.device
+    world: World = ALONE
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """Of the images of each split."""
+    class_weights: Tensor | None = None
+    """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
 
@@ -33,23 +42,35 @@ class Prepared:
             self.data.splits[split],
             self.preprocessing,
             self.recipe.batch_size if augmentation is not None else max(self.recipe.batch_size, 100),
-            self.data.skipped,
             augmentation,
             seed=self.recipe.seed,
             device=self.device,
             workers=config.workers,
             max_pixels=config.max_pixels,
+            rank=self.world.rank,
+            size=self.world.size,
         )
 
 
-def prepare(recipe: Recipe, data_dir: Path, *, start: bool = True) -> Prepared:
+def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool = True) -> Prepared:
     """Loads and divides the data, fits the network to them, and seeds torch. The recipe comes back resolved.
 
     Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them.
     Raises BadData or InvalidInput for what does not fit together.
     """
     torch.manual_seed(recipe.seed)
+    if world.local_rank:
+        world.wait()  # the first process of a host downloads for all
     data = divide(load(recipe.data, data_dir), recipe.data)
+    if not world.local_rank:
+        world.wait()
+    fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
+    odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
+    if odd:
+        raise BadData(
+            f"rank {', '.join(map(str, odd))} has other images or settings than rank {world.rank}; give all hosts the "
+            "same command, and a --data-dir with the same files"
+        )
     preprocessing = preprocessing_for(data, recipe.data)
     shape = {
         "in_channels": preprocessing.channels,
@@ -57,18 +78,31 @@ def prepare(recipe: Recipe, data_dir: Path, *, start: bool = True) -> Prepared:
         "image_size": preprocessing.size,
     }
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
-    device = device_named(recipe.device)
+    device = device_named(recipe.device, world.local_rank)
     model = build(recipe.model, recipe.plan)
+    if isinstance(model, DenseNet):
+        for _, side in recipe.resize:
+            model.check_size(side, side)
     new: tuple[str, ...] = ()
     if start and recipe.init is not None:
         new = start_from(model, recipe.model, recipe.init, data.classes)
-    return Prepared(recipe, data, preprocessing, placed(model, device), device, new)
+    weights = balanced(data).to(device) if recipe.class_weights == "balanced" else None
+    return Prepared(recipe, data, preprocessing, placed(model, device), device, world, fingerprint, weights, new)
 
 
-def device_named(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises InvalidInput for what this machine has not."""
+def balanced(data: DataSet) -> Tensor:
+    """(classes,) float32: inverse to a class's number of training images, 1 on average over these."""
+    counts = torch.tensor(class_counts(data.splits["train"], data.classes), dtype=torch.float64)
+    present = counts > 0
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0).float()
+
+
+def device_named(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is this process's CUDA device, else the CPU. Raises InvalidInput for what this machine has not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,5 +1,6 @@
 """The state of training, and its checkpoint: a model folder plus all that an exact continuation needs."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
 from densekit.weights import ModelCard, atomic, save_model
-from densekit.weights.folder import load_state, plain, read_tensors
+from densekit.weights.folder import WEIGHTS, load_state, plain
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
 
@@ -27,8 +30,8 @@ class Totals:
     count: int = 0
 
     def add(self, loss: float, correct: int, count: int) -> None:
-        """`loss` is the batch's mean, `correct` and `count` are numbers of samples."""
-        self.loss += loss * count
+        """The same sums of some more samples."""
+        self.loss += loss
         self.correct += correct
         self.count += count
 
@@ -39,11 +42,14 @@ class Progress:
 
     epoch: int = 0
     step_in_epoch: int = 0
+    """Batches of this epoch that are done, those without a readable image included."""
     step: int = 0
     totals: Totals = field(default_factory=Totals)
     seconds: float = 0.0
     """Trained so far, over all sessions."""
     best_top1: float = -1.0
+    rollbacks: int = 0
+    """How often training went back to a checkpoint because the loss was not finite."""
 
 
 @dataclass
@@ -51,8 +57,12 @@ class TrainState:
     """Everything that training changes."""
 
     model: nn.Module
+    network: nn.Module
+    """What a step calls: `model`, or what keeps its copies in several processes together."""
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    scaler: torch.amp.GradScaler
+    """Of the loss, in float16; otherwise it does nothing."""
     progress: Progress
 
     @property
@@ -61,54 +71,97 @@ class TrainState:
         return self.average.module if self.average is not None else self.model
 
 
-def save_checkpoint(folder: Path, state: TrainState, card: ModelCard) -> None:
-    """Writes `folder` anew; a crash leaves the old or the new one."""
-    tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"rng.cuda.{i}": rng for i, rng in enumerate(torch.cuda.get_rng_state_all())}
-    tensors |= {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    optimizer = state.optimizer.state_dict()
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read of a checkpoint; its files were whole."""
+
+    document: dict[str, Any]
+    """state.json: progress, and under `made_by` what the run must still be for an exact continuation."""
+    tensors: bytes
+    weights: bytes
+
+
+def save_checkpoint(
+    folder: Path, state: TrainState, card: ModelCard, made_by: Mapping[str, Any], skipped: SkipList | None = None
+) -> None:
+    """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
+    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {
         f"optimizer.{index}.{key}": value
-        for index, values in optimizer["state"].items()
+        for index, values in state.optimizer.state_dict()["state"].items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
-    document = {
-        "format": 1,
-        "progress": asdict(state.progress),
-        "averaged": int(state.average.n_averaged) if state.average is not None else None,
-    }
+    packed = save(plain(tensors))
     with atomic.new_folder(folder) as fresh:
         save_model(fresh, state.result_model.state_dict(), card)
-        atomic.write(fresh / STATE_TENSORS, save(plain(tensors)))
+        atomic.write(fresh / STATE_TENSORS, packed)
+        document: dict[str, Any] = {
+            "format": 2,
+            "progress": asdict(state.progress),
+            "averaged": int(state.average.n_averaged) if state.average is not None else None,
+            "scaler": state.scaler.state_dict(),
+            "sha256": {WEIGHTS: _sha256((fresh / WEIGHTS).read_bytes()), STATE_TENSORS: _sha256(packed)},
+            "skipped": skipped.rows() if skipped is not None else [],
+            "made_by": made_by,
+        }
+        document["sha256"][STATE_JSON] = _own_sha256(document)
         atomic.write(fresh / STATE_JSON, json.dumps(document, indent=2) + "\n")
 
 
-def restore_checkpoint(folder: Path, state: TrainState) -> None:
-    """Puts `state`, and torch's random numbers, where they were. Raises BadWeights."""
-    atomic.recover(folder)
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Raises BadWeights for a checkpoint that is missing, or not what was written."""
+    folder = atomic.current(folder)
     try:
         document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
-    except (OSError, ValueError) as error:
+        checkpoint = Checkpoint(document, (folder / STATE_TENSORS).read_bytes(), (folder / WEIGHTS).read_bytes())
+        expected = dict(document["sha256"])
+        Progress(**document["progress"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadWeights(f"no usable checkpoint in {folder} ({error}); train again") from error
-    tensors = read_tensors(folder / STATE_TENSORS)
-    load_state(state.model, _below(tensors, "model."), folder)
+    actual = {
+        WEIGHTS: _sha256(checkpoint.weights),
+        STATE_TENSORS: _sha256(checkpoint.tensors),
+        STATE_JSON: _own_sha256(document),
+    }
+    for name, digest in actual.items():
+        if expected.get(name) != digest:
+            raise BadWeights(f"{folder / name} is not what training wrote: its sha256 differs; train again")
+    return checkpoint
+
+
+def restore_checkpoint(checkpoint: Checkpoint, state: TrainState, source: Path) -> None:
+    """Puts `state` where it was. Raises BadWeights when it is of another network; messages name `source`."""
+    document = checkpoint.document
+    try:
+        tensors = load(checkpoint.tensors)
+        weights = load(checkpoint.weights)
+    except SafetensorError as error:
+        raise BadWeights(f"{source} is damaged ({error}); train again") from error
+    load_state(state.model, _below(tensors, "model."), source)
     if state.average is not None:
-        load_state(state.average.module, read_tensors(folder / "model.safetensors"), folder)
-        state.average.n_averaged.fill_(document["averaged"])
-    optimizer = state.optimizer.state_dict()
+        load_state(state.average.module, weights, source)
+        state.average.n_averaged.fill_(document["averaged"] or 0)  # none: the recipe had no average then
     values: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _below(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
         values.setdefault(int(index), {})[key] = tensor
-    state.optimizer.load_state_dict({"state": values, "param_groups": optimizer["param_groups"]})
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+    if document["scaler"]:
+        state.scaler.load_state_dict(document["scaler"])
     progress = document["progress"]
     state.progress = Progress(**(progress | {"totals": Totals(**progress["totals"])}))
-    torch.set_rng_state(tensors["rng.torch"])
-    cuda = _below(tensors, "rng.cuda.")
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _own_sha256(document: Mapping[str, Any]) -> str:
+    """Of a state.json, without what it says of itself."""
+    others = {name: digest for name, digest in document["sha256"].items() if name != STATE_JSON}
+    return _sha256(json.dumps({**document, "sha256": others}, sort_keys=True).encode())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,9 +14,16 @@ _SMALL_MACS = 1_000_000_000
 @contextmanager
 def suitable(macs: int, batch_size: int) -> Iterator[None]:
     """One thread for a small network (`macs` an image) while this lasts, unless OMP_NUM_THREADS says how many."""
+    with exactly(1 if 3 * macs * batch_size < _SMALL_MACS else None):
+        yield
+
+
+@contextmanager
+def exactly(threads: int | None) -> Iterator[None]:
+    """That many while this lasts, unless OMP_NUM_THREADS says how many; None: as many as torch has."""
     before = torch.get_num_threads()
-    if 3 * macs * batch_size < _SMALL_MACS and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    if threads is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:

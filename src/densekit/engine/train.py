@@ -1,141 +1,203 @@
 """Training: one visible loop. What changes is in TrainState, what does not in the recipe."""
 
-import math
+import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from densekit import ops
 from densekit.config import Recipe
-from densekit.data import Batch
 from densekit.engine import runs
+from densekit.engine.continuity import made_by
+from densekit.engine.divergence import FILE, write_dump
 from densekit.engine.ema import average_of
 from densekit.engine.evaluate import Records, Result, evaluate
 from densekit.engine.interrupt import Stop, catch_signals
 from densekit.engine.optimizer import optimizer_for
+from densekit.engine.precision import scaler_for
+from densekit.engine.processes import World
 from densekit.engine.progress import Display
 from densekit.engine.schedule import learning_rate
 from densekit.engine.setup import Prepared
-from densekit.engine.state import Progress, Totals, TrainState, restore_checkpoint, save_checkpoint
+from densekit.engine.state import (
+    Checkpoint,
+    Progress,
+    Totals,
+    TrainState,
+    read_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from densekit.engine.step import is_whole, share_failures, train_step
 from densekit.errors import Diverged, Interrupted
 from densekit.weights import ModelCard, atomic
 
 
-def fit(prepared: Prepared, run: Path, display: Display, *, resume: bool = False) -> tuple[Result, Records]:
-    """Trains to the recipe's last epoch, writing `run` as it goes; returns the result on the reported split.
+def fit(
+    prepared: Prepared,
+    run: Path,
+    display: Display,
+    *,
+    checkpoint: Checkpoint | None = None,
+    until: int | None = None,
+) -> tuple[Result, Records]:
+    """Trains from the start, or from `checkpoint`, to the recipe's last epoch or step `until`, and writes `run`.
 
-    Raises Diverged for a loss that is not finite, Interrupted after a signal, with the state saved.
+    Returns the result on the reported split. Raises Diverged for a loss that is not finite, Interrupted after a signal,
+    with the state saved, and BadData where the disk is full.
     """
-    recipe = prepared.recipe
-    state = TrainState(
-        prepared.model,
-        optimizer_for(prepared.model, recipe.optimizer),
-        average_of(prepared.model, recipe.ema.decay),
-        Progress(),
-    )
-    if resume:
-        restore_checkpoint(run / "checkpoints" / "last", state)
-        runs.write_recipe(run, recipe)
-        done = state.progress.epoch >= recipe.epochs
-        display.say(
-            f"{run} is finished; measuring it again" if done else f"going on in epoch {state.progress.epoch + 1}"
-        )
-    train = prepared.loader("train", recipe.augment)
+    recipe, world = prepared.recipe, prepared.world
+    state = start(prepared)
+    if checkpoint is not None:
+        restore_checkpoint(checkpoint, state, run / "checkpoints" / "last")
+        prepared.data.skipped.restore(checkpoint.document["skipped"])
+    else:
+        save(state, prepared, run)  # from its first moment a run can be resumed, and go back
     progress = state.progress
-    with catch_signals() as stop, display.training(recipe.epochs, len(train), progress.step):
-        while progress.epoch < recipe.epochs:
-            train_epoch(state, prepared, run, display, stop)
-            row = end_epoch(state, prepared, run, display)
+    steps = len(prepared.loader("train", recipe.augment))
+    with catch_signals(until) as stop, display.training(recipe.epochs, steps, progress.step):
+        if stop.reached(progress.step):
+            raise _interrupted(stop, run)
+        while state.progress.epoch < recipe.epochs:
+            try:
+                train_epoch(state, prepared, run, display, stop)
+            except Diverged as error:
+                roll_back(state, prepared, run, display, error)
+                continue
+            row = end_epoch(state, prepared, run, display, stop)
             display.epoch(row)
-            runs.append_row(run, row)
-            save_checkpoint(run / "checkpoints" / "last", state, card_for(prepared, progress))
-            if stop.signal_number and progress.epoch < recipe.epochs:
+            with runs.writing(run):
+                if world.leads:
+                    runs.append_row(run, row)
+            save(state, prepared, run)
+            if agreed(stop, world) and state.progress.epoch < recipe.epochs:
                 raise _interrupted(stop, run)
     return report(state, prepared, run, display)
 
 
+def start(prepared: Prepared) -> TrainState:
+    """The state before the first step."""
+    recipe, model, world = prepared.recipe, prepared.model, prepared.world
+    network: nn.Module = model
+    if world.size > 1:
+        if recipe.sync_batch_norm:
+            ops.convert(model)
+        devices = [prepared.device] if prepared.device.type == "cuda" else None
+        # Without this it sorts gradients anew after its first step, and a sum over three processes or more depends on
+        # their order: a resumed run would differ in the last bits.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        network = DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        network.broadcast_buffers = False  # equal on all where they are synced, each its own where not
+    average = average_of(model, recipe.ema.decay)
+    scaler = scaler_for(prepared.device, recipe.precision)
+    return TrainState(model, network, optimizer_for(model, recipe.optimizer), average, scaler, Progress())
+
+
 def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> None:
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
-    recipe, progress = prepared.recipe, state.progress
+    recipe, progress, world = prepared.recipe, state.progress, prepared.world
     loader = prepared.loader("train", recipe.augment)
     total = recipe.epochs * len(loader)
     saved_at = counted_to = time.monotonic()
     state.model.train()
     for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
-        rate = learning_rate(recipe.schedule, recipe.optimizer.lr, progress.step / total)
-        loss, correct = train_step(state, batch, recipe, rate)
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at learning "
-                f"rate {rate:.3g}; lower it with --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
-            )
-        progress.totals.add(loss, correct, len(batch.samples))
+        rate = _rate(recipe, progress, progress.step / total)
+        counts = share_failures(batch, prepared.data.skipped, world)
+        if min(counts):  # else a share has no readable image: the same choice on every process
+            outcome = train_step(state, batch, prepared, rate, counts)
+            if outcome.fault is not None:
+                write_dump(run, state, prepared, batch, outcome, rate)
+                raise Diverged(
+                    f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
+                    f"learning rate {rate:.3g}; its images and the norms of all layers are in {run / FILE}; lower the "
+                    f"rate with --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+                )
+            count = len(batch.samples) if is_whole(batch, world) else sum(counts)
+            progress.totals.add(outcome.loss, outcome.correct, count)
+            now = time.monotonic()
+            progress.seconds += now - counted_to
+            counted_to = now
+            display.step(progress, count, rate)
         progress.step += 1
         progress.step_in_epoch += 1
-        now = time.monotonic()
-        progress.seconds += now - counted_to
-        counted_to = now
-        display.step(progress, len(batch.samples), rate)
-        if _due(recipe, progress, saved_at) or stop.signal_number:
-            save_checkpoint(run / "checkpoints" / "last", state, card_for(prepared, progress))
+        stopping = agreed(stop, world) or stop.reached(progress.step)
+        if _due(recipe, progress, saved_at) or stopping:
+            save(state, prepared, run)
             saved_at = time.monotonic()
-        if stop.signal_number:
+        if stopping:
             raise _interrupted(stop, run)
 
 
-def train_step(state: TrainState, batch: Batch, recipe: Recipe, rate: float) -> tuple[float, int]:
-    """One update of the weights, and of their average; (mean loss, correct predictions) before it."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        logits: Tensor = state.model(images)
-        loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=recipe.label_smoothing)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step()
-    if state.average is not None:
-        state.average.update_parameters(state.model)
-    return loss.item(), int((logits.argmax(1) == batch.targets).sum())
+def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display, error: Diverged) -> None:
+    """To the last checkpoint, and on at a lower learning rate. Raises `error` if that was done often enough."""
+    folder, done = run / "checkpoints" / "last", state.progress.rollbacks
+    if done >= prepared.recipe.divergence.rollbacks:
+        raise error
+    restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
+    state.progress.rollbacks = done + 1
+    display.say(
+        f"{error}. Going back to step {state.progress.step}, with {prepared.recipe.divergence.factor:g} of the rate "
+        f"({done + 1} of {prepared.recipe.divergence.rollbacks} times)"
+    )
+    if prepared.world.leads:
+        runs.note(run, "rollback", step=state.progress.step, reason=str(error))
 
 
-def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display) -> dict[str, Any]:
+def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> dict[str, Any]:
     """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch."""
     recipe, progress, totals = prepared.recipe, state.progress, state.progress.totals
     total = recipe.epochs * len(prepared.loader("train", recipe.augment))
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
-        "lr": learning_rate(recipe.schedule, recipe.optimizer.lr, (progress.step - 1) / total),
-        "train_loss": totals.loss / totals.count,
-        "train_top1": totals.correct / totals.count,
+        "lr": _rate(recipe, progress, (progress.step - 1) / total),
+        "train_loss": totals.loss / max(1, totals.count),
+        "train_top1": totals.correct / max(1, totals.count),
         "seconds": progress.seconds,
     }
     if "val" in prepared.data.splits:
-        result, _ = evaluate_split(state, prepared, "val", display)
+        if prepared.world.size > 1:
+            save(state, prepared, run)  # they cannot stop in the middle of a validation: torchrun might not wait for it
+        try:
+            result, _ = evaluate_split(state, prepared, "val", display, stop)
+        except Interrupted:
+            save(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
+            raise _interrupted(stop, run) from None
         row |= {"val_loss": result.loss, "val_top1": result.top1, "val_ece": result.ece}
         if recipe.select == "best" and result.top1 > progress.best_top1:
             progress.best_top1 = result.top1
-            save_checkpoint(run / "checkpoints" / "best", state, card_for(prepared, progress))
+            save(state, prepared, run, "best")
     progress.epoch += 1
     progress.step_in_epoch = 0
     progress.totals = Totals()
     return row
 
 
-def evaluate_split(state: TrainState, prepared: Prepared, split: str, display: Display) -> tuple[Result, Records]:
-    """Metrics of the kept weights on a split."""
+def evaluate_split(
+    state: TrainState, prepared: Prepared, split: str, display: Display, stop: Stop | None = None
+) -> tuple[Result, Records]:
+    """Metrics of the kept weights on a split. Raises Interrupted, in a process that is alone, when `stop` says so."""
     loader = prepared.loader(split)
+    prepared.world.spread(state.result_model.buffers())  # where each process has its own statistics
     with display.evaluating(split, len(loader.images)) as advance:
+
+        def count(images: int) -> None:
+            if stop is not None and stop.signal_number and prepared.world.size == 1:
+                raise Interrupted("stopped", stop.signal_number)
+            advance(images)
+
         return evaluate(
             state.result_model,
             loader,
             classes=prepared.data.classes,
             names=(prepared.recipe.model.name, prepared.data.name, split),
-            advance=advance,
+            skipped=prepared.data.skipped,
+            world=prepared.world,
+            advance=count,
             precision=prepared.recipe.precision,
         )
 
@@ -145,16 +207,28 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     chosen = "best" if prepared.recipe.select == "best" else "last"
     folder = run / "checkpoints" / chosen
     if chosen == "best":
-        restore_checkpoint(folder, state)
+        restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
     result, rows = evaluate_split(state, prepared, split, display)
-    metrics = {"split": split, **{key: getattr(result, key) for key in ("count", "top1", "top5", "loss", "ece")}}
-    card = card_for(prepared, state.progress).model_copy(update={"metrics": metrics})
-    atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
-    atomic.write(run / "checkpoints" / "result", chosen)
-    runs.write_result(run, result)
-    runs.write_skipped(run, prepared.data)
+    if prepared.world.leads:
+        metrics = {"split": split, **{key: getattr(result, key) for key in ("count", "top1", "top5", "loss", "ece")}}
+        card = card_for(prepared, state.progress).model_copy(update={"metrics": metrics})
+        with runs.writing(run):
+            atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
+            atomic.write(run / "checkpoints" / "result", chosen)
+            runs.write_skipped(run, prepared.data)
     return result, rows
+
+
+def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -> None:
+    """The leader writes, for all: what it has, all have. Raises BadData, on all, where the disk is full."""
+
+    def write() -> None:
+        with runs.writing(run):
+            card = card_for(prepared, state.progress)
+            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), prepared.data.skipped)
+
+    prepared.world.from_leader(write)
 
 
 def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
@@ -173,9 +247,22 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
             "step": progress.step,
             "training_images": len(prepared.data.splits["train"]),
             "seconds": round(progress.seconds, 1),
+            "processes": prepared.world.size,
             **{key: environment[key] for key in ("command", "densekit", "torch", "processor", "threads")},
         },
     )
+
+
+def _rate(recipe: Recipe, progress: Progress, share: float) -> float:
+    return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
+
+
+def agreed(stop: Stop, world: World) -> bool:
+    """Whether any process was told to stop; then all do, after the same step."""
+    told = world.sums(stop.signal_number)[0] > 0
+    if told and not stop.signal_number:
+        stop.signal_number = signal.SIGTERM  # what the others were told
+    return told
 
 
 def _due(recipe: Recipe, progress: Progress, saved_at: float) -> bool:

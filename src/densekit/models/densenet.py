@@ -6,6 +6,7 @@ Shapes: N images, C channels, H x W pixels, k growth rate, L layers in a block. 
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +52,8 @@ class DenseLayer(nn.Module):
             x = self.conv2(self.relu2(self.norm2(self.drop1(x))))
         return self.drop2(x)
 
+    _plain = (forward, enter, leave)  # what a plan may do in their stead
+
 
 class DenseBlock(nn.ModuleDict):
     """(N, C, H, W) -> (N, C + L*k, H, W). How it is computed is `plan`'s business; what it computes never changes."""
@@ -65,12 +68,14 @@ class DenseBlock(nn.ModuleDict):
         """(N, C, H, W) -> (N, C + L*k, H, W)."""
         return ops.run_block(x, tuple(self.values()), self.plan)
 
-    def forward_with(self, tail: ops.Tail, owner: nn.Module, x: Tensor) -> Tensor | None:
-        """Block, batch norm, ReLU and average pool in one: (N, C, H, W) -> (N, C + L*k, H // pool, W // pool).
+    def forward_with(self, tail: ops.Tail, x: Tensor) -> tuple[Tensor, bool]:
+        """(N, C, H, W) -> (N, C + L*k, H // pool, W // pool), as batch norm, ReLU and pool leave it, and true.
 
-        None where the plan cannot: then call the block, and `owner` behind it.
+        What `forward` gives, and false, where the plan cannot take them along.
         """
-        return ops.run_with_tail(x, tuple(self.values()), self.plan, tail, (self, owner, *owner.children()))
+        return ops.run_with_tail(x, tuple(self.values()), self.plan, tail)
+
+    _plain = (forward, forward_with)
 
 
 class Transition(nn.Module):
@@ -99,8 +104,10 @@ class Transition(nn.Module):
 
     def pools_first(self) -> bool:
         """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
-        dropping = self.training and not isinstance(self.drop, nn.Identity)
-        return self.pool_first and not dropping
+        passing = isinstance(self.drop, nn.Identity) or (isinstance(self.drop, nn.Dropout) and not ops.drops(self.drop))
+        return self.pool_first and passing
+
+    _plain = (forward, reduce, pools_first)
 
 
 class DenseNet(ImageClassifier):
@@ -152,18 +159,24 @@ class DenseNet(ImageClassifier):
             )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified."""
-        if ops.observed(self.features):
-            return F.relu(self.features(x))
-        block = None
-        for module in self.features:
-            if isinstance(module, DenseBlock):
-                block = module
-            elif block is None:
-                x = module(x)
-            else:
-                x, block = _stage(block, module, x), None
-        return x
+        """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""
+        features = self.features
+        if ops.traced(x) or not ops.is_a(features, nn.Sequential):
+            return F.relu(features(x))
+        modules = list(features)
+        rectified = False
+        while modules:
+            module = modules.pop(0)
+            tail = _tail(module, modules)
+            if tail is None:
+                x, rectified = module(x), False
+                continue
+            x, rectified = cast(DenseBlock, module).forward_with(tail, x)
+            if rectified:
+                follower = modules.pop(0)
+                if isinstance(follower, Transition):
+                    x, rectified = follower.reduce(x), False
+        return x if rectified else F.relu(x)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -189,13 +202,27 @@ class DenseNet(ImageClassifier):
         self.config = self.config.model_copy(update={"num_classes": num_classes})
 
 
-def _stage(block: DenseBlock, follower: nn.Module, x: Tensor) -> Tensor:
-    """A dense block and the transition, or last batch norm and its ReLU, behind it: as one where the plan can."""
-    if isinstance(follower, Transition):
-        y = block.forward_with(ops.Tail(follower.norm, 2 if follower.pools_first() else 1), follower, x)
-        return follower(block(x)) if y is None else follower.reduce(y)
-    y = block.forward_with(ops.Tail(follower, 1), follower, x)
-    return F.relu(follower(block(x))) if y is None else y
+def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
+    """What a dense block may take along of the module behind it: of a transition, or of the last batch norm.
+
+    None where either is not what the paper has there: others' modules are called one by one.
+    """
+    if not (followers and isinstance(module, DenseBlock) and ops.as_written(module) and not ops.observed(module)):
+        return None
+    follower = followers[0]
+    if ops.is_a(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
+        return ops.Tail(follower, 1) if len(followers) == 1 else None
+    if not isinstance(follower, Transition) or not ops.as_written(follower) or ops.observed(follower):
+        return None
+    pool = follower.pool
+    if (
+        ops.is_a(follower.relu, nn.ReLU)
+        and ops.is_a(pool, nn.AvgPool2d)
+        and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
+        == (2, 2, 0, False, None)
+    ):
+        return ops.Tail(follower.norm, 2 if follower.pools_first() else 1)
+    return None
 
 
 def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:

@@ -1,9 +1,24 @@
 """How a dense block is executed: plans by name, and the kernels behind them."""
 
-from densekit.ops.batch_norm import apart, convert
+from densekit.ops.batch_norm import SyncedBatchNorm, apart, convert
 from densekit.ops.native import build as kernels
+from densekit.ops.plain import as_written, drops, is_a, observed, traced
 from densekit.ops.plans import NAMES as PLANS
 from densekit.ops.plans import run_block, run_with_tail
-from densekit.ops.shared import Tail, observed
+from densekit.ops.shared import Tail
 
-__all__ = ["PLANS", "Tail", "apart", "convert", "kernels", "observed", "run_block", "run_with_tail"]
+__all__ = [
+    "PLANS",
+    "SyncedBatchNorm",
+    "Tail",
+    "apart",
+    "as_written",
+    "convert",
+    "drops",
+    "is_a",
+    "kernels",
+    "observed",
+    "run_block",
+    "run_with_tail",
+    "traced",
+]

@@ -1,10 +1,11 @@
 """Batch statistics: what a batch norm keeps of them, and how several processes pool theirs.
 
 Processes that share a batch pool mean and variance of every feature map, so that a step has the statistics, and the
-gradients, of the whole batch. What travels is a few numbers a map, in float64, so that pooling costs no digit.
+gradients, of the whole batch. What travels is each one's count, mean and variance, a few numbers a map in float64; they
+are merged about the common mean, so that pooling costs no digit however far that is from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -44,33 +45,49 @@ def convert(model: nn.Module) -> None:
 def apart() -> Iterator[None]:
     """Within it no process waits for another: for a batch that all of them have whole."""
     global _together
-    _together = False
+    before, _together = _together, False
     try:
         yield
     finally:
-        _together = True
+        _together = before
+
+
+def together() -> bool:
+    """Whether there are other processes to share statistics with now."""
+    return _together and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def pools(norm: nn.Module) -> bool:
     """Whether this norm takes statistics over several processes now."""
-    return (
-        type(norm) is SyncedBatchNorm
-        and norm.training
-        and _together
-        and dist.is_available()
-        and dist.is_initialized()
-        and dist.get_world_size() > 1
-    )
+    return type(norm) is SyncedBatchNorm and norm.training and together()
+
+
+def any_pools(layers: Sequence[nn.Module]) -> bool:
+    """Whether a norm anywhere in these layers, or in what wraps them, does."""
+    return together() and any(pools(module) for layer in layers for module in layer.modules())
+
+
+def least(offers: Sequence[int], device: torch.device) -> list[int]:
+    """Of each number the least that any process offers: one that alone left a fused way would wait for ever."""
+    offered = torch.tensor(offers, dtype=torch.int32, device=device)
+    dist.all_reduce(offered, dist.ReduceOp.MIN)
+    return offered.tolist()
 
 
 def pooled(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
-    """(C,) means and biased variances of `count` values here -> those of all processes' values, and their number."""
-    first, second = mean.double(), variance.double()
-    sums = torch.cat((first * count, (second + first.square()) * count, first.new_tensor([count])))
-    dist.all_reduce(sums)
-    total = int(sums[-1])
-    first, second = (sums[:-1] / total).chunk(2)
-    return first.to(mean.dtype), (second - first.square()).clamp_(min=0).to(mean.dtype), total
+    """(C,) means and biased variances of `count` values here -> those of all processes' values, and their number.
+
+    Chan, Golub and LeVeque's rule, in the order of ranks: all of them get the same bits.
+    """
+    own = torch.cat((mean.double(), variance.double(), mean.new_tensor([count], dtype=torch.float64)))
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    every = torch.stack(parts)
+    means, variances = every[:, :-1].chunk(2, dim=1)
+    share = every[:, -1:] / every[:, -1].sum()
+    first = (share * means).sum(0)
+    second = (share * (variances + (means - first).square())).sum(0)
+    return first.to(mean.dtype), second.to(mean.dtype), int(every[:, -1].sum())
 
 
 def summed(*vectors: Tensor) -> list[Tensor]:

@@ -1,51 +1,78 @@
 """The `checkpoint` plan: forget each layer's concatenation, norm1, ReLU and conv1, and recompute them in backward.
 
 Batch norm buffers are updated once, in the forward pass proper; peers update them again when they recompute (gpleiss
-#33, pytorch #96136).
+#33, pytorch #96136). What autograd would have kept is looked at again: the same tensors, and an error if they changed.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from densekit.ops import batch_norm
+from densekit.ops.plain import is_entry
+
 
 def run(x: Tensor, layers: Sequence[Any]) -> Tensor:
     """(N, C, H, W) -> (N, C + L*k, H, W)."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _concat(x, layers)
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        recomputed = [False] * len(layers)
+    else:
+        recomputed = [is_entry(layer) for layer in layers]
+    if batch_norm.any_pools(layers):
+        recomputed = [bool(each) for each in batch_norm.least(recomputed, x.device)]
     features = [x]
-    for layer in layers:
-        contexts = partial(_contexts, layer.norm1)
-        entry = checkpoint(_enter, layer, *features, use_reentrant=False, context_fn=contexts)
-        features.append(layer.leave(entry))
+    for layer, again in zip(layers, recomputed, strict=True):
+        if again:
+            # Nothing in there is random.
+            entry = checkpoint(_Entry(layer), *features, use_reentrant=False, preserve_rng_state=False)
+            features.append(layer.leave(entry))
+        else:
+            features.append(layer(_joined(features)))
     return torch.cat(features, dim=1)
 
 
-def _concat(x: Tensor, layers: Sequence[Any]) -> Tensor:
-    for layer in layers:
-        x = torch.cat((x, layer(x)), dim=1)
-    return x
+def _joined(features: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    return torch.cat(features, dim=1) if len(features) > 1 else features[0]
 
 
-def _enter(layer: Any, *features: Tensor) -> Tensor:
-    return layer.enter(torch.cat(features, dim=1) if len(features) > 1 else features[0])
+class _Entry:
+    """norm1, ReLU and conv1 of a layer, and what they were when they were first called."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer, self._called = layer, False
+        self._norm, self._relu, self._conv = _twin(layer.norm1), layer.relu1, _twin(layer.conv1)
+        if not batch_norm.pools(layer.norm1):
+            self._norm.__class__ = nn.BatchNorm2d  # also if backward is called where it would
+        kept = [*self._norm._parameters.values(), *self._conv._parameters.values()]
+        if not self._norm.training:
+            kept += self._norm._buffers.values()
+        self._versions = [(t, t._version) for t in kept if t is not None and not t.is_inference()]
+
+    def __call__(self, *features: Tensor) -> Tensor:
+        if not self._called:
+            self._called = True
+            self._versions += [(t, t._version) for t in features if not t.is_inference()]
+            return self._layer.enter(_joined(features))
+        for tensor, version in self._versions:
+            if tensor._version != version:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"a {tuple(tensor.shape)} that a layer read is at version {tensor._version}, expected {version}"
+                )
+        if self._norm.training:  # it updates copies, which are thrown away
+            self._norm._buffers = {
+                name: None if buffer is None else buffer.clone() for name, buffer in self._norm._buffers.items()
+            }
+        return self._conv(self._relu(self._norm(_joined(features))))
 
 
-def _contexts(norm: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _frozen(norm)
-
-
-@contextmanager
-def _frozen(norm: nn.Module) -> Iterator[None]:
-    """Running statistics are updated in copies, which are thrown away."""
-    kept = norm._buffers
-    norm._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in kept.items()}
-    try:
-        yield
-    finally:
-        norm._buffers = kept
+def _twin(module: nn.Module) -> Any:
+    """Another module of the same tensors, which keeps them, its mode and its settings when the first gets others."""
+    twin = type(module).__new__(type(module))
+    twin.__dict__ = {
+        name: dict(value) if name in ("_parameters", "_buffers") else value for name, value in module.__dict__.items()
+    }
+    return twin

@@ -2,7 +2,7 @@
 
 norm2 goes into the 1x1 convolution; norm1 stays a factor and an offset, as each layer normalises the same maps in its
 own way. What was folded is kept for as long as the block's layers live, and made anew when a weight or a statistic was
-changed or moved.
+changed, replaced or moved.
 """
 
 import ctypes
@@ -13,19 +13,19 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native, primitives
+from densekit.ops import native, plain, primitives
 from densekit.ops.shared import Tail
-
-_LANES = 16  # floats of the widest vector
 
 
 def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
-    """After `shared.can_run`: whether nobody will ask for gradients, and kernels are there."""
+    """After `plain.can_run`: whether nobody will ask for gradients, nothing is random, and kernels are there."""
     return (
         not torch.is_grad_enabled()
         and native.suits(x)
-        and all(layer.bottleneck and not layer.training for layer in layers)
-        and not layers[0].conv1.weight.is_inference()  # such tensors carry no version to watch
+        and layers[0].bottleneck
+        and not layers[0].norm1.training
+        and not any(plain.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
+        and not any(t.is_inference() for t in _sources(layers))  # such tensors carry no version to watch
     )
 
 
@@ -49,11 +49,13 @@ class _Folded:
     """A block's weights as `native.dense_block` reads them, and what they were made from."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        sources = _sources(layers)
-        self._state = _state(sources)
-        self._pointers = (ctypes.c_void_p * len(sources))(*(t.data_ptr() for t in sources))
-        self._sizes = (ctypes.c_ssize_t * len(sources))(*(_extent(t) for t in sources))
-        self._sample = native.sample(self._pointers, self._sizes)
+        # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
+        self._sources = _sources(layers)
+        self._storages = [t.untyped_storage() for t in self._sources]
+        self._state = _state(self._sources, layers)
+        self._pointers = (ctypes.c_void_p * len(self._sources))(*(t.data_ptr() for t in self._sources))
+        self._sizes = (ctypes.c_ssize_t * len(self._sources))(*(_extent(t) for t in self._sources))
+        self._digest = native.digest(self._pointers, self._sizes)
         self._tensors: list[Tensor] = []
         for layer in layers:
             scale, bias = _affine(layer.norm2)
@@ -62,8 +64,9 @@ class _Folded:
         self.addresses = (ctypes.c_void_p * len(self._tensors))(*(t.data_ptr() for t in self._tensors))
 
     def holds(self, layers: Sequence[Any]) -> bool:
-        # Versions see every change that torch knows of; the sample those made through Tensor.data.
-        return _state(_sources(layers)) == self._state and native.sample(self._pointers, self._sizes) == self._sample
+        # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
+        same = _state(_sources(layers), layers) == self._state
+        return same and native.digest(self._pointers, self._sizes) == self._digest
 
 
 _kept: WeakKeyDictionary[nn.Module, _Folded] = WeakKeyDictionary()
@@ -95,8 +98,9 @@ def _extent(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _state(sources: Sequence[Tensor]) -> list[tuple[int, int]]:
-    return [(t.data_ptr(), t._version) for t in sources]
+def _state(sources: Sequence[Tensor], layers: Sequence[Any]) -> list[tuple[Any, ...]]:
+    tensors = [(id(t), t.data_ptr(), t._version, t.shape, t.stride()) for t in sources]
+    return [*tensors, tuple([layer._modules[name].eps for layer in layers for name in ("norm1", "norm2")])]
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -110,4 +114,4 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _padded(vector: Tensor) -> Tensor:
     """With zeros up to whole vectors."""
-    return torch.nn.functional.pad(vector, (0, -len(vector) % _LANES)).contiguous()
+    return torch.nn.functional.pad(vector, (0, -len(vector) % native.LANES)).contiguous()

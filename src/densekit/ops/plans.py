@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from densekit.ops import checkpoint, inference, native, shared
+from densekit.ops import batch_norm, checkpoint, inference, native, plain, shared
 from densekit.ops.shared import Tail
 
 Layers = Sequence[Any]  # dense layers: nn.Modules that look like shared.Layer
+_MODULES, _BLOCK, _TAIL = range(3)  # how much runs as one
 
 
 def concat(x: Tensor, layers: Layers) -> Tensor:
@@ -21,39 +22,46 @@ def concat(x: Tensor, layers: Layers) -> Tensor:
     return features
 
 
-def _shared(x: Tensor, layers: Layers) -> Tensor:
-    return _run_shared(x, layers, None) if shared.can_run(x, layers) else concat(x, layers)
-
-
-def _run_shared(x: Tensor, layers: Layers, tail: Tail | None) -> Tensor:
-    return (inference if inference.can_run(x, layers) else shared).run(x, layers, tail)
-
-
-PLANS: dict[str, Callable[[Tensor, Layers], Tensor]] = {
-    "concat": concat,
-    "checkpoint": checkpoint.run,
-    "shared": _shared,
-}
-NAMES = ("auto", *PLANS)
+_BY_LAYERS: dict[str, Callable[[Tensor, Layers], Tensor]] = {"concat": concat, "checkpoint": checkpoint.run}
+NAMES = ("auto", *_BY_LAYERS, "shared")
 
 
 def resolve(plan: str, x: Tensor) -> str:
     """`auto`, where nobody measured: shared where its kernels are compiled, else concat."""
     if plan != "auto":
         return plan
-    return "shared" if native.suits(x) else "concat"
+    return "shared" if not plain.traced(x) and native.suits(x) else "concat"
 
 
 def run_block(x: Tensor, layers: Layers, plan: str) -> Tensor:
     """(N, C, H, W) -> (N, C + L*k, H, W) by the plan of that name, or by concat where it would not be exact."""
-    return PLANS[resolve(plan, x)](x, layers)
+    return _run(x, layers, plan, None)[0]
 
 
-def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail, around: Sequence[nn.Module]) -> Tensor | None:
-    """A block and what reads all of it, the batch norm, ReLU and pool of `tail`, as one; None where the plan cannot.
+def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail) -> tuple[Tensor, bool]:
+    """A block, and what reads all of it: the batch norm, ReLU and pool of `tail`.
 
-    `around` are the modules that are not called then; somebody may be watching them.
+    (N, C, H, W) -> (N, C + L*k, H // pool, W // pool) and true; or what `run_block` gives, and false, where the plan
+    cannot take the tail along.
     """
-    if resolve(plan, x) != "shared" or not shared.can_run(x, layers, tail, around):
-        return None
-    return _run_shared(x, layers, tail)
+    return _run(x, layers, plan, tail)
+
+
+def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tensor, bool]:
+    if plain.traced(x):
+        return concat(x, layers), False
+    if plan in _BY_LAYERS:
+        return _BY_LAYERS[plan](x, layers), False
+    extent = _extent(x, layers, tail) if resolve(plan, x) == "shared" else _MODULES
+    if batch_norm.any_pools(layers):
+        (extent,) = batch_norm.least([extent], x.device)
+    if extent == _MODULES:
+        return concat(x, layers), False
+    whole = inference if inference.can_run(x, layers) else shared
+    return whole.run(x, layers, tail if extent == _TAIL else None), extent == _TAIL
+
+
+def _extent(x: Tensor, layers: Layers, tail: Tail | None) -> int:
+    if not plain.can_run(x, layers):
+        return _MODULES
+    return _TAIL if tail is not None and plain.can_take(x, layers, tail.norm, tail.pool) else _BLOCK

@@ -16,6 +16,11 @@ def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
     return like.new_empty(pixels, columns)
 
 
+def whole(x: Tensor) -> Tensor:
+    """x, as the other functions read it."""
+    return x
+
+
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """(M, C) -> mean and biased variance of each column."""
     variance, mean = torch.var_mean(x, 0, unbiased=False)
@@ -97,8 +102,11 @@ def normalise_backward(
 
 def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
     """relu(x * scale + shift) averaged over pool x pool: (M, C) -> (N, C, H // pool, W // pool) in channels_last."""
-    z = maps(rectify(x, scale, shift), size)
-    return z if pool == 1 else F.avg_pool2d(z, pool)
+    if pool > 1:
+        return F.avg_pool2d(maps(rectify(x, scale, shift), size), pool)
+    output, pixels = blank(size, x.shape[1], x)
+    torch.addcmul(shift, x, scale, out=pixels).relu_()
+    return output
 
 
 def rectify_pool_backward(
@@ -137,7 +145,26 @@ def rows(x: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
+def blank(size: Size, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """An empty (N, C, H, W) in channels_last of `like`'s dtype and device, and its rows, to be written through.
+
+    To be returned it must be the tensor, not its view: autograd refuses changes in place of views.
+    """
+    shape = (size[0], channels, *size[1:])
+    output = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return output, output.permute(0, 2, 3, 1).view(-1, channels)
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
-    """That of an (N, C, H, W) tensor."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    """What torch's operators take an (N, C, H, W) tensor's format to be, which they answer in.
+
+    By the order of its strides, as c10's is_channels_last_strides_2d: a slice is not contiguous in either format, and a
+    tensor of one channel or one pixel in both.
+    """
+    sizes, strides = x.shape, x.stride()
+    least = 0
+    for d in (1, 3, 2, 0):
+        if not strides[1] or not sizes[d] or strides[d] < least or (d == 0 and least == strides[1]):
+            return torch.contiguous_format
+        least = strides[d] * sizes[d]
+    return torch.channels_last

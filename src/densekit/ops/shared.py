@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from densekit.ops import batch_norm, native, primitives
-from densekit.ops.batch_norm import SyncedBatchNorm, update_running
+from densekit.ops import batch_norm, native, plain, primitives
+from densekit.ops.batch_norm import update_running
 
 
 class Layer(Protocol):
@@ -45,80 +45,14 @@ class Tail:
 
 
 def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; channels_last."""
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
+
+    After `plain.can_run`, and `plain.can_take` for the tail.
+    """
     parameters = [p for layer in layers for p in _parameters(layer)]
     if tail:
         parameters += [tail.norm.weight, tail.norm.bias]
     return _Block.apply(x, layers, tail, *parameters)
-
-
-def can_run(x: Tensor, layers: Sequence[nn.Module], tail: Tail | None = None, around: Sequence[nn.Module] = ()) -> bool:
-    """Whether this plan gives what calling the modules one by one would; `around` are the modules that hold them.
-
-    Not where somebody watches or changes a module inside (hooks, parametrisations, subclasses), where the norms do not
-    agree, or where autograd, autocast or a tracer wants to see single operators.
-    """
-    if (
-        type(x) not in (Tensor, nn.Parameter)
-        or x.dim() != 4
-        or not x.numel()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
-        or (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
-        or torch._C._are_functorch_transforms_active()
-        or observed(*around)
-        or any(_GLOBAL_HOOKS)
-    ):
-        return False
-    # This runs in every forward pass, which for one small image takes milliseconds: hence modules' own dictionaries.
-    norms = [layer._modules["norm1"] for layer in layers] + ([tail.norm] if tail else [])
-    training = norms[0].training
-    return (
-        # torch refuses statistics of one value, and says so
-        (not training or x.numel() > x.shape[1])
-        and all(_plain_layer(layer, x, training) for layer in layers)
-        and (tail is None or _plain_norm(tail.norm, x, training))
-        and len({(type(norm), norm.eps) for norm in norms}) == 1
-    )
-
-
-_GLOBAL_HOOKS = (
-    torch.nn.modules.module._global_forward_hooks,
-    torch.nn.modules.module._global_forward_pre_hooks,
-    torch.nn.modules.module._global_backward_hooks,
-    torch.nn.modules.module._global_backward_pre_hooks,
-)
-
-
-def _plain_layer(layer: nn.Module, x: Tensor, training: bool) -> bool:
-    if observed(layer):
-        return False
-    for module in layer._modules.values():
-        if module is None or observed(module):
-            return False
-        kind = type(module)
-        if kind in (nn.BatchNorm2d, SyncedBatchNorm):
-            if not _plain_norm(module, x, training):
-                return False
-        elif kind is nn.Conv2d:
-            weight = module._parameters["weight"]
-            if weight is None or weight.dtype != x.dtype or module._parameters["bias"] is not None:
-                return False
-        elif kind not in (nn.ReLU, nn.Dropout, nn.Identity):
-            return False
-    return True
-
-
-def _plain_norm(norm: nn.Module, x: Tensor, training: bool) -> bool:
-    if type(norm) not in (nn.BatchNorm2d, SyncedBatchNorm) or norm.training != training or not norm.track_running_stats:
-        return False
-    own = (*norm._parameters.values(), norm._buffers["running_mean"], norm._buffers["running_var"])
-    return all(t is not None and t.dtype == x.dtype and t.device == x.device for t in own)
-
-
-def observed(*modules: nn.Module) -> bool:
-    """Whether a hook watches one of them."""
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
 
 
 def _parameters(layer: Layer) -> list[Tensor]:
@@ -164,17 +98,17 @@ class _Block(torch.autograd.Function):
         kernels = _kernels(x)
         images, channels, height, width = x.shape
         size, pixels = (images, height, width), images * height * width
-        growth = _last_conv(layers[0]).out_channels
+        groups = _grouped(layers, parameters)
+        growth = len(groups[0][-1])
         total = channels + len(layers) * growth
         training = layers[0].norm1.training
         pools = batch_norm.pools(layers[0].norm1)
         count = pixels  # that statistics are taken of
 
         matrix = kernels.matrix(pixels, total, x)
-        # The raw maps leave the block where no tail reads the normalised ones; in evaluation the matrix holds them.
-        raw = x.new_empty(pixels, total) if training and tail is None else None
+        # The raw maps leave the block where no tail reads the normalised ones.
+        output, raw = primitives.blank(size, total, x) if tail is None else (None, None)
         moments = x.new_empty(3, total)  # mean, biased variance and 1 / standard deviation of each map
-        groups = iter(_grouped(layers, parameters))
 
         def pool(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal count
@@ -207,7 +141,7 @@ class _Block(torch.autograd.Function):
             first = consume(layer.norm1, seen)
             one = _Affine(own[0], own[1], *first)
             if layer.bottleneck:
-                drop1 = _mask(layer.drop1, x, layer.conv1.out_channels)
+                drop1 = _mask(layer.drop1, x, len(own[2]))
                 h, mean, variance = kernels.pointwise(
                     matrix[:, :seen], one.scale, one.shift, own[2].flatten(1), moments=training and drop1 is None
                 )
@@ -233,23 +167,24 @@ class _Block(torch.autograd.Function):
             append(maps, seen)
             states.append(_Saved(*first, drop, *(bottleneck or ())))
 
-        if tail is None:
-            output = primitives.maps(matrix.contiguous() if raw is None else raw, size)
-            last: tuple[Tensor | None, Tensor | None] = (None, None)
-        else:
+        last: tuple[Tensor | None, Tensor | None] = (None, None)
+        if tail is not None:
             last = consume(tail.norm, total)
-            gamma, beta = next(groups)
-            affine = _Affine(gamma, beta, *last)
+            affine = _Affine(groups[-1][0], groups[-1][1], *last)
             output = kernels.rectify_pool(matrix, affine.scale, affine.shift, size, tail.pool)
         ctx.save_for_backward(matrix, moments[2], *last, *[t for state in states for t in state], *parameters)
         ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
         ctx.pools, ctx.count = pools, count
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
-        return output.contiguous(memory_format=primitives.memory_format(x))
+        return cast(Tensor, output).contiguous(memory_format=primitives.memory_format(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, dy)
+
+    @staticmethod
+    def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         layers, tail, size = ctx.layers, ctx.tail, ctx.size
         matrix, rstds, *rest = ctx.saved_tensors
         last, rest = rest[:2], rest[2:]
@@ -258,8 +193,9 @@ class _Block(torch.autograd.Function):
         parameters = rest[len(layers) * width :]
         groups = _grouped(layers, parameters)
         kernels = _kernels(matrix)
+        matrix = kernels.whole(matrix)  # hooks on saved tensors give copies back
         pixels, total = matrix.shape
-        growth = _last_conv(layers[0]).out_channels
+        growth = len(groups[0][-1])
         gradients: list[Tensor] = []
 
         direct = None  # what reaches the raw maps without passing through a normalisation
@@ -306,6 +242,7 @@ class _Block(torch.autograd.Function):
                 gradients = [one.gamma_gradient(dscale), dshift, dweight, *gradients]
                 continue
             h, mean, rstd = (cast(Tensor, t) for t in (state.h, state.mean2, state.rstd2))
+            h = kernels.whole(h)
             two = _Affine(own[3], own[4], mean, rstd)
             dz, dscale, dshift, dweight = kernels.conv3x3_backward(
                 h, two.scale, two.shift, two.centre, own[5], dmaps, size
@@ -329,17 +266,31 @@ class _Block(torch.autograd.Function):
             gradients = [one.gamma_gradient(dscale), dshift, dweight.view_as(own[2]), *gradients]
 
         wanted = ctx.needs_input_grad
-        channels = total - len(layers) * growth
-        dx = primitives.maps(maps_gradient(slice(0, channels), dots), size) if wanted[0] else None
+        dx = None
+        if wanted[0]:
+            dx = maps_gradient(slice(0, total - len(layers) * growth), dots)
+            # In evaluation it is a part of `flowing`, all of which it would keep.
+            dx = primitives.maps(dx if ctx.training else dx.clone(), size)
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """Of a block's arguments; for several dy at once, as torch batches them, one after the other."""
+    if torch._C._functorch.is_legacy_batchedtensor(dy):  # autograd.grad(..., is_grads_batched=True)
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        batching: Any = torch
+    elif torch._C._functorch.is_batchedtensor(dy):  # torch.func.vmap
+        level = torch._C._functorch.maybe_get_level(dy)
+        batching = torch._C._functorch
+    else:
+        return _Block.gradients(ctx, dy.resolve_neg())
+    every = zip(*(_gradients(ctx, each) for each in batching._remove_batch_dim(dy, level, 0, 0)), strict=True)
+    return tuple(None if p[0] is None else batching._add_batch_dim(torch.stack(p), 0, level) for p in every)
 
 
 def _kernels(x: Tensor) -> Any:
     return native if native.suits(x) else primitives
-
-
-def _last_conv(layer: Layer) -> nn.Conv2d:
-    return layer.conv2 if layer.bottleneck else layer.conv1
 
 
 def _grouped(layers: Sequence[Layer], parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
@@ -357,8 +308,8 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
     """Factors (M, channels) that torch's own dropout would draw for maps in x's memory format, or None without it."""
-    if not isinstance(dropout, nn.Dropout) or not dropout.training or not dropout.p:
+    if not plain.drops(dropout):
         return None
     images, _, height, width = x.shape
     ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=primitives.memory_format(x))
-    return primitives.rows(F.dropout(ones, dropout.p))
+    return primitives.rows(F.dropout(ones, cast(nn.Dropout, dropout).p))

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from densekit.config import ModelConfig, Recipe
 from densekit.errors import UnknownName
+from densekit.recipes.modern import modern
 from densekit.recipes.paper import c10, c10_plus, c100, c100_plus, imagenet, svhn
 from densekit.recipes.quick import finetune, quick
 
 RECIPES: dict[str, Callable[[str, ModelConfig | None], Recipe]] = {
     "quick": quick,
     "finetune": finetune,
+    "modern": modern,
     "c10": c10,
     "c10+": c10_plus,
     "c100": c100,

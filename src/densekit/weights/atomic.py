@@ -11,11 +11,15 @@ def write(path: Path, content: bytes | str) -> None:
     """Replaces `path`; after a crash it holds the old or the new content."""
     temporary = path.with_name(f".{path.name}.new")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+        raise
     sync_folder(path.parent)
 
 
@@ -25,10 +29,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Between the two renames of the swap the old folder is at `.NAME.old`: `recover` finds it.
     """
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    fresh, old = path.with_name(f".{path.name}.new"), _old(path)
+    recover(path)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    yield fresh
+    try:
+        yield fresh
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     sync_folder(fresh)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -39,10 +48,18 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Undoes a swap that a crash cut in two."""
-    old = path.with_name(f".{path.name}.old")
-    if not path.exists() and old.exists():
-        old.rename(path)
+    """Undoes a swap that a crash cut in two. For the one process that writes; others look at `current`."""
+    if not path.exists() and _old(path).exists():
+        _old(path).rename(path)
+
+
+def current(path: Path) -> Path:
+    """Where what is called `path` stands now, also within a swap or after one that was cut in two."""
+    return path if path.exists() or not _old(path).exists() else _old(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def sync_folder(path: Path) -> None:

@@ -50,10 +50,8 @@ def model_folder(name: str | Path) -> Path:
 
 def run_checkpoint(run: Path) -> Path:
     """The checkpoint a run reports: the one its result was measured on, else the last."""
-    last = run / "checkpoints" / "last"
-    atomic.recover(last)
     result = run / "checkpoints" / "result"
-    named = run / "checkpoints" / result.read_text().strip() if result.is_file() else last
+    named = atomic.current(run / "checkpoints" / (result.read_text().strip() if result.is_file() else "last"))
     if not (named / CONFIG).is_file():
         raise BadWeights(f"{run} has no checkpoint yet; train it first")
     return named

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from densekit.ops.native.library import library
-from densekit.ops.primitives import Size, maps
+from densekit.ops.primitives import Size, blank
 
-_LANES = 16  # floats of the widest vector
+LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
 _forked = False
 
@@ -36,7 +36,7 @@ def suits(x: Tensor) -> bool:
 
 def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
     """An empty (pixels, columns), each row padded to whole vectors."""
-    whole = like.new_empty(pixels, -(-columns // _LANES) * _LANES)
+    whole = like.new_empty(pixels, -(-columns // LANES) * LANES)
     if whole.nbytes >= _HUGE:
         _library().densekit_advise(whole.data_ptr(), whole.nbytes)
     return whole[:, :columns]
@@ -75,7 +75,7 @@ def pointwise_backward(
     dx: Tensor,
     closing: int,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    weight, dz, h = weight.contiguous(), _whole(dz), _whole(h)
+    weight, dz, h = weight.contiguous(), whole(dz), whole(h)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
     sums, products = _moments(closing)
     _call(
@@ -94,7 +94,7 @@ def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size)
 def conv3x3_backward(
     x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dz, dy = matrix(x.shape[0], x.shape[1], x), _whole(dy)
+    dz, dy = matrix(x.shape[0], x.shape[1], x), whole(dy)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
     _call(
         "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, dy, dy.stride(0), dz, dz.stride(0),
@@ -122,10 +122,9 @@ def normalise_backward(
 
 
 def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
-    images, height, width = size[0], size[1] // pool, size[2] // pool
-    y = x.new_empty(images * height * width, x.shape[1])
-    _call("rectify_pool", x, x.stride(0), scale, shift, y, y.stride(0), *size, x.shape[1], pool)
-    return maps(y, (images, height, width))
+    output, y = blank((size[0], size[1] // pool, size[2] // pool), x.shape[1], x)
+    _call("rectify_pool", x, x.stride(0), scale, shift, y, x.shape[1], *size, x.shape[1], pool)
+    return output
 
 
 def rectify_pool_backward(
@@ -161,28 +160,32 @@ def dense_block(
     channels = x.shape[1]
     scale, shift, pool = tail or (None, None, 0)
     shape = (images, height // max(pool, 1), width_ // max(pool, 1))
-    out = x.new_empty(shape[0] * shape[1] * shape[2], channels + layers * growth)
+    output, out = blank(shape, channels + layers * growth, x)
     _call(
         "dense_block", x, x.stride(0), weights, scale, shift, pool, out, *size, channels, layers, width, growth
     )  # fmt: skip
-    return maps(out, shape)
+    return output
 
 
-def sample(pointers: Any, sizes: Any) -> float:
-    """A number from a few values of each of several arrays."""
-    return float(_library().densekit_sample(pointers, sizes, len(pointers)))
+def digest(pointers: Any, sizes: Any) -> int:
+    """Of all bits of several arrays of floats."""
+    found = ctypes.c_uint64()
+    _call("digest", pointers, sizes, len(pointers), ctypes.byref(found))
+    return found.value
 
 
-def _whole(x: Tensor) -> Tensor:
+def whole(x: Tensor) -> Tensor:
     """x, or a padded copy where a whole vector of its last row would leave its memory, as in a slice of columns."""
-    width = -(-x.shape[1] // _LANES) * _LANES
+    if x.stride(1) != 1 and x.shape[1] > 1:
+        return matrix(x.shape[0], x.shape[1], x).copy_(x)
+    width = -(-x.shape[1] // LANES) * LANES
     if 4 * (x.storage_offset() + (len(x) - 1) * x.stride(0) + width) <= x.untyped_storage().nbytes():
         return x
     return matrix(x.shape[0], x.shape[1], x).copy_(x)
 
 
 def _moments(columns: int) -> tuple[Tensor, Tensor]:
-    both = torch.empty(2, columns, dtype=torch.float64)
+    both = torch.empty(2, columns, dtype=torch.float64, device="cpu")  # whatever the default device is
     return both[0], both[1]
 
 

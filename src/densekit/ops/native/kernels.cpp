@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "digest.hpp"
 #include "inference.hpp"
 
 using P = const float*;
@@ -55,6 +56,7 @@ EXPORT(rectify_pool_backward,
 EXPORT(dense_block,
        (P x, I ldx, const P* weights, P scale, P shift, I pool, float* out, I N, I H, I W, I C, I layers, I width, I growth, int threads),
        (x, ldx, weights, scale, shift, pool, out, N, H, W, C, layers, width, growth, threads))
+EXPORT(digest, (const P* arrays, const I* sizes, I count, std::uint64_t* digest, int threads), (arrays, sizes, count, digest, threads))
 // Asks for huge pages: a matrix of tens of megabytes is written once a step, and faulting it in by small pages costs more.
 extern "C" void densekit_advise([[maybe_unused]] void* memory, [[maybe_unused]] I bytes) noexcept {
 #ifdef MADV_HUGEPAGE
@@ -67,15 +69,4 @@ extern "C" void densekit_advise([[maybe_unused]] void* memory, [[maybe_unused]] 
 extern "C" I densekit_dense_layer_size(I C, I width, I K) noexcept { return densekit::dense_layer_size(C, width, K); }
 extern "C" void densekit_pack_dense_layer(P w1, P scale2, P w2, float* packed, I C, I width, I K) noexcept {
     densekit::pack_dense_layer(w1, scale2, w2, packed, C, width, K);
-}
-// A number that changes when any of `count` arrays is written as a whole, from a sample of each: catches what went by
-// torch's own version counters (Tensor.data).
-extern "C" double densekit_sample(const P* arrays, const I* sizes, I count) noexcept {
-    double total = 0;
-    I weight = 0;  // so that values which change places change the number
-    for (I i = 0; i < count; ++i) {
-        const I step = std::max<I>(1, sizes[i] / 16);
-        for (I j = 0; j < sizes[i]; j += step) total += arrays[i][j] * static_cast<double>(1 + weight++ % 1021);
-    }
-    return total;
 }

@@ -53,50 +53,32 @@ def _path(build: str) -> Path:
     return FOLDER / f"densekit_{build}.so"
 
 
-_P, _I, _T = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
-_SIGNATURES = {
-    "statistics": [_P, _I, _P, _P, _I, _I, _T],
-    "normalise": [_P, _I, _P, _P, _P, _I, _I, _I, _T],
-    "pointwise": [_P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _I, _I, _T],
-    "pointwise_backward": [
-        _P,
-        _I,
-        _P,
-        _P,
-        _P,
-        _P,
-        _P,
-        _I,
-        _P,
-        _I,
-        _P,
-        _P,
-        _P,
-        _P,
-        _I,
-        *[_P] * 3,
-        _I,
-        _P,
-        _P,
-        *[_I] * 3,
-        _T,
-    ],
-    "conv3x3": [_P, _I, _P, _P, _P, _P, _I, _I, _I, _I, _I, _I, _T],
-    "conv3x3_backward": [_P, _I, _P, _P, _P, _P, _P, _I, _P, _I, _P, _P, _P, _I, _I, _I, _I, _I, _T],
-    "dots": [_P, _I, _P, _I, _P, _P, _I, _I, _T],
-    "rectify_pool": [_P, _I, _P, _P, _P, _I, _I, _I, _I, _I, _I, _T],
-    "rectify_pool_backward": [_P, _I, _P, _P, _P, _P, _I, _P, _I, _P, _P, _I, _I, _I, _I, _I, _T],
-    "dense_block": [_P, _I, _P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _I, _I, _T],
-    "normalise_backward": [_P, _I, _P, _I, _P, _I, _P, _P, _P, _P, _I, _I, _I, _T],
+# As kernels.cpp declares them: p for a pointer, i for a size, t for the number of threads.
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_ssize_t, "t": ctypes.c_int}
+SIGNATURES = {
+    "statistics": "pi pp ii t",
+    "normalise": "pi pp pi ii t",
+    "pointwise": "pi ppp pi pp iii t",
+    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp iii t",
+    "conv3x3": "pi ppp pi iiiii t",
+    "conv3x3_backward": "pi pppp pi pi ppp iiiii t",
+    "dots": "pi pi pp ii t",
+    "normalise_backward": "pi pi pi ppp pi ii t",
+    "rectify_pool": "pi pp pi iiiii t",
+    "rectify_pool_backward": "pi ppp pi pi pp iiiii t",
+    "dense_block": "pi p ppi p iiiiiii t",
+    "digest": "pp i p t",
 }
 
 
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    for name, arguments in _SIGNATURES.items():
+    returning = [(name, codes, ctypes.c_int) for name, codes in SIGNATURES.items()]
+    others = [
+        ("dense_layer_size", "iii", ctypes.c_ssize_t),
+        ("pack_dense_layer", "pppp iii", None),
+        ("advise", "pi", None),
+    ]
+    for name, codes, result in [*returning, *others]:
         function = getattr(loaded, f"densekit_{name}")
-        function.argtypes, function.restype = arguments, ctypes.c_int
-    loaded.densekit_dense_layer_size.argtypes, loaded.densekit_dense_layer_size.restype = [_I] * 3, _I
-    loaded.densekit_pack_dense_layer.argtypes, loaded.densekit_pack_dense_layer.restype = [_P] * 4 + [_I] * 3, None
-    loaded.densekit_advise.argtypes, loaded.densekit_advise.restype = [_P, _I], None
-    loaded.densekit_sample.argtypes, loaded.densekit_sample.restype = [_P, _P, _I], ctypes.c_double
+        function.argtypes, function.restype = [_TYPES[code] for code in codes if code != " "], result
     return loaded

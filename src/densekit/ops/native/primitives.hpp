@@ -114,24 +114,33 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
     if (mean) moments.finish(mean, variance);
 }
 
-// part[c] += sum of x, part[C + c] += sum of x * y, over rows.
-INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, float* part, Index rows, Index C) {
-    Index c = 0;
-    for (; c + V <= C; c += V) {
-        Vector sum = load(part + c), product = load(part + C + c);
-        for (Index i = 0; i < rows; ++i) {
-            const Vector value = load(x + i * ldx + c);
-            sum += value;
-            product += value * load(y + i * ldy + c);
+// total[c] += sum of x, total[C + c] += sum of x * y, over rows; `part` holds 2 * C floats for as few rows as cost no digits: a
+// batch norm backward subtracts these from each of the gradients that they are sums of.
+INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, double* total, float* part, Index rows, Index C) {
+    constexpr Index FEW = 8;
+    for (Index first = 0; first < rows; first += FEW, x += FEW * ldx, y += FEW * ldy) {
+        const Index few = std::min(FEW, rows - first);
+        Index c = 0;
+        for (; c + V <= C; c += V) {
+            Vector sum = zero(), product = zero();
+            for (Index i = 0; i < few; ++i) {
+                const Vector value = load(x + i * ldx + c);
+                sum += value;
+                product += value * load(y + i * ldy + c);
+            }
+            store(part + c, sum);
+            store(part + C + c, product);
         }
-        store(part + c, sum);
-        store(part + C + c, product);
+        for (; c < C; ++c) {
+            float sum = 0, product = 0;
+            for (Index i = 0; i < few; ++i) {
+                sum += x[i * ldx + c];
+                product += x[i * ldx + c] * y[i * ldy + c];
+            }
+            part[c] = sum, part[C + c] = product;
+        }
+        add_to(total, part, 2 * C);
     }
-    for (Index i = 0; i < rows; ++i)
-        for (Index j = c; j < C; ++j) {
-            part[j] += x[i * ldx + j];
-            part[C + j] += x[i * ldx + j] * y[i * ldy + j];
-        }
 }
 
 inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
@@ -188,9 +197,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
             add_to(totals[thread], sum, 2 * Cv);
             // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
-            std::memset(sum, 0, static_cast<std::size_t>(2 * closing) * sizeof(float));
-            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, sum, rows, closing);
-            add_to(closed[thread], sum, 2 * closing);
+            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, closed[thread], sum, rows, closing);
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index c = 0; c < C; c += R) {
@@ -369,9 +376,13 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                             store(sum + Cv + c + column, db);
                         }
                     });
+                    // A strip's pixels are many: in float32 their sum would be less exact than torch's.
+                    for (float* part : {sum + c, sum + Cv + c}) {
+                        add_to(totals[thread] + (part - sum), part, P * V);
+                        std::memset(part, 0, P * V * sizeof(float));
+                    }
                 }
             });
-            add_to(totals[thread], sum, 2 * Cv);
             for_panels(C, 0, nullptr, [&](auto p, Index c, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value;
                 for (Index tap = 0; tap < 9; ++tap) {
@@ -407,12 +418,9 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* s
     PerThread<float> parts(threads, 2 * C);
     const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
     parallel(threads, tiles, [&](Index begin, Index end, int thread) {
-        float* part = parts[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * STATS_ROWS;
-            std::fill(part, part + 2 * C, 0.0f);
-            add_dots(x + first * ldx, ldx, y + first * ldy, ldy, part, std::min(STATS_ROWS, M - first), C);
-            add_to(totals[thread], part, 2 * C);
+            add_dots(x + first * ldx, ldx, y + first * ldy, ldy, totals[thread], parts[thread], std::min(STATS_ROWS, M - first), C);
         }
     });
     for (Index c = 0; c < C; ++c) {

@@ -1,0 +1,123 @@
+"""`densekit evaluate` as a function."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+
+from densekit.api.run import data_folder, display_of, load, refuse_planned
+from densekit.config import DataConfig, describe
+from densekit.data import DataSet, Images, Loader
+from densekit.data import load as load_data
+from densekit.data.sets import FileImages, SkipList
+from densekit.data.split import divide
+from densekit.engine import Classifier, Result
+from densekit.engine.evaluate import evaluate as measure
+from densekit.engine.processes import joined
+from densekit.errors import BadData, InvalidInput, UnknownName
+
+
+def evaluate(
+    model: str | Path,
+    data: str | None = None,
+    *,
+    split: str | None = None,
+    ten_crop: bool = False,
+    batch_size: int = 100,
+    data_dir: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Metrics of MODEL on a split of DATA (none: the data it was trained on).
+
+    `split` is train, val, test or all; by default test, or all images of a folder the model never saw.
+    Raises BadData when the classes do not match.
+    """
+    with joined() as world:
+        classifier = load(model)
+        card = classifier.card
+        if data is None and card.data is None:
+            raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
+        own = card.data is not None and data in (None, card.data.source)
+        if data is not None:
+            refuse_planned(data)
+        config = card.data if own and card.data is not None else DataConfig(source=str(data))
+        config = _with_data_settings(config, settings or {})
+        loaded = load_data(config, data_folder(data_dir))
+        _check_classes(classifier, loaded, str(model))
+        name, images = _choose_split(loaded, config, split, own=own)
+        if ten_crop and not isinstance(images, FileImages):
+            raise InvalidInput(
+                f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
+            )
+        loader = Loader(
+            images,
+            card.preprocessing,
+            batch_size // 10 if ten_crop else batch_size,
+            device=classifier.device,
+            workers=config.workers,
+            max_pixels=config.max_pixels,
+            ten_crop=ten_crop,
+            rank=world.rank,
+            size=world.size,
+        )
+        display = display_of(console, world)
+        with display.evaluating(name, len(images)) as advance:
+            result, _ = measure(
+                classifier.model,
+                loader,
+                classes=classifier.classes,
+                names=(str(model), loaded.name, name),
+                skipped=_skipped_of(images, loaded.skipped),
+                world=world,
+                advance=advance,
+            )
+        return result
+
+
+def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
+    """Only the bad files of this split's folder: those of others say nothing about this result."""
+    own = SkipList(skipped.budget)
+    if isinstance(images, FileImages):
+        own.files = {path: error for path, error in skipped.files.items() if path.is_relative_to(images.root)}
+    return own
+
+
+def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+    if split is None:
+        split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
+    if split == "all":
+        if set(data.splits) != {"train"}:
+            raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
+        return split, data.splits["train"]
+    divided = divide(data, config)
+    if split not in divided.splits:
+        raise UnknownName("split", split, [*divided.splits, "all"])
+    return split, divided.splits[split]
+
+
+def _check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
+    if classifier.classes != data.classes:
+        odd = sorted(set(classifier.classes) ^ set(data.classes))[:5]
+        raise BadData(
+            f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
+            "name the folders after the model's classes, or train on these data"
+        )
+
+
+def _with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:
+    known = {f"data.{key}" for key in DataConfig.model_fields}
+    for key in settings:
+        if key not in known:
+            raise UnknownName("setting of evaluation", key, known)
+    values = {
+        key.removeprefix("data."): yaml.safe_load(value) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+    try:
+        return DataConfig.model_validate(config.model_dump() | values)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from error

@@ -1,0 +1,96 @@
+"""A finished run, and where runs, models and data are found."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from rich.console import Console
+
+from densekit.data import load as load_data
+from densekit.data.sets import ArrayImages
+from densekit.data.split import divide
+from densekit.engine import Classifier, Result, runs
+from densekit.engine.processes import World
+from densekit.engine.progress import Display
+from densekit.errors import InvalidInput
+
+# Forms of DATA that are to come, and what to do until then.
+_PLANNED = {
+    "csv": "put the images into one folder for each class",
+    "hf": "download the data set, and name its folder of images",
+    "wds": "unpack the archives into one folder for each class",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run on disk."""
+
+    folder: Path
+    result: Result
+    """Metrics of the reported split, as measured at the end of training."""
+
+    @property
+    def report(self) -> Path:
+        """The page with curves, metrics and mistakes."""
+        return self.folder / "report.html"
+
+    def classifier(self) -> Classifier:
+        """The trained network with its classes and preprocessing."""
+        return load(self.folder)
+
+    def evaluate(self, data: str | None = None, split: str | None = None) -> Result:
+        """Measures again, on the reported split or another one."""
+        from densekit.api.evaluation import evaluate  # which needs this module
+
+        return evaluate(self.folder, data, split=split)
+
+
+def load(source: str | Path, device: str = "auto") -> Classifier:
+    """A classifier from a run folder, a model folder or a shipped model's name. Raises BadWeights, UnknownName."""
+    return Classifier.load(source, device)
+
+
+def data_folder(given: str | Path | None = None) -> Path:
+    """--data-dir, else $DENSEKIT_DATA, else the user's cache folder."""
+    return Path(given or os.environ.get("DENSEKIT_DATA") or platformdirs.user_cache_path("densekit")).expanduser()
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or with a number where that exists."""
+    name = name.replace(":", "-")
+    taken = 1
+    while (parent / (name if taken == 1 else f"{name}-{taken}")).exists():
+        taken += 1
+    return parent / (name if taken == 1 else f"{name}-{taken}")
+
+
+def write_samples(run: Path, count: int) -> list[Path]:
+    """The first `count` images of a run's reported split as RUN/samples/NAME-true-CLASS.png; in-memory data only."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    recipe = runs.recipe_of(run)
+    data = divide(load_data(recipe.data, data_folder()), recipe.data)
+    images = data.splits["test"]
+    assert isinstance(images, ArrayImages)
+    folder = run / "samples"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, pixels, label in zip(images.names()[:count], images.pixels, images.labels.tolist(), strict=False):
+        path = folder / f"{name}-true-{data.classes[label]}.png"
+        to_pil_image(pixels).save(path)
+        paths.append(path)
+    return paths
+
+
+def refuse_planned(data: str) -> None:
+    """Raises InvalidInput for a form of DATA that is not there yet, with what to do instead."""
+    form, colon, _ = data.partition(":")
+    if colon and form in _PLANNED and not Path(data).exists():
+        raise InvalidInput(f"DATA {data} cannot be read: densekit does not know {form}: yet; {_PLANNED[form]}")
+
+
+def display_of(console: Console | None, world: World) -> Display:
+    """Of the process that speaks; the others have one that nobody sees."""
+    return Display((console or Console(stderr=True)) if world.leads else Console(quiet=True))

@@ -1,0 +1,233 @@
+"""`densekit train` and `densekit resume` as functions."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from densekit.api.run import Run, data_folder, display_of, free_folder, refuse_planned
+from densekit.config import Recipe, flatten, with_settings
+from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
+from densekit.engine.processes import ALONE, World, joined, restarts
+from densekit.engine.progress import Display
+from densekit.engine.setup import Prepared
+from densekit.engine.state import Checkpoint, read_checkpoint
+from densekit.errors import DensekitError, InvalidInput, ProofFailed
+from densekit.models import config_for
+from densekit.models.cost import cost_of
+from densekit.recipes import recipe_for
+from densekit.report import write_report
+from densekit.weights import atomic
+
+
+def compose(
+    data: str,
+    *,
+    model: str | None = None,
+    recipe: str = "quick",
+    epochs: int | None = None,
+    seed: int | None = None,
+    init: str | None = None,
+    config: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`.
+
+    Raises UnknownName or InvalidInput.
+    """
+    refuse_planned(data)
+    composed = recipe_for(recipe, data, config_for(model) if model else None)
+    overrides = dict(_read_config(config)) if config else {}
+    named = {"epochs": epochs, "seed": seed, "init": init}
+    overrides |= {key: value for key, value in named.items() if value is not None}
+    return with_settings(composed, overrides | dict(settings or {}))
+
+
+def train(
+    data: str,
+    *,
+    model: str | None = None,
+    recipe: str = "quick",
+    epochs: int | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    data_dir: str | Path | None = None,
+    init: str | None = None,
+    config: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Trains on DATA and reports. `out` is a new folder (by default below runs/); `settings` are dotted keys.
+
+    Started by torchrun, all its processes train one network. Raises InvalidInput, BadData, BadWeights, Diverged,
+    Interrupted after ctrl-C with the state saved, or PeerLost.
+    """
+    composed = compose(
+        data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
+    )
+    with joined() as world:
+        name = f"{Path(data).name}-{composed.model.name}"
+        folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
+        if begun:
+            return _resume(folder, world, None, data_dir, console, accept_changes=False)
+        prepared = prepare(composed, data_folder(data_dir), world)
+        # Before there is a folder: a network that does not suit the images fails here.
+        cost = cost_of(prepared.recipe.model)
+        with threads.suitable(cost.macs, composed.batch_size):
+            prepared, choice = choose(prepared, cost.macs)
+            world.from_leader(lambda: _create(folder, prepared))
+            display = display_of(console, world)
+            title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
+            display.forecast(forecast_of(prepared, choice, cost), title)
+            with _held(folder, world):
+                return _finish(prepared, folder, display, None)
+
+
+def _place(out: Path | None, name: str, launch: str) -> tuple[Path, bool]:
+    """Where the run goes, and whether these processes had begun it before torchrun started them again."""
+    for folder in [out] if out else Path("runs").glob(f"{name.replace(':', '-')}*"):
+        if runs.belongs_to(folder, launch):
+            return folder, True
+    return out or free_folder(Path("runs"), name), False
+
+
+def _create(folder: Path, prepared: Prepared) -> None:
+    runs.create(folder, prepared.recipe, prepared.data)
+    runs.note(folder, "start", processes=prepared.world.size, launch=prepared.world.launch)
+
+
+def _held(folder: Path, world: World) -> AbstractContextManager[None]:
+    return runs.held(folder) if world.leads else nullcontext()
+
+
+def resume(
+    run: str | Path,
+    *,
+    epochs: int | None = None,
+    data_dir: str | Path | None = None,
+    accept_changes: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Goes on where `run` stopped, from its last checkpoint; a finished run is returned as it is.
+
+    Raises ProofFailed when the recipe or the images are not those of the checkpoint, unless `accept_changes`; changed
+    versions, threads or kernels are named and gone on with, as the result is the same but for rounding.
+    """
+    with joined() as world:
+        return _resume(Path(run), world, epochs, data_dir, console, accept_changes=accept_changes)
+
+
+def resume_until(run: Path, step: int, data_dir: str | Path | None, console: Console) -> None:
+    """Goes on with `run` in this process alone and stops after that step, as a signal would: raises Interrupted."""
+    _resume(run, ALONE, None, data_dir, console, accept_changes=False, until=step)
+
+
+def _resume(
+    folder: Path,
+    world: World,
+    epochs: int | None,
+    data_dir: str | Path | None,
+    console: Console | None,
+    *,
+    accept_changes: bool,
+    until: int | None = None,
+) -> Run:
+    with _held(folder, world) if (folder / "config.yaml").exists() else nullcontext():
+        return _go_on(folder, world, epochs, data_dir, console, accept_changes=accept_changes, until=until)
+
+
+def _go_on(
+    folder: Path,
+    world: World,
+    epochs: int | None,
+    data_dir: str | Path | None,
+    console: Console | None,
+    *,
+    accept_changes: bool,
+    until: int | None,
+) -> Run:
+    recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
+    if epochs is not None:
+        if epochs < recipe.epochs:
+            raise InvalidInput(f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink")
+        recipe = with_settings(recipe, {"epochs": epochs})
+    display = display_of(console, world)
+    if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
+        display.say(f"{folder} is finished; to train it longer: densekit resume {folder} --epochs {recipe.epochs + 10}")
+        return Run(folder, result)
+    prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
+    macs = cost_of(prepared.recipe.model).macs
+    if checkpoint is None:
+        display.say(f"{folder} has no checkpoint yet; training starts anew")
+        with threads.suitable(macs, recipe.batch_size):
+            return _finish(prepared, folder, display, None)
+    then = checkpoint.document["made_by"]
+    with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
+        _compare(continuity.changes(then, continuity.made_by(prepared)), folder, display, world, accept=accept_changes)
+        if world.leads:
+            with runs.writing(folder):
+                runs.write_recipe(folder, prepared.recipe)
+        return _finish(prepared, folder, display, checkpoint, until)
+
+
+def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
+    recipe = runs.recipe_of(folder)
+    last = folder / "checkpoints" / "last"
+    atomic.recover(last)
+    return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)
+
+
+def _compare(changes: continuity.Changes, folder: Path, display: Display, world: World, *, accept: bool) -> None:
+    """Says what has changed since the checkpoint was written. Raises ProofFailed for what makes it another run."""
+    other = (*changes.recipe, *changes.data)
+    if other and not accept:
+        raise ProofFailed(
+            f"{folder} cannot go on as the same run, since these have changed: {'; '.join(other)}; put them back, or "
+            "go on with what is there now: --accept-changes"
+        )
+    if changes.execution:
+        display.say(f"not the same to the last bit as without a stop, for: {'; '.join(changes.execution)}")
+    if world.leads:
+        facts = {"processes": world.size, "restarts": restarts(), "launch": world.launch}
+        runs.note(folder, "resume", **facts, changes=[*other, *changes.execution])
+
+
+def _finish(
+    prepared: Prepared, folder: Path, display: Display, checkpoint: Checkpoint | None, until: int | None = None
+) -> Run:
+    world = prepared.world
+    if world.leads:
+        with runs.writing(folder):
+            runs.forget_result(folder)
+    if checkpoint is not None:
+        progress = checkpoint.document["progress"]
+        again = f" after restart {restarts()}, as a process had ended" if restarts() else ""
+        display.say(f"going on in epoch {progress['epoch'] + 1} after step {progress['step']}{again}")
+    try:
+        result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until)
+    except DensekitError as error:
+        if world.leads:
+            with suppress(DensekitError):  # a full disk must not hide what happened
+                runs.note(folder, type(error).__name__.lower(), reason=str(error))
+        raise
+    if world.leads:
+        with runs.writing(folder):
+            write_report(folder, prepared, result, records)
+            runs.write_result(folder, result)  # last: it says that all is there
+            runs.note(folder, "finish", top1=result.top1)
+    return Run(folder, result)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidInput(f"cannot read --config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"--config {path} holds no settings; it needs keys such as optimizer: {{lr: 0.1}}")
+    return flatten(tree)

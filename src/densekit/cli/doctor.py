@@ -1,0 +1,42 @@
+"""densekit doctor."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import DataDir, Json
+
+
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run, to prove that it can be killed and resumed here.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Examines this installation; with RUN, proves that a killed run resumes to the same bits."""
+    from densekit.api.doctor import examine
+    from densekit.api.rehearsal import rehearse
+    from densekit.cli.show import console, print_examination
+
+    if run is not None:
+        progress = console()
+        proof = rehearse(run, data_dir=data_dir, say=lambda line: progress.print(line, markup=False, style="dim"))
+        if as_json:
+            typer.echo(json.dumps({"run": str(run), "exact": True, **asdict(proof)}))
+        else:
+            typer.echo(
+                f"{run} resumes exactly on this machine: {proof.steps} steps from step {proof.first_step}, killed "
+                f"after step {proof.killed_at} and resumed, gave the same weights and optimizer state to the last bit"
+            )
+        return
+    found = examine(data_dir)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        print_examination(found)
+    if not all(check["passed"] for check in found["checks"]):
+        raise typer.Exit(1)

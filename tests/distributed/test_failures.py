@@ -1,0 +1,117 @@
+"""A process or a host of a run is lost: the others notice, say so, and nothing that was saved is."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.command import ENVIRONMENT, command, run, start, state_of
+
+ARGUMENTS = (
+    "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "6", "--out", "run",
+    "--set", "data.limit=600", "--set", "batch_size=32", "--set", "checkpoint.every_steps=5",
+)  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Until it holds. Fails after `seconds`."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_torchrun_restarts_and_the_run_finishes_as_if_nothing_had_been(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    run(*ARGUMENTS, folder=tmp_path / "whole", ranks=2)
+    process = start(*ARGUMENTS, folder=tmp_path, ranks=2, restarts=2)
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")
+    # What a reader of the log learns: that it went on, from where, and why.
+    assert "going on in epoch" in err
+    assert "after restart 1, as a process had ended" in err
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events][-1] == "finish"
+    assert any(event["event"] == "resume" and event["restarts"] == 1 for event in events)
+
+
+def test_without_restarts_the_others_end_soon_and_say_why(tmp_path: Path) -> None:
+    process = start(*ARGUMENTS, folder=tmp_path, ranks=2)
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(workers[1]), signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode != 0
+    assert "SIGKILL" in err or "Signal 9" in err
+    run("resume", "run", folder=tmp_path, ranks=2)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[list[str]]:
+    """Two network namespaces, host-a with address 10.77.0.1 and host-b with 10.77.0.2, and a cable between them."""
+    if shutil.which("ip") is None or os.geteuid():
+        pytest.skip("needs root and iproute2 for network namespaces")
+    names = [f"densekit-{os.getpid()}-{letter}" for letter in "ab"]
+    for name in names:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(
+            ["ip", "-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1]],
+            check=True,
+        )
+        for number, name in enumerate(names, start=1):
+            for words in (f"addr add 10.77.0.{number}/24 dev cable", "link set cable up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *words.split()], check=True)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def on_host(name: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+    """One of two hosts: one process, rendezvous on the first host."""
+    launcher = command(*words, ranks=2)
+    at = launcher.index("--standalone")
+    launcher[at : at + 2] = [
+        "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29511",
+        "--rdzv-id=test", "--local-addr=" + ("10.77.0.1" if name.endswith("a") else "10.77.0.2"),
+    ]  # fmt: skip
+    environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "cable"}
+    return subprocess.Popen(
+        ["ip", "netns", "exec", name, *launcher],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_hosts_train_together_and_end_when_one_is_cut_off(two_hosts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    run(*ARGUMENTS, folder=tmp_path / "whole", ranks=2)
+    arguments = [word.replace("every_steps=5", "every_steps=1") for word in ARGUMENTS]
+    processes = [on_host(name, tmp_path, *arguments) for name in two_hosts]
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists)
+    subprocess.run(["ip", "-n", two_hosts[1], "link", "set", "cable", "down"], check=True)
+    started = time.monotonic()
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert time.monotonic() - started < 60
+    assert all(process.returncode for process in processes)
+    assert "nothing was heard of rank 1" in answers[0][1]
+    # Two processes, wherever they are.
+    run("resume", "run", folder=tmp_path, ranks=2)
+    assert state_of(tmp_path / "run")["model.safetensors"] == state_of(tmp_path / "whole" / "run")["model.safetensors"]

@@ -1,0 +1,51 @@
+"""Several processes train one network: the one that a single process trains, where statistics are shared."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.faults.command import run
+
+ARGUMENTS = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--set", "batch_size=50")
+ARGUMENTS += ("--set", "data.limit=330")  # the last batch is not divided evenly
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("plan", ["concat", "shared"])
+def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> None:
+    arguments = (*ARGUMENTS, "--set", f"plan={plan}")
+    for ranks in (1, 2):
+        run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
+    for one, two in zip(rows(tmp_path / "by-1"), rows(tmp_path / "by-2"), strict=True):
+        for key in ("train_loss", "val_loss"):
+            assert two[key] == pytest.approx(one[key], rel=2e-3), key
+    # Before rounding has had time to grow: the first epoch.
+    assert rows(tmp_path / "by-2")[0]["train_loss"] == pytest.approx(rows(tmp_path / "by-1")[0]["train_loss"], rel=1e-4)
+
+
+def test_pieces_one_after_the_other_are_one_update(tmp_path: Path) -> None:
+    """Gradients of the whole batch; batch statistics are those of the pieces, so compare without batch norm's noise."""
+    arguments = (*ARGUMENTS, "--set", "accumulate=3")
+    for ranks in (1, 2):
+        run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
+    first, second = (load_file(tmp_path / f"by-{n}" / "checkpoints/last/model.safetensors") for n in (1, 2))
+    assert first.keys() == second.keys()
+    assert rows(tmp_path / "by-1")[-1]["train_loss"] < rows(tmp_path / "by-1")[0]["train_loss"]
+    assert rows(tmp_path / "by-2")[-1]["train_loss"] < rows(tmp_path / "by-2")[0]["train_loss"]
+
+
+def test_only_one_process_writes_and_speaks(tmp_path: Path) -> None:
+    out, err = run(*ARGUMENTS, "--out", "run", folder=tmp_path, ranks=2)
+    assert out.count("top-1") == 1
+    assert err.count("epoch 3/3") == 1
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["threads"] == 1
+
+
+def test_an_error_on_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    _, err = run("train", "digits", "--set", "optimizer.lr=-1", folder=tmp_path, ranks=2, status=1)
+    assert "optimizer.lr" in err

@@ -1,0 +1,58 @@
+"""densekit as its users start it, alone or by torchrun, and what a run leaves behind."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# What torchrun itself warns about, and one thread a process: tests start more of these than there are cores.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def command(*words: str | Path, ranks: int = 1, restarts: int = 0) -> list[str]:
+    """The command line of `densekit WORDS`, on that many processes of this host."""
+    launcher = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={restarts}",
+        "-m",
+    ]
+    return [sys.executable, "-m", *(launcher if ranks > 1 else ()), "densekit", *map(str, words)]
+
+
+def start(*words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0) -> subprocess.Popen[str]:
+    """Started in `folder`, in a process group of its own; output goes to pipes."""
+    return subprocess.Popen(
+        command(*words, ranks=ranks, restarts=restarts),
+        cwd=folder,
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*words: str | Path, folder: Path, ranks: int = 1, status: int = 0, restarts: int = 0) -> tuple[str, str]:
+    """To its end, which is to be `status`: (standard output, standard error)."""
+    process = start(*words, folder=folder, ranks=ranks, restarts=restarts)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == status, err
+    return out, err
+
+
+def state_of(folder: Path) -> dict[str, object]:
+    """All that a run has to end in: hashes of weights and of the optimiser's state, and the metrics, without times."""
+    last = folder / "checkpoints" / "last"
+    files = {name: _sha256(last / name) for name in ("model.safetensors", "state.safetensors")}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in (*rows, result)]
+    return files | {"metrics": timeless, "best": _sha256(folder / "checkpoints" / "best" / "model.safetensors")}
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

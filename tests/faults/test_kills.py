@@ -1,0 +1,82 @@
+"""Whatever ends a run, and at whatever moment: going on from there ends where the undisturbed run ended, to the bit."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.command import run, start, state_of
+
+# Dropout and the average of the weights: everything that has a state. Three steps between checkpoints, so that most
+# kills lose some.
+ARGUMENTS = (
+    "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "5", "--out", "run",
+    "--set", "model.dropout_rate=0.2", "--set", "data.limit=600", "--set", "batch_size=32",
+    "--set", "checkpoint.every_steps=3", "--set", "select=best",
+)  # fmt: skip
+
+
+def kill(process: subprocess.Popen[str], number: int, chance: random.Random) -> None:
+    """SIGTERM as a person or Slurm sends it; SIGKILL to one process, or to all of them at once, like a power cut."""
+    workers = _children(process.pid)
+    if number == signal.SIGTERM or not workers:
+        process.send_signal(number)
+    elif chance.random() < 0.5:
+        os.kill(chance.choice(workers), number)
+    else:
+        for pid in (process.pid, *workers):
+            os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def survive(folder: Path, ranks: int, number: int, kills: int) -> None:
+    """Kills a run and resumes it, again and again, and compares each that comes to its end; until `kills` are done."""
+    (folder / "whole").mkdir()
+    started = time.monotonic()
+    run(*ARGUMENTS, folder=folder / "whole", ranks=ranks)
+    length = time.monotonic() - started
+    expected = state_of(folder / "whole" / "run")
+    chance = random.Random(ranks * 100 + number)  # the same moments each time, as far as a clock can tell
+    done = 0
+    for here in map(folder.joinpath, map(str, itertools.count())):
+        here.mkdir()
+        words: tuple[str, ...] = ARGUMENTS
+        ended = False
+        while not ended:
+            process = start(*words, folder=here, ranks=ranks)
+            killed = False
+            try:
+                process.wait(chance.uniform(0.3, 1.0) * length if done < kills else 240)
+            except subprocess.TimeoutExpired:
+                kill(process, number, chance)
+                done, killed = done + 1, True
+            _, err = process.communicate(timeout=120)
+            ended = process.returncode == 0
+            assert ended or killed, err
+            # A run that was killed before it had a folder is none.
+            words = ("resume", "run") if (here / "run" / "config.yaml").exists() else ARGUMENTS
+        assert state_of(here / "run") == expected, f"after kill {done}"
+        if done >= kills:
+            return
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_bits(number: int, tmp_path: Path) -> None:
+    survive(tmp_path, 1, number, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_so_does_one_that_is_killed_at_many_moments(ranks: int, number: int, tmp_path: Path) -> None:
+    """Fifty-two in all."""
+    survive(tmp_path, ranks, number, 13)
