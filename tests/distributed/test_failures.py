@@ -86,7 +86,7 @@ def on_host(name: str, folder: Path, *words: str) -> subprocess.Popen[str]:
     at = launcher.index("--standalone")
     launcher[at : at + 2] = [
         "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29511",
-        "--rdzv-id=test", "--local-addr=" + ("10.77.0.1" if name.endswith("a") else "10.77.0.2"),
+        "--rdzv-id=test", f"--rdzv-conf=is_host={int(name.endswith('a'))}", "--local-addr=" + ("10.77.0.1" if name.endswith("a") else "10.77.0.2"),
     ]  # fmt: skip
     environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "cable"}
     return subprocess.Popen(
@@ -105,10 +105,14 @@ def test_two_hosts_train_together_and_end_when_one_is_cut_off(two_hosts: list[st
     run(*ARGUMENTS, folder=tmp_path / "whole", ranks=2)
     arguments = [word.replace("every_steps=5", "every_steps=1") for word in ARGUMENTS]
     processes = [on_host(name, tmp_path, *arguments) for name in two_hosts]
-    wait_for((tmp_path / "run" / "metrics.jsonl").exists)
-    subprocess.run(["ip", "-n", two_hosts[1], "link", "set", "cable", "down"], check=True)
-    started = time.monotonic()
-    answers = [process.communicate(timeout=120) for process in processes]
+    try:
+        wait_for((tmp_path / "run" / "metrics.jsonl").exists, 120)
+        subprocess.run(["ip", "-n", two_hosts[1], "link", "set", "cable", "down"], check=True)
+        started = time.monotonic()
+        answers = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert time.monotonic() - started < 60
     assert all(process.returncode for process in processes)
     assert "nothing was heard of rank 1" in answers[0][1]
