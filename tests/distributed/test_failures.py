@@ -84,9 +84,10 @@ def on_host(name: str, folder: Path, *words: str) -> subprocess.Popen[str]:
     """One of two hosts: one process, rendezvous on the first host."""
     launcher = command(*words, ranks=2)
     at = launcher.index("--standalone")
+    first = name.endswith("a")
     launcher[at : at + 2] = [
-        "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29511",
-        "--rdzv-id=test", f"--rdzv-conf=is_host={int(name.endswith('a'))}", "--local-addr=" + ("10.77.0.1" if name.endswith("a") else "10.77.0.2"),
+        "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29511", "--rdzv-id=test",
+        f"--rdzv-conf=is_host={int(first)}", f"--local-addr=10.77.0.{1 if first else 2}",
     ]  # fmt: skip
     environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "cable"}
     return subprocess.Popen(

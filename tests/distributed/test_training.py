@@ -18,14 +18,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("plan", ["concat", "shared"])
 def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> None:
-    arguments = (*ARGUMENTS, "--set", f"plan={plan}")
+    # Seed 0 starts with dead maps, whose values lie on the ReLU's corner: rounding decides what their gradient is.
+    arguments = (*ARGUMENTS, "--seed", "1", "--set", f"plan={plan}")
     for ranks in (1, 2):
         run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
     for one, two in zip(rows(tmp_path / "by-1"), rows(tmp_path / "by-2"), strict=True):
         for key in ("train_loss", "val_loss"):
-            assert two[key] == pytest.approx(one[key], rel=2e-3), key
-    # Before rounding has had time to grow: the first epoch.
-    assert rows(tmp_path / "by-2")[0]["train_loss"] == pytest.approx(rows(tmp_path / "by-1")[0]["train_loss"], rel=1e-4)
+            assert two[key] == pytest.approx(one[key], rel=1e-5), key
 
 
 def test_pieces_one_after_the_other_are_one_update(tmp_path: Path) -> None:

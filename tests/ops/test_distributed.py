@@ -54,7 +54,7 @@ def _rank(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=patience
     )
     try:
-        net = with_plan(network(dtype=dtype), plan)
+        net = with_plan(network().to(dtype), plan)  # drawn in float64, as what it is compared with
         if synced:
             ops.convert(net)
         if rank == 0:

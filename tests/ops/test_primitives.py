@@ -172,7 +172,7 @@ def test_python_declares_what_the_source_declares():
     source = (library.FOLDER / "kernels.cpp").read_text()
     declared = {}
     for name, parameters in re.findall(r"^EXPORT\((\w+),\s*\(([^)]*)\)", source, re.MULTILINE):
-        types = (parameter.rsplit(maxsplit=1)[0] for parameter in parameters.split(","))
+        types = (parameter.strip().rsplit(maxsplit=1)[0] for parameter in parameters.split(","))
         declared[name] = "".join("i" if t == "I" else "t" if t == "int" else "p" for t in types)
         assert set(declared[name]) <= set("pit")
     assert declared == {name: codes.replace(" ", "") for name, codes in library.SIGNATURES.items()}

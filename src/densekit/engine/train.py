@@ -2,7 +2,6 @@
 
 import signal
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,6 @@ def start(prepared: Prepared) -> TrainState:
         devices = [prepared.device] if prepared.device.type == "cuda" else None
         # Without this it sorts gradients anew after its first step, and a sum over three processes or more depends on
         # their order: a resumed run would differ in the last bits.
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         network = DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
         network.broadcast_buffers = False  # equal on all where they are synced, each its own where not
     average = average_of(model, recipe.ema.decay)
