@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## train a small DenseNet on digits, in about a minute,
 test: $(VENV)/.installed-test ## run the test suite
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-test ## run what stands apart: kernels under gcc's sanitizers, other runtimes
+test-slow: $(VENV)/.installed-test ## run what stands apart: many processes, kills, sanitizers, other runtimes
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test ## format, lint, types, import rules

@@ -7,6 +7,8 @@ import pytest
 
 from tests.faults.command import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("split", "count"), [("val", 145), ("train", 1237)])
 def test_one_two_and_three_processes_print_the_same(split: str, count: int, tiny_run: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from tests.faults.command import run
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--set", "batch_size=50")
 ARGUMENTS += ("--set", "data.limit=330")  # the last batch is not divided evenly
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.faults.command import run, state_of
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = (
     "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--out", "run",
     "--set", "data.limit=300", "--set", "batch_size=32", "--set", "checkpoint.every_steps=2",
