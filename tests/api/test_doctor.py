@@ -1,0 +1,57 @@
+"""`densekit doctor` tells what is installed, and proves a resume by trying it; it notices where either is not so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from densekit.api import doctor, rehearsal
+from densekit.errors import BadData, ProofFailed
+from densekit.ops import native
+from tests.faults.command import run
+
+
+def test_an_installation_in_order_passes() -> None:
+    found = doctor.examine()
+    assert {check["name"]: check["passed"] for check in found["checks"]} == {"kernels": True, "threads": True}
+    assert found["kernels"] == native.build()
+
+
+def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.available():
+        pytest.skip("no compiler was there at installation")
+    real = native.conv3x3
+    monkeypatch.setattr(native, "conv3x3", lambda *words: real(*words).mul_(1.01))
+    failed = [check for check in doctor.examine()["checks"] if not check["passed"]]
+    assert [check["name"] for check in failed] == ["kernels"]
+    assert "differ" in failed[0]["found"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="not a run"):
+        rehearsal.rehearse(tmp_path, say=print)
+
+
+@pytest.mark.slow
+def test_a_resume_is_proved_on_copies(tiny_run: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*") if path.is_file()}
+    out, _ = run("doctor", tiny_run, "--json", folder=tmp_path)
+    proof = json.loads(out)
+    assert proof["exact"]
+    assert proof["first_step"] < proof["killed_at"] < proof["first_step"] + proof["steps"]
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_resume_that_differs_is_a_failed_proof(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One copy is executed by another plan: the same but for rounding."""
+    real = rehearsal.runs.write_recipe
+    monkeypatch.setattr(
+        rehearsal.runs,
+        "write_recipe",
+        lambda folder, recipe: real(
+            folder, recipe.model_copy(update={"plan": "shared" if folder.name == "cut" else "concat"})
+        ),
+    )
+    with pytest.raises(ProofFailed, match=r"model\.safetensors"):
+        rehearsal.rehearse(tiny_run, say=print)
