@@ -13,6 +13,8 @@ from torch import Tensor
 
 from densekit.errors import BadData, BadImage
 
+_QUICKLY_READ = 1_000_000_000  # bytes
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -65,10 +67,16 @@ class FileImages:
         return [path.relative_to(self.root).as_posix() for path in self.paths]
 
     def fingerprint(self) -> str:
-        """Changes with any file's name, size or label, and their order; does not read the files."""
+        """Changes with any file's name, size or label, and their order; up to 1 GB in all, with any byte of theirs.
+
+        More would take long to read each time; an image that is changed but as long as before is rare.
+        """
         digest = hashlib.sha256()
-        for path, name, label in zip(self.paths, self.names(), self.labels.tolist(), strict=True):
-            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+        sizes = [path.stat().st_size for path in self.paths]
+        for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
+            digest.update(f"{name}\0{size}\0{label}\n".encode())
+        if sum(sizes) <= _QUICKLY_READ:
+            digest.update(self.content_hashes())
         return digest.hexdigest()
 
     def content_hashes(self) -> NDArray[np.uint64]:

@@ -2,14 +2,15 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,12 +39,12 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
-        with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("split", "image", "class"))
-            for split, images in data.splits.items():
-                for name, label in zip(images.names(), images.labels.tolist(), strict=True):
-                    writer.writerow((split, name, data.classes[label]))
+        rows = (
+            (split, name, data.classes[label])
+            for split, images in data.splits.items()
+            for name, label in zip(images.names(), images.labels.tolist(), strict=True)
+        )
+        atomic.write(folder / "split.csv", _csv(("split", "image", "class"), rows))
         write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
@@ -149,10 +150,21 @@ def _locked(file: IO[str]) -> bool:
 
 def belongs_to(folder: Path, launch: str) -> bool:
     """Whether these processes, or those before a restart of theirs, have started or resumed this run."""
+    return bool(launch) and any(event.get("launch") == launch for event in _events(folder))
+
+
+def last_event(folder: Path) -> dict[str, Any]:
+    """What `note` noted last; empty if that is nothing."""
+    return next(reversed(_events(folder)), {})
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
-    if not launch or not path.is_file():
-        return False
-    return any(json.loads(line).get("launch") == launch for line in path.read_text().splitlines())
+    events = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with suppress(ValueError):  # a full disk may have cut it short
+            events.append(json.loads(line))
+    return events
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:
@@ -181,7 +193,13 @@ def write_result(folder: Path, result: Result) -> None:
 def write_skipped(folder: Path, data: DataSet) -> None:
     """skipped.csv: the image files that could not be used, if any."""
     if data.skipped.files:
-        with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "code", "message"))
-            writer.writerows(row.values() for row in data.skipped.rows())
+        rows = (tuple(row.values()) for row in data.skipped.rows())
+        atomic.write(folder / "skipped.csv", _csv(("path", "code", "message"), rows))
+
+
+def _csv(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
