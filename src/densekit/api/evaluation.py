@@ -45,7 +45,7 @@ def evaluate(
         if data is not None:
             refuse_planned(data)
         config = card.data if own and card.data is not None else DataConfig(source=str(data))
-        config = _with_data_settings(config, settings or {})
+        config = with_data_settings(config, settings or {})
         loaded = load_data(config, data_folder(data_dir))
         _check_classes(classifier, loaded, str(model))
         name, images = _choose_split(loaded, config, split, own=own)
@@ -108,11 +108,12 @@ def _check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
         )
 
 
-def _with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:
+def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:
+    """`config` with dotted keys below `data.` replaced. Raises UnknownName or InvalidInput."""
     known = {f"data.{key}" for key in DataConfig.model_fields}
     for key in settings:
         if key not in known:
-            raise UnknownName("setting of evaluation", key, known)
+            raise UnknownName("setting of data", key, known)
     values = {
         key.removeprefix("data."): yaml.safe_load(value) if isinstance(value, str) else value
         for key, value in settings.items()

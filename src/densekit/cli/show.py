@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from densekit.api import Run
+from densekit.data.check import Check
+from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.progress import Log
 
@@ -77,6 +79,37 @@ def print_examination(found: dict[str, Any]) -> None:
         verdict = Text("ok" if check["passed"] else "WRONG", style="green" if check["passed"] else "bold red")
         table.add_row(f"check {check['name']}", verdict + Text(f"  {check['found']}"))
     out.print(table)
+
+
+_EXAMPLES = 3
+
+
+def print_check(found: Check) -> None:
+    """What `data check` found: a line a kind of fault, with what to do about it and some examples."""
+    out = Console(highlight=False)
+    sizes = ", ".join(
+        f"{count:,} {split}" for split, count in zip(found.survey.splits, found.counts.sum(1), strict=True)
+    )
+    out.print(f"{found.data.name}: {sizes}; {len(found.data.classes):,} classes", soft_wrap=True, markup=False)
+    for finding in found.findings:
+        style = "bold red" if finding.level == "error" else "yellow"
+        out.print(Text(f"{finding.level:<8}", style=style) + Text(finding.message), soft_wrap=True)
+        for item in finding.items[:_EXAMPLES]:
+            if item.rows or item.path:
+                out.print(Text(f"          {_item(item, found)}", style="dim"), soft_wrap=True)
+        out.print(f"        - {finding.fix}", soft_wrap=True, markup=False)
+    errors = sum(finding.level == "error" for finding in found.findings)
+    verdict = f"{errors} kinds of error" if errors > 1 else "one kind of error" if errors else "no error"
+    out.print(Text(f"{verdict}: {'mend it before training' if errors else 'fit for training'}", style="bold"))
+
+
+def _item(item: Item, found: Check) -> str:
+    seen = found.survey
+    named = [
+        f"{seen.splits[seen.split[row]]}: {seen.names[row]} ({seen.classes[seen.labels[row]]})" for row in item.rows[:4]
+    ]
+    more = [f"{len(item.rows) - 4:,} more"] if len(item.rows) > 4 else []
+    return "; ".join([*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])])
 
 
 def _share(value: float | None) -> str:

@@ -51,6 +51,10 @@ class Decoded:
 
     image: Image.Image
     notices: tuple[str, ...] = ()
+    format: str = ""
+    """What the file was, by its content: JPEG, PNG, ..."""
+    mode: str = ""
+    """How it kept its pixels, by Pillow's name: L, RGB, P, CMYK, I;16, ..."""
 
 
 def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -64,7 +68,7 @@ def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels) as (image, name):
-        raw_mode = pillow.raw_mode(image)
+        raw_mode, stored = pillow.raw_mode(image), image.mode
         image.load()
         notices: list[str] = []
         if image.mode in _DEEP_MODES:
@@ -76,13 +80,29 @@ def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -
             notices.append("every pixel is fully transparent")
         pixels = _with_channels(_upright(pixels, image), channels)
         pixels.info = {}  # a stale colour key or megabytes of EXIF must not travel with every sample
-        return Decoded(pixels, (*_frames_notice(image), *notices))
+        return Decoded(pixels, (*_frames_notice(image), *notices), image.format or "", stored)
 
 
 def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
     """Raises the BadImage that `decode` would raise before it comes to the pixels. Cheap: for scanning a folder."""
     with _opened(source, max_pixels):
         pass
+
+
+def format_of_suffix(path: str | os.PathLike[str]) -> str | None:
+    """The format that a file's name promises, as `Decoded.format` has it; none for a suffix that is not read."""
+    suffix = os.path.splitext(path)[1].lower()
+    return next((name.upper() for name, known in pillow.FORMATS.items() if suffix in known.suffixes), None)
+
+
+def begins_like_an_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of any name holds, by its first bytes, a format that is read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    return any(known.begins.match(head) for known in pillow.FORMATS.values())
 
 
 IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes)

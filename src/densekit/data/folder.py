@@ -1,5 +1,6 @@
 """A folder of images: DIR/train/<class>/* with DIR/val or DIR/test, or DIR/<class>/*."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -13,18 +14,24 @@ from densekit.errors import BadData, BadImage
 _CHECKED_FILES = 200_000
 
 
-def folder(root: Path, config: DataConfig) -> DataSet:
-    """The images under `root` by class. Raises BadData for missing, empty or single classes and unreadable files."""
+def folder(root: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
+    """The images under `root` by class. Raises BadData for missing, empty or single classes and unreadable files.
+
+    Not `strict`, for somebody who looks for faults: classes that only some splits have, or that have no readable
+    images, and any number of unreadable files are part of the data set.
+    """
     split_roots = {"train": root}
     if (root / "train").is_dir():
         split_roots = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     classes = _classes(split_roots["train"])
-    skipped = SkipList(config.max_bad)
+    if not strict:
+        classes = tuple(sorted({*classes, *(name for path in split_roots.values() for name in _subfolders(path))}))
+    skipped = SkipList(config.max_bad if strict else sys.maxsize)
     splits = {name: _images(path, classes, skipped, config) for name, path in split_roots.items()}
     for name, images in splits.items():
         counts = class_counts(images, classes)
         empty = [cls for cls, count in zip(classes, counts, strict=True) if not count]
-        if empty and name == "train":
+        if empty and name == "train" and strict:
             raise BadData(
                 f"no readable images of {', '.join(empty[:5])} in {path_of(root, name)}; "
                 f"add some ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder"

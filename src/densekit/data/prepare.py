@@ -10,7 +10,7 @@ from densekit.errors import BadImage, InvalidInput
 
 # Enough for a mean to three digits; reading all of a large folder for it would take as long as an epoch.
 _STATISTICS_FILES = 2_000
-_FOLDER_SIZE = (224, 224)
+FOLDER_SIZE = (224, 224)
 
 
 def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
@@ -26,7 +26,7 @@ def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
         resize = min(size)
     else:
         channels = config.channels or 3
-        size = config.image_size or _FOLDER_SIZE
+        size = config.image_size or FOLDER_SIZE
         resize = round(min(size) * 256 / 224) if min(size) >= 96 else min(size)
     plain = Preprocessing(
         channels=channels,

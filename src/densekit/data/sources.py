@@ -30,9 +30,10 @@ NAMED: dict[str, Callable[[Path], DataSet]] = {
 NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
 
 
-def load(config: DataConfig, data_dir: Path) -> DataSet:
+def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, or a folder.
 
+    Not `strict`: with the faults that would stop training, as far as there is anything left to look at.
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
     """
     source = config.source
@@ -41,10 +42,10 @@ def load(config: DataConfig, data_dir: Path) -> DataSet:
     if source.startswith("synthetic:"):
         return synthetic(source)
     if source == "imagenet":
-        return folder(_imagenet(data_dir), config)
+        return folder(_imagenet(data_dir), config, strict=strict)
     path = Path(source).expanduser()
     if path.is_dir():
-        return folder(path, config)
+        return folder(path, config, strict=strict)
     if path.exists():
         raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class")
     if re.fullmatch(r"[\w:-]+", source):

@@ -117,8 +117,14 @@ class Display:
     @contextmanager
     def evaluating(self, split: str, images: int) -> Iterator[Callable[[int], None]]:
         """Shows progress over `images`; yields what to call with the number just done."""
+        with self.counting(f"evaluating {split}", images) as advance:
+            yield advance
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Shows progress of anything; yields what to call with the number just done."""
         with self._bar if not self._bar.live.is_started else _nothing():
-            task = self._bar.add_task(f"evaluating {split}", total=images, note="")
+            task = self._bar.add_task(what, total=total, note="")
             yield lambda count: self._bar.advance(task, count)
             self._bar.remove_task(task)
 

@@ -1,5 +1,9 @@
-"""What a run did and how good it became, for people: plots, and one HTML file that holds everything it shows."""
+"""What a run did and how good it became, for people: plots, and one HTML file that holds everything it shows.
 
+And the same for what a check of a data set has found.
+"""
+
+from densekit.report.data_page import write_data_report
 from densekit.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_data_report", "write_report"]

@@ -1,53 +1,31 @@
 """A finished run -> RUN/report.html, one file that needs nothing else: its pictures, plots and style are inside."""
 
-import base64
-import io
 import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
-from densekit.data.decode import decode
 from densekit.data.sets import ArrayImages, Images
 from densekit.engine import Result, runs
 from densekit.engine.evaluate import Records
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
-from densekit.errors import BadData, BadImage
+from densekit.errors import BadData
 from densekit.report import plots
+from densekit.report.pictures import SMALL, Picture, from_pixels, image_of, picture_uri, template, uri
 from densekit.weights import atomic
 
 _PICTURES = 16
 _PAIRS = 12
-_SMALL = 64  # pixels; smaller pictures are shown as squares of colour, not blurred
-_LARGEST = 224  # pixels; enough for a sharp thumbnail on a dense screen, and light
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with what there is to say about it."""
-
-    uri: str | None
-    """data:...; none if it could not be read."""
-    small: bool
-    true: str
-    name: str = ""
-    """File name, or position in the split."""
-    predicted: str = ""
-    confidence: float = 0.0
 
 
 def write_report(run: Path, prepared: Prepared, result: Result, records: Records) -> Path:
@@ -62,11 +40,11 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
     environment = run / "env.json"
-    page = _template().render(
+    page = template("template.html").render(
         result=result,
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
-        plots={name: _uri("svg+xml", drawing) for name, drawing in figures.items()},
+        plots={name: uri("svg+xml", drawing) for name, drawing in figures.items()},
         split=SPLITS[result.split],
         right=round(result.top1 * result.count),
         interval=wilson(round(result.top1 * result.count), result.count),
@@ -213,26 +191,15 @@ def _mistakes(prepared: Prepared, split: str, records: Records) -> Iterator[Pict
     names = images.names() if len(wrong) else []
     for row in wrong[np.argsort(-records.confidence[wrong], kind="stable")][:_PICTURES]:
         sample = int(records.sample[row])
-        picture = _image(images, sample, prepared)
+        picture = image_of(images, sample, prepared.preprocessing.channels, prepared.recipe.data.max_pixels)
         yield Picture(
-            uri=None if picture is None else _picture_uri(picture),
-            small=picture is not None and max(picture.size) <= _SMALL,
+            uri=None if picture is None else picture_uri(picture),
+            small=picture is not None and max(picture.size) <= SMALL,
             true=classes[records.target[row]],
             name=names[sample].rsplit("/", 1)[-1],  # its folder is its class
             predicted=classes[records.predicted[row]],
             confidence=float(records.confidence[row]),
         )
-
-
-def _image(images: Images, sample: int, prepared: Prepared) -> Image.Image | None:
-    """The image as people see it, whole; none for a file that has become unreadable since."""
-    if isinstance(images, ArrayImages):
-        return _from_pixels(images.pixels[sample])
-    channels = 1 if prepared.preprocessing.channels == 1 else 3
-    try:
-        return decode(images.paths[sample], channels=channels, max_pixels=prepared.recipe.data.max_pixels).image
-    except BadImage:
-        return None
 
 
 def _augmented(prepared: Prepared) -> list[Picture]:
@@ -247,39 +214,8 @@ def _augmented(prepared: Prepared) -> list[Picture]:
         return []
     mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
     pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    pictures = [_from_pixels(x) for x in pixels]
+    pictures = [from_pixels(x) for x in pixels]
     return [
-        Picture(_picture_uri(picture), max(picture.size) <= _SMALL, prepared.data.classes[target])
+        Picture(picture_uri(picture), max(picture.size) <= SMALL, prepared.data.classes[target])
         for picture, target in zip(pictures, batch.targets.tolist(), strict=True)
     ]
-
-
-def _from_pixels(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8; of many channels the first three, of two the first."""
-    if len(pixels) < 3:
-        return Image.fromarray(pixels[0].numpy())
-    return Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
-
-
-def _picture_uri(image: Image.Image) -> str:
-    if max(image.size) > _LARGEST:
-        image = image.copy()
-        image.thumbnail((_LARGEST, _LARGEST))
-    kind, options = ("png", {}) if max(image.size) <= _SMALL else ("jpeg", {"quality": 85})
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return _uri(kind, buffer.getvalue())
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _template() -> jinja2.Template:
-    # Class names and paths come from anywhere: everything is escaped, and a name that is missing is an error.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}%"
-    environment.filters["commas"] = lambda count: f"{count:,}"
-    return environment.from_string(files("densekit.report").joinpath("template.html").read_text("utf-8"))
