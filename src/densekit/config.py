@@ -21,6 +21,7 @@ from densekit.errors import InvalidInput, UnknownName
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 DropoutSite = Literal["conv1x1", "conv3x3", "transition"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 ImageSize = Annotated[
     tuple[PositiveInt, PositiveInt],
     # One number means a square, as everybody writes it.
@@ -259,6 +260,11 @@ class Recipe(Frozen):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """The lower two by autocast; float16 with a scaled loss."""
     device: str = "auto"
+    trackers: Annotated[
+        tuple[TrackerName, ...],
+        BeforeValidator(lambda names: (names,) if isinstance(names, str) else names),
+    ] = ()
+    """Where the run is shown besides its own folder; each is an extra of the package."""
     seed: NonNegativeInt = 0
 
     def side(self, epoch: int) -> int | None:

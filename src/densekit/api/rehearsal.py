@@ -48,7 +48,7 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
     first = progress["step"]
     # As if it had an epoch more: there are steps left in a run that is finished.
     epochs = max(recipe.epochs, progress["epoch"] + 1) + 1
-    recipe = with_settings(recipe, {"epochs": epochs, "checkpoint.every_steps": 1})
+    recipe = with_settings(recipe, {"epochs": epochs, "checkpoint.every_steps": 1, "trackers": []})
     with TemporaryDirectory(prefix="densekit-doctor-") as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
         for copy in (whole, cut):

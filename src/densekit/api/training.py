@@ -15,6 +15,7 @@ from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared
 from densekit.engine.state import Checkpoint, read_checkpoint
+from densekit.engine.tracking import require, tracked
 from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.models.cost import cost_of
@@ -73,6 +74,7 @@ def train(
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
             return _resume(folder, world, None, data_dir, console, accept_changes=False)
+        world.from_leader(lambda: require(composed.trackers))  # before a minute goes into preparing
         prepared = prepare(composed, data_folder(data_dir), world)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
@@ -144,6 +146,7 @@ def _resume(
                     f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink"
                 )
             recipe = with_settings(recipe, {"epochs": epochs})
+        world.from_leader(lambda: require(recipe.trackers))
         display = display_of(console, world)
         if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
             longer = f"densekit resume {folder} --epochs {recipe.epochs + 10}"
@@ -200,18 +203,21 @@ def _finish(
         progress = checkpoint.document["progress"]
         again = f" after restart {restarts()}, as a process had ended" if restarts() else ""
         display.say(f"going on in epoch {progress['epoch'] + 1} after step {progress['step']}{again}")
-    try:
-        result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until)
-    except DensekitError as error:
+    done = 0 if checkpoint is None else checkpoint.document["progress"]["epoch"]
+    with tracked(folder, prepared.recipe, world, display, done) as tracking:
+        try:
+            result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
+        except DensekitError as error:
+            if world.leads:
+                with suppress(DensekitError):  # a full disk must not hide what happened
+                    runs.note(folder, type(error).__name__.lower(), reason=str(error))
+            raise
         if world.leads:
-            with suppress(DensekitError):  # a full disk must not hide what happened
-                runs.note(folder, type(error).__name__.lower(), reason=str(error))
-        raise
-    if world.leads:
-        with runs.writing(folder):
-            write_report(folder, prepared, result, records)
-            runs.write_result(folder, result)  # last: it says that all is there
-            runs.note(folder, "finish", top1=result.top1)
+            with runs.writing(folder):
+                report = write_report(folder, prepared, result, records)
+                runs.write_result(folder, result)  # last: it says that all is there
+                runs.note(folder, "finish", top1=result.top1)
+            tracking.result(result, report)
     return Run(folder, result)
 
 

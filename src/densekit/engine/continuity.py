@@ -9,7 +9,7 @@ from densekit.engine import runs
 from densekit.engine.setup import Prepared
 
 # Settings that decide when, where and from which processes the same numbers are computed, not which.
-_FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks")
+_FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
 _EXECUTION = ("plan", "device")
 _FACTS = (

@@ -32,6 +32,7 @@ from densekit.engine.state import (
     save_checkpoint,
 )
 from densekit.engine.step import is_whole, share_failures, train_step
+from densekit.engine.tracking import Tracking
 from densekit.errors import Diverged, Interrupted
 from densekit.weights import ModelCard, atomic
 
@@ -43,6 +44,7 @@ def fit(
     *,
     checkpoint: Checkpoint | None = None,
     until: int | None = None,
+    tracking: Tracking | None = None,
 ) -> tuple[Result, Records]:
     """Trains from the start, or from `checkpoint`, to the recipe's last epoch or step `until`, and writes `run`.
 
@@ -50,11 +52,16 @@ def fit(
     with the state saved, and BadData where the disk is full.
     """
     with repeatable(prepared.device):
-        return _fit(prepared, run, display, checkpoint, until)
+        return _fit(prepared, run, display, checkpoint, until, tracking)
 
 
 def _fit(
-    prepared: Prepared, run: Path, display: Display, checkpoint: Checkpoint | None, until: int | None
+    prepared: Prepared,
+    run: Path,
+    display: Display,
+    checkpoint: Checkpoint | None,
+    until: int | None,
+    tracking: Tracking | None,
 ) -> tuple[Result, Records]:
     recipe, world = prepared.recipe, prepared.world
     state = start(prepared)
@@ -79,6 +86,8 @@ def _fit(
             with runs.writing(run):
                 if world.leads:
                     runs.append_row(run, row)
+            if tracking is not None:
+                tracking.row(row)
             save(state, prepared, run)
             if agreed(stop, world) and state.progress.epoch < recipe.epochs:
                 raise _interrupted(stop, run)
