@@ -35,7 +35,7 @@ class Heard:
     def _hear(self, what: str, *facts: Any) -> None:
         self.log.append((what, *facts))
         if what == self.sleeps:
-            time.sleep(60)
+            time.sleep(10)
         if what == self.fails:
             raise OSError("the network\nis down")
 
@@ -118,9 +118,8 @@ def test_a_tracker_that_does_not_answer_delays_the_end_by_a_limit(
 ) -> None:
     monkeypatch.setattr(tracking, "_PATIENCE", 0.5)
     heard.sleeps = "row"
-    started = time.monotonic()
     run = run_of(tmp_path / "run", trackers="tensorboard")
-    assert time.monotonic() - started < 50
+    assert [what for what, *_ in heard.log] == ["start", "row"]  # it is not back yet
     assert runs.result_of(run) is not None
 
 
@@ -150,7 +149,7 @@ def test_trackers_do_not_make_it_another_run(tmp_path: Path) -> None:
 
 def test_a_rehearsal_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    run = run_of(tmp_path / "run", epochs=1)
+    run = run_of(tmp_path / "run", epochs=1, batch_size=5)
     runs.write_recipe(run, with_settings(runs.recipe_of(run), {"trackers": ["mlflow"]}))
     rehearse(run, say=lambda _: None)
     assert not (tmp_path / "mlflow.db").exists()
@@ -178,9 +177,11 @@ def test_tensorboard_reads_the_metrics_of_the_run(tmp_path: Path) -> None:
     assert b"densenet_bc_10_4" in events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
 
 
+@pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy have to say to each other
 def test_mlflow_reads_the_metrics_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 
     run = run_of(tmp_path / "run", trackers="mlflow")
@@ -197,6 +198,7 @@ def test_mlflow_reads_the_metrics_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert [file.path for file in client.list_artifacts(shown.info.run_id)] == ["report.html"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_wandb_keeps_the_run_to_be_sent_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline: a folder a process, of one run by its id; `wandb sync` joins them."""
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -11,11 +11,6 @@ from densekit.cli.options import DataDir, Json, parse
 app = typer.Typer(no_args_is_help=True, help="Looks after data sets.")
 
 
-@app.callback()
-def _data() -> None:
-    """Keeps `check` a verb of its own while it is the only one."""
-
-
 @app.command()
 def check(
     data: Annotated[

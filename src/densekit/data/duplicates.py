@@ -5,6 +5,7 @@ random orders of its bits, where close ones become neighbours (Charikar 2002): n
 then decide: not the pixels are compared, which agree for any two pairs of trousers, but their edges.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -179,7 +180,7 @@ def _edges(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(k, h, w) -> (k, features): differences between neighbouring pixels, which brightness does not change."""
     x = thumbs.astype(np.float32)
     across, down = np.diff(x, axis=2), np.diff(x, axis=1)
-    return np.concatenate((across.reshape(len(x), -1), down.reshape(len(x), -1)), axis=1)
+    return np.concatenate([edges.reshape(len(x), math.prod(edges.shape[1:])) for edges in (across, down)], axis=1)
 
 
 def _cosine(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -156,7 +156,8 @@ def _look(path: Path, channels: int, max_pixels: int) -> _Look | BadImage:
     return _Look(
         size=image.size,
         digest=_never_empty(digest.digest()),
-        thumb=np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)),
+        # Not by boxes, whose edges fall elsewhere in a picture of another size.
+        thumb=np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)),
         chroma=colours.transpose(2, 0, 1).astype(np.int8),
         format=decoded.format,
         mode=decoded.mode,
@@ -174,7 +175,8 @@ def _arrays(images: ArrayImages, shape: tuple[int, int]) -> Iterator[_Look]:
         if x.shape[1] >= 3:
             grey, blue, red = (torch.einsum("nchw,c->nhw", x[:, :3], by)[:, None] for by in (_LUMA, _BLUE, _RED))
             colours = pool(torch.cat((blue, red), 1), _COLOUR_SIDE)
-        thumbs = pool(grey, shape)[:, 0].round().to(torch.uint8).numpy()
+        small = torch.nn.functional.interpolate(grey, shape, mode="bilinear", antialias=True)
+        thumbs = small[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
         chroma = colours.round().clamp(-127, 127).to(torch.int8).numpy()
         for i, content in enumerate(pixels.contiguous().numpy()):
             digest = hashlib.blake2b(head, digest_size=16)

@@ -76,7 +76,7 @@ def _section(finding: Finding, found: Check, config: DataConfig) -> dict[str, An
         "hidden": len(finding.items) - len(items),
         "grouped": grouped,
         "shown": [_shown(item, found, config) for item in items] if pictured else [],
-        "lines": [] if pictured else [_line(item, found) for item in items],
+        "lines": [] if pictured else [item.note or item.path for item in items],
     }
 
 
@@ -103,13 +103,6 @@ def _picture(row: int, found: Check, config: DataConfig) -> Picture:
         true=seen.classes[seen.labels[row]],
         name=seen.names[row].rsplit("/", 1)[-1],  # its folder is its class
     )
-
-
-def _line(item: Item, found: Check) -> tuple[str, str]:
-    """(file, note)."""
-    seen = found.survey
-    file = item.path or ", ".join(f"{seen.splits[seen.split[row]]}: {seen.names[row]}" for row in item.rows)
-    return file, item.note
 
 
 def _balance(found: Check) -> Iterator[dict[str, Any]]:
