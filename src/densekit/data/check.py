@@ -18,6 +18,7 @@ from densekit.data.sets import DataSet, FileImages
 from densekit.data.survey import Survey, survey
 from densekit.errors import InvalidInput
 
+_ORDER = ("train", "val", "test")
 # Pictures that densekit does not read, whatever is in them.
 _OTHER_SUFFIXES = frozenset((".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw"))
 
@@ -55,6 +56,7 @@ def check(
     pattern = _compiled(group)
     if pattern is not None and not all(isinstance(images, FileImages) for images in data.splits.values()):
         raise InvalidInput(f"--group {group} looks at file names, and {data.name} has none; leave it out")
+    data = data.with_splits({name: data.splits[name] for name in _ORDER if name in data.splits})
     seen = survey(data, config, advance)
     groups = _groups(data, seen, pattern)
     if pattern is not None and not any(groups):

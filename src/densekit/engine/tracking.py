@@ -97,13 +97,12 @@ class Tracking:
     def _serve(self) -> None:
         from densekit.engine.trackers import TRACKERS
 
-        for name in self._recipe.trackers:
-            tracker = TRACKERS[name]()
-            self._open[name] = tracker
-            self._try(name, tracker, self._begin)
-        while (call := self._calls.get()) is not None:
+        self._open = {name: TRACKERS[name]() for name in self._recipe.trackers}
+        call: Callable[[str, Tracker], None] | None = self._begin
+        while call is not None:
             for name, tracker in list(self._open.items()):
                 self._try(name, tracker, call)
+            call = self._calls.get()
 
     def _begin(self, name: str, tracker: Tracker) -> None:
         known = self._known.get(name, {})
