@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from densekit.config import DataConfig
-from densekit.data import load
+from densekit.data import duplicates, load
 from densekit.data.archives import DEBIAN_FASHION
 from densekit.data.check import Check, as_dict, check
 from densekit.data.duplicates import Alike, alike, identical
@@ -379,17 +379,35 @@ def test_arrays_of_any_number_of_channels_can_be_looked_at(channels: int) -> Non
     assert [group.tolist() for group in identical(seen)] == [[0, 20]]
 
 
-def test_duplicates_of_fashion_mnist_are_those_that_its_pixels_have() -> None:
-    """Counted here in another way: by the pixels themselves."""
+@pytest.fixture(scope="module")
+def clothing() -> DataSet:
     if not DEBIAN_FASHION.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
-    config = DataConfig(source="fashion-mnist")
-    data = load(config, Path("/nonexistent"))
-    rows: dict[bytes, list[tuple[str, int]]] = {}
-    for split, images in data.splits.items():
-        for pixels, label in zip(images.pixels.numpy(), images.labels.tolist(), strict=True):
-            rows.setdefault(pixels.tobytes(), []).append((split, label))
-    copies = [where for where in rows.values() if len(where) > 1]
-    found = codes(check(data, config))
-    assert found["duplicates_across_splits"] == sum(len({split for split, _ in where}) > 1 for where in copies)
-    assert found.get("label_conflict", 0) == sum(len({label for _, label in where}) > 1 for where in copies)
+    data = load(DataConfig(source="fashion-mnist"), Path("/nonexistent"))
+    return data.with_splits({"train": data.splits["test"]})
+
+
+def test_the_search_finds_nearly_all_copies_among_thousands_that_are_close(clothing: DataSet) -> None:
+    """Being n log n must not mean half of them: 2,000 copies, darker and noisier, among 10,000 pictures of clothing."""
+    images = clothing.splits["train"]
+    noise = torch.randn(images.pixels[:2000].shape) * 3
+    copies = (images.pixels[:2000] * 0.8 + noise).clamp(0, 255).to(torch.uint8)
+    data = clothing.with_splits({"train": ArrayImages(torch.cat((images.pixels, copies)), torch.zeros(12_000).long())})
+    seen = survey(data, DataConfig(source="x"))
+    originals, changed = (duplicates._edges(seen.thumbs[rows]) for rows in (slice(2000), slice(10_000, 12_000)))
+    same = duplicates._cosine(originals, changed) >= duplicates.ALIKE
+    expected = {(int(i), int(i) + 10_000) for i in np.flatnonzero(same)}
+    pairs = {(a, b) for a, b in alike(seen, mirrors=True).pairs.tolist()}
+    assert len(expected) > 1000
+    assert len(expected - pairs) < 0.02 * len(expected)
+
+
+def test_what_is_put_into_clothing_is_all_that_is_found(clothing: DataSet) -> None:
+    """Fashion-MNIST has no two images with the same pixels; here are three, one of them as another kind."""
+    images = clothing.splits["train"]
+    assert len({image.tobytes() for image in images.pixels.numpy()}) == 10_000
+    labels = torch.cat((images.labels, images.labels[:2], (images.labels[2:3] + 1) % 10))
+    data = clothing.with_splits({"train": ArrayImages(torch.cat((images.pixels, images.pixels[:3])), labels)})
+    found = check(data, DataConfig(source="fashion-mnist"))
+    assert images_of(found, "duplicates") == [["train/0", "train/10000"], ["train/1", "train/10001"]]
+    assert images_of(found, "label_conflict") == [["train/2", "train/10002"]]
