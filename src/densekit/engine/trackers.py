@@ -6,6 +6,7 @@ MLflow.
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ class WeightsAndBiases:
 
     def result(self, result: Result, report: Path) -> None:
         self._run.summary.update({f"{result.split}_{key}": getattr(result, key) for key in _RESULTS})
-        self._run.save(report, base_path=report.parent, policy="now")
+        shutil.copy(report, self._run.dir)
+        self._run.save(str(Path(self._run.dir, report.name)), base_path=self._run.dir, policy="now")
 
     def close(self, *, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

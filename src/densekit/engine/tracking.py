@@ -63,6 +63,7 @@ class Tracking:
         self._done = done
         self._rows = [row for row in runs.metrics(run) if row["epoch"] <= done]
         self._open: dict[str, Tracker] = {}
+        self._given_up = False
         self._calls: queue.SimpleQueue[Callable[[str, Tracker], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="trackers", daemon=True)
         if active and recipe.trackers:
@@ -88,10 +89,10 @@ class Tracking:
             self._calls.put(None)
             self._thread.join(_PATIENCE)
         if self._thread.is_alive():
-            waiting = " and ".join(self._open or self._recipe.trackers)
+            waiting, self._given_up = " and ".join(self._open), True
             self._display.say(
-                f"not all was taken within {_PATIENCE:.0f} s by {waiting}, which is left alone; "
-                f"all numbers are in {self._run / 'metrics.jsonl'}"
+                f"left alone, as {_PATIENCE:.0f} s were not enough to take all: {waiting}; the run has everything in "
+                f"{self._run / 'metrics.jsonl'}"
             )
 
     def _serve(self) -> None:
@@ -118,6 +119,8 @@ class Tracking:
             call(name, tracker)
         except Exception as error:  # whatever it is, it is not training's business
             self._open.pop(name, None)
+            if self._given_up:
+                return
             reason = " ".join(str(error).split())[:200]
             self._display.say(f"{name} fails and is left alone, training goes on: {type(error).__name__}: {reason}")
 
