@@ -39,6 +39,11 @@ def write_photos(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), count
     return root
 
 
+def spoil(path: Path) -> None:
+    """Leaves the header, so that only decoding finds out."""
+    path.write_bytes(path.read_bytes()[:1000])
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")

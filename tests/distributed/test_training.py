@@ -50,3 +50,10 @@ def test_only_one_process_writes_and_speaks(tmp_path: Path) -> None:
 def test_an_error_on_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     _, err = run("train", "digits", "--set", "optimizer.lr=-1", folder=tmp_path, ranks=2, status=1)
     assert "optimizer.lr" in err
+
+
+def test_checkpoints_by_the_clock_hold_nobody_up(tmp_path: Path) -> None:
+    """Each process has its own clock, and they saw different times."""
+    words = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "4", "--out", "run")
+    run(*words, "--set", "checkpoint.every_seconds=0.05", "--set", "batch_size=16", folder=tmp_path, ranks=2)
+    assert len(rows(tmp_path / "run")) == 4

@@ -2,14 +2,13 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from densekit import resume, train
-from densekit.api.rehearsal import rehearse
+from densekit.api import rehearsal
 from densekit.config import with_settings
 from densekit.engine import continuity, runs, tracking
 from densekit.engine.trackers import TRACKERS
@@ -26,16 +25,17 @@ def run_of(out: Path, *, epochs: int = 2, **settings: Any) -> Path:
 
 
 class Heard:
-    """A tracker that writes down what it is told; `fails` at one of its methods, or `sleeps` there."""
+    """A tracker that writes down what it is told; `fails` at one of its methods, or waits there for an `answer`."""
 
     log: list[tuple[Any, ...]]
+    answer = threading.Event()
     fails = ""
-    sleeps = ""
+    waits = ""
 
     def _hear(self, what: str, *facts: Any) -> None:
         self.log.append((what, *facts))
-        if what == self.sleeps:
-            time.sleep(10)
+        if what == self.waits:
+            self.answer.wait(60)
         if what == self.fails:
             raise OSError("the network\nis down")
 
@@ -77,8 +77,7 @@ def test_a_resumed_run_is_the_same_run_there(heard: type[Heard], tmp_path: Path)
 
 def test_a_tracker_that_joins_later_hears_what_was_before(heard: type[Heard], tmp_path: Path) -> None:
     run = run_of(tmp_path / "run")
-    runs.write_recipe(run, with_settings(runs.recipe_of(run), {"trackers": ["tensorboard"]}))
-    resume(run, epochs=3)
+    resume(run, epochs=3, settings={"trackers": ["tensorboard"]})
     assert heard.log[:4] == [("start", None, 0), ("row", 1), ("row", 2), ("row", 3)]
 
 
@@ -117,10 +116,14 @@ def test_a_tracker_that_does_not_answer_delays_the_end_by_a_limit(
     heard: type[Heard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "_PATIENCE", 0.5)
-    heard.sleeps = "row"
+    heard.waits = "row"
     run = run_of(tmp_path / "run", trackers="tensorboard")
     assert [what for what, *_ in heard.log] == ["start", "row"]  # it is not back yet
     assert runs.result_of(run) is not None
+    heard.answer.set()
+    for thread in threading.enumerate():
+        if thread.name == "trackers":
+            thread.join()
 
 
 def test_a_missing_package_is_2_before_anything_is_done(
@@ -148,11 +151,18 @@ def test_trackers_do_not_make_it_another_run(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    run = run_of(tmp_path / "run", epochs=1, batch_size=5)
+    run = run_of(tmp_path / "run", epochs=1)
     runs.write_recipe(run, with_settings(runs.recipe_of(run), {"trackers": ["mlflow"]}))
-    rehearse(run, say=lambda _: None)
-    assert not (tmp_path / "mlflow.db").exists()
+    copies = []
+
+    def start(folder: Path, *_: object) -> None:
+        copies.append(runs.recipe_of(folder))
+        raise InterruptedError
+
+    monkeypatch.setattr(rehearsal, "_start", start)
+    with pytest.raises(InterruptedError):
+        rehearsal.rehearse(run, say=lambda _: None)
+    assert [copy.trackers for copy in copies] == [()]
 
 
 def test_without_trackers_there_is_no_thread(tmp_path: Path) -> None:

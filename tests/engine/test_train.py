@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 import densekit
 from densekit.config import DataConfig, Recipe, ScheduleConfig
 from densekit.engine import train
+from densekit.engine.interrupt import Stop
 from densekit.engine.precision import repeatable
+from densekit.engine.processes import ALONE, World
 from densekit.engine.schedule import learning_rate
 from densekit.engine.state import TrainState
 from densekit.errors import Diverged
@@ -99,6 +101,24 @@ def test_checkpoints_come_by_the_clock_too(
     settings = SMALL | {"checkpoint.every_seconds": seconds}
     densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
     assert len(saved) == expected
+
+
+class Follower(World):
+    """One that hears what the leader says."""
+
+    def sums(self, *numbers: float) -> list[float]:
+        said, due = numbers
+        assert due == 0, "only the leader's clock counts"
+        return [said, self.size - 1]
+
+
+@pytest.mark.parametrize("leaders", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_the_leaders_clock_decides_for_all(leaders: bool, own: bool) -> None:
+    """Saving is a collective: who saves alone waits for ever."""
+    world = Follower(rank=1, size=1 + leaders)
+    assert train.agreed(Stop(), world, due=own) == (False, leaders)
+    assert train.agreed(Stop(), ALONE, due=own) == (False, own)
 
 
 def test_who_reads_along_may_leave(tmp_path: Path) -> None:

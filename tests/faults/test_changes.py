@@ -1,14 +1,21 @@
 """Resuming notices what has changed since, names it, and goes on only where it is still the same run."""
 
+import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import densekit
+from densekit.config import with_settings
+from densekit.engine import continuity, prepare, runs
+from densekit.engine.state import read_checkpoint, restore_checkpoint
+from densekit.engine.train import start
 from densekit.errors import InvalidInput, ProofFailed
 from tests.conftest import write_photos
 from tests.faults.command import state_of
@@ -98,3 +105,42 @@ def test_another_number_of_threads_is_named_and_gone_on_with(
     finally:
         torch.set_num_threads(threads)
     assert f"threads: {before} -> {before + 1}" in capsys.readouterr().err
+
+
+def test_what_decides_no_number_may_be_set_anew(stopped: Path) -> None:
+    densekit.resume(stopped, epochs=2, settings={"data.max_bad": 3, "checkpoint.every_steps": 2})
+    recorded = yaml.safe_load((stopped / "config.yaml").read_text())
+    assert (recorded["epochs"], recorded["data"]["max_bad"], recorded["checkpoint"]["every_steps"]) == (2, 3, 2)
+    with pytest.raises(ProofFailed, match="batch_size: 30 -> 20"):
+        densekit.resume(stopped, epochs=3, settings={"batch_size": 20})
+
+
+@pytest.mark.parametrize("change", [{"optimizer.no_decay": ["*.bias"]}, {"optimizer.name": "adamw"}])
+def test_momenta_stay_with_their_parameters_when_the_optimizer_changes(change: dict[str, Any], stopped: Path) -> None:
+    before = load_file(stopped / "checkpoints/last/state.safetensors")
+    recipe = with_settings(runs.recipe_of(stopped), change)
+    prepared = prepare(recipe, stopped)
+    state = start(prepared)
+    restore_checkpoint(read_checkpoint(stopped / "checkpoints" / "last"), state, stopped)
+    for name, parameter in state.model.named_parameters():
+        momentum = state.optimizer.state[parameter].get("momentum_buffer")
+        if "optimizer.name" in change:  # AdamW has no use for SGD's
+            assert momentum is None
+        else:
+            assert momentum is not None
+            assert torch.equal(momentum, before[f"optimizer.{name}.momentum_buffer"])
+    assert densekit.resume(stopped, epochs=2, settings=change, accept_changes=True).result.count > 0
+
+
+def test_a_setting_that_an_older_version_did_not_have_is_no_change(stopped: Path) -> None:
+    made_by = read_checkpoint(stopped / "checkpoints" / "last").document["made_by"]
+    older = copy.deepcopy(made_by)
+    del older["recipe"]["class_weights"]
+    assert not any(getattr(continuity.changes(older, made_by), kind) for kind in ("recipe", "data", "execution"))
+
+
+def test_a_run_without_a_checkpoint_remembers_how_long_it_is_to_be(stopped: Path) -> None:
+    shutil.rmtree(stopped / "checkpoints" / "last")
+    densekit.resume(stopped, epochs=2)
+    assert runs.recipe_of(stopped).epochs == 2
+    assert len(lines_of(stopped / "metrics.jsonl")) == 2

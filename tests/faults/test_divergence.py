@@ -1,6 +1,7 @@
 """A loss that is not finite stops the run with what is needed to find out why, or goes back if asked to."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import densekit
 from densekit.api.training import compose
 from densekit.engine import prepare, runs, train
 from densekit.errors import BadData, Diverged
-from tests.conftest import write_photos
+from tests.conftest import spoil, write_photos
 from tests.faults.command import run, state_of, train_until
 
 DIVERGING = {"data.limit": 200, "batch_size": 50, "optimizer.lr": 1e20, "schedule.name": "steps"}
@@ -37,6 +38,15 @@ def test_the_exit_status_is_4(tmp_path: Path) -> None:
     settings = [word for key, value in DIVERGING.items() for word in ("--set", f"{key}={value}")]
     _, err = run("train", "digits", "--model", "densenet_bc_10_4", *settings, folder=tmp_path, status=4)
     assert err.splitlines()[-1].startswith("densekit: the loss became")
+
+
+def test_a_disk_that_is_full_by_then_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise BadData("no space left")
+
+    monkeypatch.setattr(train, "write_dump", full)
+    with pytest.raises(Diverged, match="learning rate"):
+        densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=DIVERGING)
 
 
 def test_going_back_lowers_the_rate_until_it_holds(tmp_path: Path) -> None:
@@ -76,7 +86,7 @@ def test_torchrun_does_not_diverge_again_and_again(tmp_path: Path) -> None:
 def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     for name in ("cat/0.png", "dog/3.png"):
-        (photos / name).write_bytes(b"no picture")
+        spoil(photos / name)
     arguments = (
         "train",
         "photos",
@@ -92,6 +102,8 @@ def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, t
     arguments += ("--set", "batch_size=6")
     _, err = run(*arguments, folder=tmp_path, ranks=ranks, status=3 if ranks == 1 else 1)
     assert "data.max_bad" in err
+    assert "dog/3.png" in (tmp_path / "run" / "skipped.csv").read_text() or "cat/0.png" in err
+    shutil.rmtree(tmp_path / "run")
     _, err = run(*arguments[:-1], "batch_size=6", "--set", "data.max_bad=2", folder=tmp_path, ranks=ranks)
     skipped = (tmp_path / "run" / "skipped.csv").read_text()
     assert "cat/0.png" in skipped
@@ -101,7 +113,7 @@ def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, t
 def test_a_batch_without_a_single_readable_image_is_passed_over(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", count=8)
     for path in sorted((photos / "cat").iterdir())[:4]:
-        path.write_bytes(b"no picture")
+        spoil(path)
     settings = {"data.image_size": 16, "batch_size": 2, "data.max_bad": 4}
     finished = densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
     assert finished.result.count > 0
@@ -118,7 +130,7 @@ def test_a_batch_without_a_single_readable_image_is_passed_over(tmp_path: Path) 
 def test_bad_files_met_before_a_stop_are_known_after_it(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     for name in ("cat/0.png", "dog/3.png", "dog/5.png"):
-        (photos / name).write_bytes(b"no picture")
+        spoil(photos / name)
     words = {"model": "densenet_bc_10_4", "epochs": 2}
     settings = {"data.image_size": 16, "batch_size": 4, "data.max_bad": 3}
     whole = densekit.train(str(photos), out=tmp_path / "whole", settings=settings, **words).folder

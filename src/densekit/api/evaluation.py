@@ -46,7 +46,8 @@ def evaluate(
             refuse_planned(data)
         config = card.data if own and card.data is not None else DataConfig(source=str(data))
         config = with_data_settings(config, settings or {})
-        loaded = load_data(config, data_folder(data_dir))
+        with world.first_of_host_first():
+            loaded = load_data(config, data_folder(data_dir))
         _check_classes(classifier, loaded, str(model))
         name, images = _choose_split(loaded, config, split, own=own)
         if ten_crop and not isinstance(images, FileImages):

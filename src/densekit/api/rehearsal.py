@@ -58,6 +58,10 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
         _wait(_start(whole, first + _STEPS, data_dir))
         say("training them again, to be killed in between")
         killed_at = _kill(cut, first, data_dir)
+        if not first <= killed_at < first + _STEPS:
+            raise BadData(
+                f"{run} trains too fast here to be killed in between; give it more images, or a larger network"
+            )
         say(f"killed after step {killed_at}; resuming")
         _wait(_start(cut, first + _STEPS, data_dir))
         files = [copy / "checkpoints" / "last" for copy in (whole, cut)]

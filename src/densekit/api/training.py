@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def train(
         name = f"{Path(data).name}-{composed.model.name}"
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
-            return _resume(folder, world, None, data_dir, console, accept_changes=False)
+            return _resume(folder, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(composed.trackers))  # before a minute goes into preparing
         prepared = prepare(composed, data_folder(data_dir), world)
         # Before there is a folder: a network that does not suit the images fails here.
@@ -90,15 +91,15 @@ def train(
 
 def _place(out: Path | None, name: str, launch: str) -> tuple[Path, bool]:
     """Where the run goes, and whether these processes had begun it before torchrun started them again."""
-    for folder in [out] if out else Path("runs").glob(f"{name.replace(':', '-')}*"):
+    for folder in [out] if out else Path("runs").glob(f"{escape(name.replace(':', '-'))}*"):
         if runs.belongs_to(folder, launch):
             return folder, True
     return out or free_folder(Path("runs"), name), False
 
 
 def _create(folder: Path, prepared: Prepared) -> None:
-    runs.create(folder, prepared.recipe, prepared.data)
-    runs.note(folder, "start", processes=prepared.world.size, launch=prepared.world.launch)
+    world = prepared.world
+    runs.create(folder, prepared.recipe, prepared.data, processes=world.size, launch=world.launch)
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
@@ -112,26 +113,29 @@ def resume(
     epochs: int | None = None,
     data_dir: str | Path | None = None,
     accept_changes: bool = False,
+    settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Goes on where `run` stopped, from its last checkpoint; a finished run is returned as it is.
 
-    Raises ProofFailed when the recipe or the images are not those of the checkpoint, unless `accept_changes`; changed
-    versions, threads or kernels are named and gone on with, as the result is the same but for rounding.
+    `settings` change the recipe. Raises ProofFailed when the recipe or the images are not those of the checkpoint,
+    unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks and trackers may change.
+    Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding.
     """
     with joined() as world:
-        return _resume(Path(run), world, epochs, data_dir, console, accept_changes=accept_changes)
+        changed = dict(settings or {}) | ({"epochs": epochs} if epochs is not None else {})
+        return _resume(Path(run), world, changed, data_dir, console, accept_changes=accept_changes)
 
 
 def resume_until(run: Path, step: int, data_dir: str | Path | None, console: Console) -> None:
     """Goes on with `run` in this process alone and stops after that step, as a signal would: raises Interrupted."""
-    _resume(run, ALONE, None, data_dir, console, accept_changes=False, until=step)
+    _resume(run, ALONE, {}, data_dir, console, accept_changes=False, until=step)
 
 
 def _resume(
     folder: Path,
     world: World,
-    epochs: int | None,
+    settings: Mapping[str, Any],
     data_dir: str | Path | None,
     console: Console | None,
     *,
@@ -140,12 +144,11 @@ def _resume(
 ) -> Run:
     with _held(folder, world):
         recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
-        if epochs is not None:
-            if epochs < recipe.epochs:
-                raise InvalidInput(
-                    f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink"
-                )
-            recipe = with_settings(recipe, {"epochs": epochs})
+        before, recipe = recipe, with_settings(recipe, settings)
+        if recipe.epochs < before.epochs:
+            raise InvalidInput(
+                f"--epochs {recipe.epochs} is less than the {before.epochs} of {folder}; a run cannot shrink"
+            )
         world.from_leader(lambda: require(recipe.trackers))
         display = display_of(console, world)
         if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
@@ -155,16 +158,21 @@ def _resume(
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
         if checkpoint is None:
             display.say(f"{folder} has no checkpoint yet; training starts anew")
+            _record(folder, prepared)
             with threads.suitable(cost_of(prepared.recipe.model).macs, recipe.batch_size):
                 return _finish(prepared, folder, display, None)
         then = checkpoint.document["made_by"]
         with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
             changes = continuity.changes(then, continuity.made_by(prepared))
             _compare(changes, folder, display, world, accept=accept_changes)
-            if world.leads:
-                with runs.writing(folder):
-                    runs.write_recipe(folder, prepared.recipe)
+            _record(folder, prepared)
             return _finish(prepared, folder, display, checkpoint, until)
+
+
+def _record(folder: Path, prepared: Prepared) -> None:
+    if prepared.world.leads:
+        with runs.writing(folder):
+            runs.write_recipe(folder, prepared.recipe)
 
 
 def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
@@ -173,7 +181,8 @@ def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     if restarts() and event.get("event") == Diverged.__name__.lower():
         raise Diverged(event["reason"])  # as it would again: torchrun starts anew whatever fails
     last = folder / "checkpoints" / "last"
-    atomic.recover(last)
+    for name in ("last", "best"):
+        atomic.recover(folder / "checkpoints" / name)
     return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)
 
 
@@ -212,6 +221,10 @@ def _finish(
                 with suppress(DensekitError):  # a full disk must not hide what happened
                     runs.note(folder, type(error).__name__.lower(), reason=str(error))
             raise
+        finally:
+            if world.leads:
+                with suppress(DensekitError), runs.writing(folder):
+                    runs.write_skipped(folder, prepared.data)
         if world.leads:
             with runs.writing(folder):
                 report = write_report(folder, prepared, result, records)

@@ -61,11 +61,13 @@ def race(course: Course, data_dir: Path, say: Callable[[str], None]) -> dict[str
         rows: list[dict[str, Any]] = []
         with TemporaryDirectory(prefix="densekit-race-") as folder, catch_signals() as stop:
             display = Display(Console(quiet=True))
+            steps = len(racers[0][1].loader("train", recipe.augment))
             for epoch in range(recipe.epochs):
                 # Who was first is second in the next.
                 for name, prepared, state in racers if epoch % 2 == 0 else reversed(racers):
                     started = time.monotonic()
-                    train_epoch(state, prepared, Path(folder), display, stop)
+                    with display.training(recipe.epochs, steps, state.progress.step):
+                        train_epoch(state, prepared, Path(folder), display, stop)
                     row = {"name": name, **end_epoch(state, prepared, Path(folder), display, stop)}
                     rows.append(row | {"with_validation": time.monotonic() - started})
                     trained = duration(row["seconds"])

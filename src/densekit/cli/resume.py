@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import DataDir
+from densekit.cli.options import DataDir, Settings, parse
 
 
 def resume(
@@ -14,10 +14,20 @@ def resume(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although the recipe or the images have changed.")
     ] = False,
+    settings: Settings = None,
     data_dir: DataDir = None,
 ) -> None:
     """Goes on where a run stopped."""
     from densekit import api
     from densekit.cli.show import console, print_run
 
-    print_run(api.resume(run, epochs=epochs, data_dir=data_dir, accept_changes=accept_changes, console=console()))
+    print_run(
+        api.resume(
+            run,
+            epochs=epochs,
+            data_dir=data_dir,
+            accept_changes=accept_changes,
+            settings=parse(settings),
+            console=console(),
+        )
+    )

@@ -1,12 +1,14 @@
 """What a run has to stay for its continuation to be the same to the last bit, and what of it has changed."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from densekit.config import flatten
+from densekit.config import flatten, recipe_from
 from densekit.engine import runs
 from densekit.engine.setup import Prepared
+from densekit.errors import InvalidInput
 
 # Settings that decide when, where and from which processes the same numbers are computed, not which.
 _FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
@@ -18,6 +20,7 @@ _FACTS = (
     "torch",
     "torchvision",
     "numpy",
+    "pillow",
     "processor",
     "cpu_capability",
     "kernels",
@@ -48,6 +51,8 @@ def made_by(prepared: Prepared) -> dict[str, Any]:
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares two `made_by`."""
+    with suppress(InvalidInput):  # settings that an older version did not have were at their defaults
+        then = {**then, "recipe": recipe_from(then["recipe"]).model_dump(mode="json")}
     settings = _differences(flatten(then["recipe"]), flatten(now["recipe"]))
     return Changes(
         recipe=tuple(text for key, text in settings.items() if not key.startswith((*_FREE, *_EXECUTION))),

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,6 +20,8 @@ from densekit.errors import DensekitError, PeerLost
 T = TypeVar("T")
 
 _PATIENCE = 300.0  # seconds for all processes to start
+# Of one process's work that others wait for, as hashing a large data set; the heartbeat notices those that are lost.
+_LONGEST = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,15 @@ class World:
         for tensor in tensors if self.size > 1 else ():
             dist.broadcast(tensor, 0)
 
+    @contextmanager
+    def first_of_host_first(self) -> Iterator[None]:
+        """Lets one process of each host go ahead, to download for the others."""
+        if self.local_rank:
+            self.wait()
+        yield
+        if not self.local_rank:
+            self.wait()
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
@@ -102,7 +114,9 @@ def joined() -> Iterator[World]:
     start = _agreed_start(store, rank, size)
     # After a restart torchrun's store may still hold the addresses of the processes before, which nobody listens on.
     fresh = dist.PrefixStore(f"densekit/{start}", store)  # type: ignore[attr-defined]
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=fresh, rank=rank, world_size=size)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=fresh, rank=rank, world_size=size, timeout=_LONGEST
+    )
     world = replace(_world(), launch=store.compare_set("densekit/launch", "", uuid.uuid4().hex).decode())
     try:
         with Heartbeat(world.rank, world.gather(socket.gethostname()), start):

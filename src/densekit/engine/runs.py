@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy
+import PIL
 import torch
 import torchvision
 import yaml
@@ -32,8 +33,11 @@ from densekit.weights import atomic
 _PATIENCE = 40.0  # seconds
 
 
-def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
-    """Starts a run folder. Raises InvalidInput if it holds a run already, BadData if it cannot be written."""
+def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
+    """Starts a run folder, and notes that with these facts.
+
+    Raises InvalidInput if it holds a run already, BadData if it cannot be written.
+    """
     if (folder / "config.yaml").exists():
         raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
     try:
@@ -45,6 +49,7 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
             for name, label in zip(images.names(), images.labels.tolist(), strict=True)
         )
         atomic.write(folder / "split.csv", _csv(("split", "image", "class"), rows))
+        note(folder, "start", **facts)
         write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
@@ -76,6 +81,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
+        "pillow": PIL.__version__,  # which decodes and resizes
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -131,7 +137,9 @@ def held(folder: Path) -> Iterator[None]:
     """Keeps a run to this process while it trains. Raises InvalidInput where another one has it for longer than it
     takes the processes of a killed torchrun to notice.
     """
-    with writing(folder), (folder / ".lock").open("w") as file:
+    with writing(folder):
+        lock = (folder / ".lock").open("w")
+    with lock as file:
         until = time.monotonic() + _PATIENCE
         while not _locked(file):
             if time.monotonic() > until:
@@ -150,7 +158,11 @@ def _locked(file: IO[str]) -> bool:
 
 def belongs_to(folder: Path, launch: str) -> bool:
     """Whether these processes, or those before a restart of theirs, have started or resumed this run."""
-    return bool(launch) and any(event.get("launch") == launch for event in _events(folder))
+    return (
+        bool(launch)
+        and (folder / "config.yaml").exists()
+        and any(event.get("launch") == launch for event in _events(folder))
+    )
 
 
 def last_event(folder: Path) -> dict[str, Any]:

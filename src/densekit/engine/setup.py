@@ -59,11 +59,9 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     Raises BadData or InvalidInput for what does not fit together.
     """
     torch.manual_seed(recipe.seed)
-    if world.local_rank:
-        world.wait()  # the first process of a host downloads for all
-    data = divide(load(recipe.data, data_dir), recipe.data)
-    if not world.local_rank:
-        world.wait()
+    with world.first_of_host_first():
+        loaded = load(recipe.data, data_dir)
+    data = divide(loaded, recipe.data)
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
     if odd:

@@ -19,6 +19,7 @@ from densekit.weights import ModelCard, atomic, save_model
 from densekit.weights.folder import WEIGHTS, load_state, plain
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
+_FORMAT = 3
 
 
 @dataclass
@@ -87,9 +88,9 @@ def save_checkpoint(
     """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {
-        f"optimizer.{index}.{key}": value
-        for index, values in state.optimizer.state_dict()["state"].items()
-        for key, value in values.items()
+        f"optimizer.{name}.{key}": value
+        for name, parameter in state.model.named_parameters()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
     packed = save(plain(tensors))
@@ -97,7 +98,8 @@ def save_checkpoint(
         save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)
         document: dict[str, Any] = {
-            "format": 2,
+            "format": _FORMAT,
+            "optimizer": type(state.optimizer).__name__,
             "progress": asdict(state.progress),
             "averaged": int(state.average.n_averaged) if state.average is not None else None,
             "scaler": state.scaler.state_dict(),
@@ -114,6 +116,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     folder = atomic.current(folder)
     try:
         document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+        if document["format"] != _FORMAT:
+            raise BadWeights(f"{folder} was written by another version of densekit, which can go on with it")
         checkpoint = Checkpoint(document, (folder / STATE_TENSORS).read_bytes(), (folder / WEIGHTS).read_bytes())
         expected = dict(document["sha256"])
         Progress(**document["progress"])
@@ -142,16 +146,25 @@ def restore_checkpoint(checkpoint: Checkpoint, state: TrainState, source: Path) 
     if state.average is not None:
         load_state(state.average.module, weights, source)
         state.average.n_averaged.fill_(document["averaged"] or 0)  # none: the recipe had no average then
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        values.setdefault(int(index), {})[key] = tensor
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+    _restore_optimizer(state, _below(tensors, "optimizer."), str(document["optimizer"]))
     if document["scaler"]:
         state.scaler.load_state_dict(document["scaler"])
     progress = document["progress"]
     state.progress = Progress(**(progress | {"totals": Totals(**progress["totals"])}))
+
+
+def _restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor], kind: str) -> None:
+    """By name: groups, and with them torch's numbers of parameters, may have changed. Of another optimizer: nothing."""
+    if kind != type(state.optimizer).__name__:
+        return
+    numbers = {id(p): i for i, p in enumerate(p for group in state.optimizer.param_groups for p in group["params"])}
+    values: dict[int, dict[str, Tensor]] = {}
+    parameters = dict(state.model.named_parameters())
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        values.setdefault(numbers[id(parameters[parameter])], {})[key] = tensor
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": values, "param_groups": groups})
 
 
 def _sha256(content: bytes) -> str:

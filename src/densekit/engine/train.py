@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _fit(
             if tracking is not None:
                 tracking.row(row)
             save(state, prepared, run)
-            if agreed(stop, world) and state.progress.epoch < recipe.epochs:
+            if agreed(stop, world)[0] and state.progress.epoch < recipe.epochs:
                 raise _interrupted(stop, run)
     return report(state, prepared, run, display)
 
@@ -115,16 +116,16 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
     recipe, progress, world = prepared.recipe, state.progress, prepared.world
     loader = prepared.loader("train", recipe.augment)
-    total = recipe.epochs * len(loader)
     saved_at = counted_to = time.monotonic()
     state.model.train()
     for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
-        rate = _rate(recipe, progress, progress.step / total)
+        rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
         counts = share_failures(batch, prepared.data.skipped, world)
         if min(counts):  # else a share has no readable image: the same choice on every process
             outcome = train_step(state, batch, prepared, rate, counts)
             if outcome.fault is not None:
-                write_dump(run, state, prepared, batch, outcome, rate)
+                with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
+                    write_dump(run, state, prepared, batch, outcome, rate)
                 raise Diverged(
                     f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
                     f"learning rate {rate:.3g}; its images and the norms of all layers are in {run / FILE}; lower the "
@@ -138,8 +139,9 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
             display.step(progress, count, rate)
         progress.step += 1
         progress.step_in_epoch += 1
-        stopping = agreed(stop, world) or stop.reached(progress.step)
-        if _due(recipe, progress, saved_at) or stopping:
+        told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
+        stopping = told or stop.reached(progress.step)
+        if due or stopping:
             save(state, prepared, run)
             saved_at = time.monotonic()
         if stopping:
@@ -164,11 +166,10 @@ def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display
 def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> dict[str, Any]:
     """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch."""
     recipe, progress, totals = prepared.recipe, state.progress, state.progress.totals
-    total = recipe.epochs * len(prepared.loader("train", recipe.augment))
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
-        "lr": _rate(recipe, progress, (progress.step - 1) / total),
+        "lr": _rate(recipe, progress, 1 - 1 / len(prepared.loader("train", recipe.augment))),
         "train_loss": totals.loss / max(1, totals.count),
         "train_top1": totals.correct / max(1, totals.count),
         "seconds": progress.seconds,
@@ -230,7 +231,6 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
         with runs.writing(run):
             atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
             atomic.write(run / "checkpoints" / "result", chosen)
-            runs.write_skipped(run, prepared.data)
     return result, rows
 
 
@@ -267,16 +267,20 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
     )
 
 
-def _rate(recipe: Recipe, progress: Progress, share: float) -> float:
+def _rate(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
+    share = (progress.epoch + of_epoch) / recipe.epochs
     return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
 
 
-def agreed(stop: Stop, world: World) -> bool:
-    """Whether any process was told to stop; then all do, after the same step."""
-    told = world.sums(stop.signal_number)[0] > 0
-    if told and not stop.signal_number:
+def agreed(stop: Stop, world: World, *, due: bool = False) -> tuple[bool, bool]:
+    """Whether any process was told to stop, and whether the leader finds a checkpoint due; then all do, at one step.
+
+    Clocks differ: if each asked its own, one would wait in the checkpoint for another that is in the next step.
+    """
+    signals, leaders = world.sums(stop.signal_number, due and world.leads)
+    if signals and not stop.signal_number:
         stop.signal_number = signal.SIGTERM  # what the others were told
-    return told
+    return signals > 0, leaders > 0
 
 
 def _due(recipe: Recipe, progress: Progress, saved_at: float) -> bool:
