@@ -13,7 +13,8 @@ from densekit.config import Preprocessing
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, model_folder, save_model
-from densekit.weights.initial import head_of, start_from
+from densekit.weights.initial import start_from
+from densekit.weights.shapes import head_of
 
 HEADS = {
     "densenet_bc_10_4": {"classifier.weight", "classifier.bias"},
@@ -63,7 +64,8 @@ def test_a_head_for_other_classes_is_new_and_all_else_is_taken(
     config = config_for(name).model_copy(update={"num_classes": len(classes)})
     model = build(config)
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    new = start_from(model, config, str(tmp_path), classes)
+    new, adapted = start_from(model, config, str(tmp_path), classes)
+    assert adapted == ()
     assert set(new) == HEADS[name]
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[key] if key in new else theirs[key]), key
@@ -73,7 +75,7 @@ def test_a_head_for_the_same_classes_is_taken(tmp_path: Path) -> None:
     theirs = saved(tmp_path, "torchvision:resnet18", ("a", "b"))
     config = config_for("torchvision:resnet18").model_copy(update={"num_classes": 2})
     model = build(config)
-    assert start_from(model, config, str(tmp_path), ("a", "b")) == ()
+    assert start_from(model, config, str(tmp_path), ("a", "b")) == ((), ())
     assert torch.equal(model.state_dict()["fc.weight"], theirs["fc.weight"])
 
 
@@ -86,10 +88,8 @@ def test_torchvisions_old_files_load(monkeypatch: pytest.MonkeyPatch) -> None:
     downloaded(monkeypatch, old)
     config = config_for("densenet121").model_copy(update={"num_classes": 5})
     model = build(config)
-    assert start_from(model, config, "torchvision:densenet121", ("a", "b", "c", "d", "e")) == (
-        "classifier.weight",
-        "classifier.bias",
-    )
+    begun = start_from(model, config, "torchvision:densenet121", ("a", "b", "c", "d", "e"))
+    assert begun.new == ("classifier.weight", "classifier.bias")
     key = "features.denseblock4.denselayer16.norm2.weight"
     assert torch.equal(model.state_dict()[key], theirs[key])
 
@@ -102,7 +102,7 @@ def test_torchvisions_auxiliary_heads_are_left_behind(
 ) -> None:
     downloaded(monkeypatch, peers.get_model(name, aux_logits=True, **settings).state_dict())
     config = config_for(f"torchvision:{name}").model_copy(update={"num_classes": 2})
-    assert start_from(build(config), config, f"torchvision:{name}", ("a", "b")) == ("fc.weight", "fc.bias")
+    assert start_from(build(config), config, f"torchvision:{name}", ("a", "b")).new == ("fc.weight", "fc.bias")
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

@@ -94,7 +94,11 @@ class Classifier:
         x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
         probabilities = self.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).cpu().numpy()
         return [
-            Prediction(self.classes, row, (*each.notices, *background_notice(each.image, preprocessing, invert)))
+            Prediction(
+                self.classes,
+                row,
+                (*each.notices, *background_notice(each.image, preprocessing, invert), *unknown_notice(preprocessing)),
+            )
             for row, each in zip(probabilities, decoded, strict=True)
         ]
 
@@ -104,6 +108,13 @@ def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSour
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk
+
+
+def unknown_notice(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """A warning where nobody knows how the training images were normalised."""
+    if preprocessing.known:
+        return ()
+    return ("how the training images were normalised is unknown: import the weights again with --mean and --std",)
 
 
 def background_notice(image: Image.Image, preprocessing: Preprocessing, invert: bool) -> tuple[str, ...]:
