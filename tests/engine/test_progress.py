@@ -19,6 +19,7 @@ IMAGENET = Forecast(
     macs=99_999_999_999,
     start="timm:deit_tiny_distilled_patch16_224",
     new=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
+    adapted=("embeddings.projection.weight from 3 to 4 input channels: in turns, times 3/4",),
     steps=123_703_650,
     plan="checkpoint",
     plan_reason="concat took 10.1 times as long; shared took 10.2 times as long",

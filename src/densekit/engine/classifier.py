@@ -16,7 +16,7 @@ from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
-from densekit.errors import BadImage
+from densekit.errors import BadImage, InvalidInput
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
 
@@ -49,8 +49,12 @@ class Classifier:
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> "Classifier":
-        """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or UnknownName."""
+        """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or InvalidInput."""
         model, card = load_model(model_folder(source))
+        if not card.classes:
+            raise InvalidInput(
+                f"{source} has no classifier; train one from its weights: densekit train DATA --init {source}"
+            )
         return cls(model, card, device_named(device))
 
     @property

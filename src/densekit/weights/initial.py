@@ -76,8 +76,8 @@ def _same_function(theirs: ModelConfig, ours: ModelConfig, source: str) -> None:
         value = getattr(theirs, field)
         if value != getattr(ours, field):
             raise BadWeights(
-                f"{source} was made with {field}={value}, and here it is {getattr(ours, field)}, which computes something "
-                f"else; add --set model.{field}={str(value).lower()}"
+                f"{source} was made with {field}={value}, and with {getattr(ours, field)} it computes something else; "
+                f"add --set model.{field}={str(value).lower()}"
             )
 
 

@@ -25,7 +25,7 @@ _HARMLESS = frozenset(
         *("Functional", "Sequential", "Model"),
     }
 )
-_ACTIVATIONS = {"relu", "linear", "softmax", "sigmoid", None}
+_ACTIVATIONS = {"relu", "linear", "softmax", None}
 _NESTED = ("Functional", "Sequential", "Model")
 
 
@@ -190,7 +190,10 @@ def _refuse_strangers(layers: list[tuple[str, Mapping[str, Any]]], shown: Path) 
                 "save the network without it, as keras.applications builds it"
             )
         if settings.get("activation") not in _ACTIVATIONS:
-            raise BadWeights(f"{shown}: layer {settings.get('name')} ends in {settings['activation']}, not in a ReLU")
+            raise BadWeights(
+                f"{shown}: layer {settings.get('name')} ends in {settings['activation']}, where densekit has a ReLU, "
+                "or a softmax at the end; no densekit network has these weights"
+            )
 
 
 def _image_size(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[int, int] | None:

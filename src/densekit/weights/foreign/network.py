@@ -20,6 +20,10 @@ from densekit.weights.foreign.reading import digest, read
 from densekit.weights.shapes import head_of, stem_of
 
 _HEAD = "left out by --no-head"
+# Its pixels are scaled to -1024 ... 1024: torchxrayvision.datasets.normalize.
+XRAY = Statistics("torchxrayvision's", "imagenet", (0.5,), (1 / 2048,))
+# densenet121-a639ec97.pth, densenet169-b2777c0a.pth, densenet201-c1103571.pth, densenet161-8d451a50.pth
+_PUBLISHED = ("a639ec97", "b2777c0a", "c1103571", "8d451a50")
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Imported:
             return statistics
         return XRAY if "op_threshs" in self.account.aside and self.config.in_channels == 1 else None
 
-
-# Its pixels are scaled to -1024 ... 1024: torchxrayvision.datasets.normalize.
-XRAY = Statistics("torchxrayvision's", "imagenet", (0.5,), (1 / 2048,))
+    @property
+    def published(self) -> bool:
+        """Whether it is, byte by byte, a file that torchvision publishes, whose names begin with its hash."""
+        return self.sha256.startswith(_PUBLISHED)
 
 
 def import_network(
