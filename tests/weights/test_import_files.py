@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_whole_pickled_network_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_command_line_in_a_checkpoint_is_harmless(tmp_path: Path) -> None:
-    """timm's training script keeps its options in each."""
+    """The training script of timm keeps its options in each."""
     torch.save({"state_dict": state(), "args": Namespace(lr=0.1)}, tmp_path / "weights.pth")
     done = import_model(tmp_path / "weights.pth", tmp_path / "model")
     assert "left in the file: args" in done.notes
@@ -108,7 +109,8 @@ def test_a_folder_a_missing_file_and_a_text_are_named(tmp_path: Path) -> None:
 
 
 def test_a_program_is_no_weights(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "weights.pt")
     assert "TorchScript" in read_here(tmp_path / "weights.pt")
 
