@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import h5py
+import pytest
 from torch import Tensor
 
 EPS = 1.001e-5  # of keras.applications
@@ -63,6 +63,7 @@ def config_of(layers: dict[str, dict[str, Any]], size: int = 64, *extra: dict[st
 
 def write_h5(path: Path, layers: dict[str, dict[str, Any]], *, config: Any = None, keras2: bool = False) -> Path:
     """model.save("x.h5") with `config`, else model.save_weights("x.h5") of Keras 2."""
+    h5py = pytest.importorskip("h5py", reason="h5py, of the extras keras and test, is not installed")
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights") if config else file
         if config:
@@ -80,6 +81,7 @@ def write_h5(path: Path, layers: dict[str, dict[str, Any]], *, config: Any = Non
 
 def write_keras3_weights(path: Path, layers: dict[str, dict[str, Any]]) -> Path:
     """model.save_weights("x.weights.h5") of Keras 3, which numbers layers by kind."""
+    h5py = pytest.importorskip("h5py", reason="h5py, of the extras keras and test, is not installed")
     seen: dict[str, int] = {}
     with h5py.File(path, "w") as file:
         for weights in layers.values():

@@ -13,7 +13,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -177,6 +176,7 @@ def test_a_module_beside_the_weights_is_not_imported(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("how", ["external link", "soft link", "external storage", "virtual"])
 def test_hdf5_cannot_read_other_files(how: str, tmp_path: Path) -> None:
     """HDF5 can name files whose bytes it then shows as its own."""
+    h5py = pytest.importorskip("h5py")
     layers = keras_layers(state())
     (tmp_path / "secret").write_bytes(bytes(4 * 34))
     path = write_h5(tmp_path / "weights.h5", layers)
@@ -199,6 +199,7 @@ def test_hdf5_cannot_read_other_files(how: str, tmp_path: Path) -> None:
 
 
 def test_hdf5_cannot_claim_more_than_the_file_has(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
     path = write_h5(tmp_path / "weights.h5", keras_layers(state()))
     with h5py.File(path, "r+") as file:
         del file["bn/bn"]["gamma"]

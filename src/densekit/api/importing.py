@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.config import Preprocessing
+from densekit.config import DenseNetConfig, Preprocessing
 from densekit.errors import BadData, InvalidInput
 from densekit.models import build
 from densekit.version import __version__
@@ -158,6 +158,8 @@ def _notes(found: Imported) -> list[str]:
             "names: unknown, matched by order and shapes, which do not show in which order maps are concatenated, nor "
             "what has no weights; measure it before you trust it: densekit evaluate"
         )
+    if found.epsilon_assumed and isinstance(found.config, DenseNetConfig):
+        notes.append(f"epsilon: {found.config.norm_eps}, as keras.applications has it; the file does not say")
     if found.match.head_by_shape:
         notes.append("classifier: known by its shape, not its name")
     if found.statistics is XRAY:

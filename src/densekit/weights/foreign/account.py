@@ -79,10 +79,7 @@ class Account:
             state[name] = torch.full(tensor.shape, value, dtype=tensor.dtype)
             self.made[name] = why
         if missing:
-            raise BadWeights(
-                f"{file} lacks {len(missing)} tensors of the network, {listed(missing)}; fetch it again"
-                + ("; weights without a classifier can start a training: --no-head" if _only_head(missing) else "")
-            )
+            raise BadWeights(f"{file} lacks {len(missing)} tensors of the network, {listed(missing)}; fetch it again")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -104,10 +101,6 @@ def sound(tensor: Tensor, theirs: str, ours: str, file: str) -> str:
     if ours.endswith("running_var") and bool((tensor < 0).any()):
         raise BadWeights(f"{file}: {theirs} has negative variances; the file is damaged, fetch it again")
     return "" if tensor.dtype == torch.float32 else f"from {_name(tensor)}"
-
-
-def _only_head(missing: Sequence[str]) -> bool:
-    return all(name.startswith("classifier.") for name in missing)
 
 
 def _name(tensor: Tensor) -> str:

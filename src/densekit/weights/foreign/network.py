@@ -10,7 +10,7 @@ from torch import Tensor
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights
 from densekit.models import build, config_for
-from densekit.weights.foreign.account import Account, sound
+from densekit.weights.foreign.account import Account, listed, sound
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
 from densekit.weights.foreign.found import Found
@@ -39,6 +39,8 @@ class Imported:
     sha256: str
     image_size: tuple[int, int] | None
     """(height, width), if the file says so."""
+    epsilon_assumed: bool = False
+    """Whether the batch norms' epsilon is what such files commonly have."""
 
     @property
     def statistics(self) -> Statistics | None:
@@ -76,6 +78,12 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
     matched = match(found, file)
     turned = {theirs: oriented(found.tensors[theirs], theirs, matched.layout) for theirs in matched.names}
     shapes = {ours: tuple(turned[theirs][0].shape) for theirs, ours in matched.names.items()}
+    if head and "classifier.weight" not in shapes:
+        rest = f" ({listed(matched.rest)} are left over)" if matched.rest else ""
+        raise BadWeights(
+            f"{file} has no classifier of one linear layer{rest}; to start a training from the rest: --no-head"
+            + (f" --ignore '{matched.rest[0]}'" if matched.rest else "")
+        )
     config = deduce(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
     if named is not None:
         config = _as_named(config, named, file)
@@ -100,7 +108,8 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         account.take(theirs, steps)
     account.set_aside(matched.rest, ignore, file)
     account.make(own, state, file)
-    return Imported(config, state, account, matched, found.left, digest(path), found.image_size)
+    assumed = matched.by_order and found.container == "keras" and not found.epsilons
+    return Imported(config, state, account, matched, found.left, digest(path), found.image_size, assumed)
 
 
 def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseNetConfig:

@@ -36,7 +36,9 @@ class Role(NamedTuple):
 def match_by_order(found: Found, file: str) -> tuple[Layout, dict[str, str]]:
     """Theirs to ours. Raises BadWeights where that is not certain."""
     known = KERAS if found.container == "keras" else TORCH
-    layout = Layout("order and shapes", {}, parameters=known, separator="/" if known is KERAS else ".")
+    layout = Layout("order and shapes", {}, parameters=known)
+    if known is KERAS:  # of its own DenseNets; a file of weights alone does not say
+        layout = layout._replace(separator="/", norm_eps=1.001e-5)
     first = next(iter(found.tensors))
     if found.order == "none":
         raise BadWeights(

@@ -6,6 +6,7 @@ There is no way round weights_only here, and there shall be none.
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def read(path: Path, key: str | None, room: int) -> Found:
 def _load(path: Path) -> Any:
     try:
         # timm keeps its command line in its checkpoints: a bag of plain values, without behaviour.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file's age or kind: what matters about it is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
