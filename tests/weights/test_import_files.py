@@ -63,7 +63,7 @@ def test_a_pickle_that_runs_code_runs_nothing(form: str, tmp_path: Path, monkeyp
     path, mark = tmp_path / "weights.pth", tmp_path / "mark"
     tree = {"state_dict": state(), "epoch": Attack(mark)}
     if form == "bare pickle":
-        path.write_bytes(pickle.dumps(tree["epoch"]))
+        path.write_bytes(pickle.dumps(tree["epoch"], protocol=2))
     else:
         torch.save(tree, path, _use_new_zipfile_serialization=form == "zip")
     message = refused(path)
@@ -109,7 +109,7 @@ def test_a_folder_a_missing_file_and_a_text_are_named(tmp_path: Path) -> None:
 
 def test_a_program_is_no_weights(tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "weights.pt")
     assert "TorchScript" in read_here(tmp_path / "weights.pt")
 
@@ -145,7 +145,8 @@ try:
 except MemoryError:
     print("no memory")
 try:
-    open({str(tmp_path / "large")!r}, "wb").write(bytes({child.room_for(1000)} * 2 + 1))
+    with open({str(tmp_path / "large")!r}, "wb") as file:
+        file.write(bytes({child.room_for(1000)} * 2 + 1))
 except OSError as error:
     print("no disk", error.errno)
 """

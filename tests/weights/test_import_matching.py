@@ -110,7 +110,7 @@ def test_what_is_left_over_is_an_error_unless_named(state: State, file: Write, t
     ("missing", "words"),
     [
         ("features.denseblock2.denselayer2.conv1.weight", "lacks layers in between"),
-        ("features.denseblock2.denselayer2.norm2.weight", "made"),
+        ("features.denseblock2.denselayer2.norm2.weight", "lacks 1 tensors of the network"),
         ("features.denseblock2.denselayer2.norm2.running_var", "lacks 1 tensors of the network"),
         ("features.conv0.weight", "has no features.conv0.weight"),
         ("classifier.weight", "has no classifier of one linear layer"),
@@ -118,11 +118,22 @@ def test_what_is_left_over_is_an_error_unless_named(state: State, file: Write, t
 )
 def test_what_is_missing_is_an_error(missing: str, words: str, state: State, file: Write, tmp_path: Path) -> None:
     path = file({key: value for key, value in state.items() if key != missing})
-    if words == "made":  # a batch norm without a scale has a scale of 1
-        assert set(import_model(path, tmp_path / "model").account.made) == {missing}
-        return
     with pytest.raises(BadWeights, match=words):
         import_model(path, tmp_path / "model")
+
+
+def test_batch_norms_without_scale_or_shift_have_1_and_0(state: State, file: Write, tmp_path: Path) -> None:
+    """And a classifier without bias 0: the same function."""
+    lean = {
+        key: value
+        for key, value in state.items()
+        if "norm" not in key or key.endswith(("mean", "var"))
+        if key != "classifier.bias"
+    }
+    account = import_model(file(lean), tmp_path / "model").account
+    assert account.made.keys() == state.keys() - lean.keys()
+    model = load(tmp_path / "model", device="cpu").model.state_dict()
+    assert all(bool((model[name] == (1 if name.endswith("weight") else 0)).all()) for name in account.made)
 
 
 def test_a_backbone_starts_a_training_and_predicts_nothing(state: State, file: Write, tmp_path: Path) -> None:

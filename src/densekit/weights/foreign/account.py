@@ -21,8 +21,8 @@ _NO_WEIGHTS = {
 _ABSENT = {
     "num_batches_tracked": (0.0, "0: older files do not count batches"),
     "classifier.bias": (0.0, "0: their classifier has no bias"),
-    "weight": (1.0, "1: their batch norm has no scale"),
-    "bias": (0.0, "0: their batch norm has no shift"),
+    "weight": (1.0, "1: their batch norms have no scale"),
+    "bias": (0.0, "0: their batch norms have no shift"),
 }
 
 
@@ -65,15 +65,19 @@ class Account:
 
     def make(self, own: Mapping[str, Tensor], state: dict[str, Tensor], file: str) -> None:
         """Adds to `state` what the file lacks. Raises BadWeights for what nothing can stand for."""
+        norms = {name.rpartition(".")[0] for name in own if name.endswith(".running_mean")}
+        # A scale or shift is absent from all batch norms, or missing from a file that is not whole.
+        scaled = {name.rpartition(".")[2] for name in state if name.rpartition(".")[0] in norms}
         missing = []
-        modules = {name.rpartition(".")[0] for name in state}
         for name, tensor in own.items():
             if name in state:
                 continue
             module, _, parameter = name.rpartition(".")
-            # A weight or bias may be absent only where the rest of the module is there.
             value, why = _ABSENT.get(name) or _ABSENT.get(parameter) or (None, "")
-            if value is None or module not in modules or (parameter == "weight" and tensor.dim() != 1):
+            whole = (
+                parameter == "num_batches_tracked" or name in _ABSENT or (module in norms and parameter not in scaled)
+            )
+            if value is None or not whole:
                 missing.append(name)
                 continue
             state[name] = torch.full(tensor.shape, value, dtype=tensor.dtype)

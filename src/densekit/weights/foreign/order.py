@@ -64,7 +64,7 @@ def match_by_order(found: Found, file: str) -> tuple[Layout, dict[str, str]]:
 def _unlike(file: str, first: str) -> BadWeights:
     return BadWeights(
         f"{file}: its names, such as {first}, are none that densekit knows, and order and shapes are not those of one "
-        "DenseNet alone; rename the tensors as torchvision has them"
+        "DenseNet alone; rename the tensors as torchvision has them, or name another kind of network with --model"
     )
 
 

@@ -24,6 +24,8 @@ def read(path: Path, room: int) -> Found:
         tensors = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise BadWeights(f"{path} is damaged ({error}); fetch it again") from error
+    if not any(tensor.dim() > 2 for tensor in tensors.values()):
+        raise BadWeights(f"{path} holds no network: no convolution's weights are in it; name the file that has them")
     return Found(checked(tensors, room, path), "safetensors", "none")
 
 
