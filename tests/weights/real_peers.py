@@ -56,10 +56,10 @@ def keras(folder: Path) -> tuple[Tensor, Tensor]:
             gamma, beta, mean, variance = (random.random(array.shape, dtype=np.float32) for array in arrays)
             layer.set_weights([gamma + 0.5, beta - 0.5, mean - 0.5, variance + 0.5])
         elif arrays:
-            fan_in = np.prod(arrays[0].shape[:-1])
-            layer.set_weights(
-                [random.normal(0, (2 / fan_in) ** 0.5, array.shape).astype(np.float32) for array in arrays]
-            )
+            # Twice that before a ReLU, as He et al. 2015; logits of about 1 make differences of 1e-5 say something.
+            gain = 2 if arrays[0].ndim == 4 else 0.1
+            deviation = (gain / np.prod(arrays[0].shape[:-1])) ** 0.5
+            layer.set_weights([random.normal(0, deviation, array.shape).astype(np.float32) for array in arrays])
     net.save(folder / "keras.h5")
     net.save(folder / "keras.keras")
     net.save_weights(folder / "keras.weights.h5")

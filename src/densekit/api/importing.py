@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from densekit.config import DenseNetConfig, Preprocessing
 from densekit.errors import BadData, InvalidInput
 from densekit.models import build
@@ -63,7 +65,8 @@ def import_model(
     preprocessing, about_pixels = _preprocessing(found, mean, std, image_size)
     names, about_names = _classes(found, classes)
     config = found.config.model_copy(update={"image_size": preprocessing.size})
-    build(config)  # refuses a size that its transitions would halve to nothing
+    with torch.device("meta"):
+        build(config)  # refuses a size that its transitions would halve to nothing
     card = ModelCard(
         model=config, classes=names, preprocessing=preprocessing, provenance=_provenance(found, file, about_pixels)
     )
