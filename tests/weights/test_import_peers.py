@@ -68,7 +68,7 @@ def _here() -> Iterator[None]:
 
 
 def compared(peer: str, path: Path, images: Tensor, logits: Callable[[Tensor], Tensor], *, double: bool) -> Row:
-    done = import_model(path, path.with_suffix(".model"))
+    done = import_model(path, path.with_name(f"{path.name}.model"))
     model = load(done.folder, device="cpu").model
     account = done.account
     with torch.inference_mode():

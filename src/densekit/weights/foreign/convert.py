@@ -25,7 +25,7 @@ def read_channels(config: DenseNetConfig) -> Mapping[str, Tensor]:
     There layer l's input is [o_l-1, ..., o_1, x], where ours is [x, o_1, ..., o_l-1]; x itself is as the stem or the
     transition before made it.
     """
-    orders = {}
+    orders: dict[str, Tensor] = {}
     channels, growth = config.stem_channels, config.growth_rate
     for block, layers in enumerate(config.blocks, start=1):
         for layer in range(1, layers + 2):

@@ -44,7 +44,7 @@ def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseN
         num_classes=shapes.get("classifier.weight", (0,))[0],
         growth_rate=growth,
         blocks=blocks,
-        stem=stem,  # type: ignore[arg-type]  # one of the two
+        stem=stem,
         stem_channels=shapes["features.conv0.weight"][0],
         bottleneck=bottleneck,
         bottleneck_width=width if bottleneck else 4,

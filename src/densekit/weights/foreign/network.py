@@ -45,9 +45,12 @@ class Imported:
     @property
     def statistics(self) -> Statistics | None:
         """How images are normalised, if weights with these names and such a network are commonly for such images."""
-        statistics = self.match.layout.statistics
-        same = statistics is not None and isinstance(self.config, DenseNetConfig)
-        if same and (self.config.stem, self.config.in_channels) == (statistics.stem, len(statistics.mean)):
+        statistics, config = self.match.layout.statistics, self.config
+        if (
+            statistics is not None
+            and isinstance(config, DenseNetConfig)
+            and (config.stem, config.in_channels) == (statistics.stem, len(statistics.mean))
+        ):
             return statistics
         return XRAY if "op_threshs" in self.account.aside and self.config.in_channels == 1 else None
 
@@ -168,5 +171,5 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
         state[ours] = tensor.to(own[ours].dtype)
     account.set_aside(rest, ignore, file)
     account.make(own, state, file)
-    names = {theirs: theirs.removeprefix("module.") for theirs in found.tensors if theirs not in rest}
-    return Imported(config, state, account, Match(layout, names, tuple(rest)), found.left, digest(path), None)
+    taken = {theirs: theirs.removeprefix("module.") for theirs in found.tensors if theirs not in rest}
+    return Imported(config, state, account, Match(layout, taken, tuple(rest)), found.left, digest(path), None)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import densekit
 from densekit.errors import BadWeights
 from densekit.weights.foreign import child
 from densekit.weights.foreign.found import Found
@@ -62,7 +61,7 @@ def _environment() -> dict[str, str]:
     """Without the switches by which torch would load pickles in full, and with one thread, as memory is counted."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORCH_", "PYTHONWARNINGS"))}
     # This very densekit, also where it is found by a relative path and the current folder has changed.
-    places = [str(Path(densekit.__file__).parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
+    places = [str(Path(__file__).parents[3]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
 
 
