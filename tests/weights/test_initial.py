@@ -114,7 +114,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["densenet_bc_10_4", "torchvision:resnet18", "timm:resnet18"])
-@pytest.mark.parametrize("channels", [1, 4, 5])
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_a_first_convolution_for_other_channels_is_adapted_and_named(name: str, channels: int, tmp_path: Path) -> None:
     """Of equal channels, it makes what it made of equal channels before."""
     if name.startswith("timm:"):

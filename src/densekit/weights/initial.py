@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from densekit.config import DenseNetConfig, ModelConfig
@@ -51,15 +52,18 @@ def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes
 
 
 def for_channels(weight: Tensor, channels: int) -> tuple[Tensor, str]:
-    """(K, C, h, w) -> (K, channels, h, w), and how.
+    """(K, C, h, w) -> (K, channels, h, w), and how. Of equal channels both make the same.
 
-    For grey the sum over C: the same as grey in all of C. Else the C in turns, scaled so that equal channels sum alike.
+    Fewer channels take over the sum of those that go; more are the C in turns, each divided by its number of turns.
     """
     theirs = weight.shape[1]
-    if channels == 1:
-        return weight.sum(1, keepdim=True), "their sum"
-    turns = [i % theirs for i in range(channels)]
-    return weight[:, turns] * (theirs / channels), f"in turns, times {theirs}/{channels}"
+    if channels < theirs:
+        kept, gone = weight[:, :channels], weight[:, channels:]
+        how = "their sum" if channels == 1 else f"the first {channels}, and shares of the rest"
+        return kept + gone.sum(1, keepdim=True) / channels, how
+    turns = torch.arange(channels) % theirs
+    count = torch.bincount(turns, minlength=theirs).to(weight)
+    return weight[:, turns] / count[turns].view(1, -1, 1, 1), f"the {theirs} in turns, divided by their turns"
 
 
 def _reads_others(theirs: Tensor, ours: Tensor) -> bool:
