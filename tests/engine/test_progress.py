@@ -40,12 +40,12 @@ def test_the_forecast_has_a_line_for_each_fact() -> None:
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     names = [line[:12].strip() for line in lines[1:] if line[:12].strip()]
-    assert names == ["images", "input", "network", "start", "new head", "plan", "time", "memory"]
+    assert names == ["images", "input", "network", "start", "new head", "adapted", "plan", "time", "memory"]
 
 
 def test_a_fact_too_long_for_a_line_wraps_below_itself() -> None:
     display, file = shown()
-    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, plan_reason=""), "a on b")
+    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, adapted=(), plan_reason=""), "a on b")
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.strip() for line in lines if line.startswith(" " * 12)] == [", ".join(["backbone.head.weight"] * 3)]
