@@ -31,7 +31,7 @@ class Statistics(NamedTuple):
 
 
 IMAGENET = Statistics("ImageNet's", "imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CIFAR = "of its training script, for CIFAR"
+_CIFAR = "those of its training script, for CIFAR"
 _ANDREASVEIT = Statistics(
     _CIFAR, "cifar", (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
 )
