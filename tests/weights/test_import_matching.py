@@ -15,6 +15,7 @@ from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
 from densekit.models.densenet import Transition
 from densekit.weights.foreign.convert import compression_of, read_channels
+from densekit.weights.initial import start_from
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, data_parallel, monais, perturb, torchvisions
 from tests.weights.test_import_peers import _here
@@ -325,6 +326,18 @@ def test_classes_are_read_in_common_forms(name: str, text: str, state: State, fi
     (tmp_path / name).write_text(text)
     done = import_model(file(state), tmp_path / "model", classes=tmp_path / name)
     assert done.card.classes == tuple("abcdefg")
+
+
+def test_numbered_classes_are_nobodys(file: Write, tmp_path: Path) -> None:
+    """The digits' classes are called 0 to 9; a head for other ten things is not theirs."""
+    made = create_model("densenet_bc_10_4")
+    import_model(file(made.state_dict()), tmp_path / "model")
+    config = config_for("densenet_bc_10_4")
+    digits = tuple(map(str, range(10)))
+    assert start_from(build(config), config, str(tmp_path / "model"), digits).new == (
+        "classifier.weight",
+        "classifier.bias",
+    )
 
 
 def test_a_thousand_classes_of_torchvision_have_imagenets_names(file: Write, tmp_path: Path) -> None:

@@ -128,9 +128,9 @@ def _classes(found: Imported, given: str | Path | Sequence[str] | None) -> tuple
 
         doubt = "" if found.published else "ImageNet's names, as there are 1000; if they are others: --classes FILE"
         return tuple(DenseNet121_Weights.IMAGENET1K_V1.meta["categories"]), doubt
-    return tuple(
-        map(str, range(count))
-    ), f"numbered 0 to {count - 1}, as the file has no names; give them: --classes FILE"
+    # Not bare numbers: digits have such names, and `train --init` would take the head for theirs.
+    names = tuple(f"class {i}" for i in range(count))
+    return names, f"numbered 0 to {count - 1}, as the file has no names; give them: --classes FILE"
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
