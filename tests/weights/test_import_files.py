@@ -120,18 +120,17 @@ def test_a_view_cannot_claim_more_than_the_file_has(tmp_path: Path) -> None:
 
 
 def test_memory_has_a_limit(tmp_path: Path) -> None:
-    """A hundred million million bytes of zeros pack well."""
+    """Zeros pack well."""
     path = tmp_path / "weights.pth"
     torch.save(state() | {"bomb": torch.zeros(64)}, path)
     original = zipfile.ZipFile(path)
-    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for entry in original.infolist():
             content = original.read(entry)
             if len(content) == 256 and not any(content):
-                content = bytes(3 * 2**30 // 2)
+                content = bytes(2**30)
             archive.writestr(entry.filename, content)
-    message = refused(tmp_path / "bomb.pth")
-    assert "memory" in message or "damaged" in message
+    assert "more memory than weights in a file of its size need" in refused(tmp_path / "bomb.pth")
 
 
 def test_the_limits_are_in_force(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
 from densekit.models.densenet import Transition
 from densekit.weights.foreign.convert import compression_of, read_channels
+from densekit.weights.foreign.reading import digest
 from densekit.weights.initial import start_from
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, data_parallel, monais, perturb, torchvisions
@@ -326,6 +327,15 @@ def test_classes_are_read_in_common_forms(name: str, text: str, state: State, fi
     (tmp_path / name).write_text(text)
     done = import_model(file(state), tmp_path / "model", classes=tmp_path / name)
     assert done.card.classes == tuple("abcdefg")
+
+
+def test_a_published_file_is_known_by_its_hash(
+    state: State, file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(state)
+    monkeypatch.setattr("densekit.weights.foreign.network._PUBLISHED", (digest(path)[:8],))
+    notes = import_model(path, tmp_path / "model").notes
+    assert "images: mean and std are ImageNet's" in notes
 
 
 def test_numbered_classes_are_nobodys(file: Write, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _HARMLESS = frozenset(
     }
 )
 _ACTIVATIONS = {"relu", "linear", "softmax", None}
+_OWN = "top_level_model_weights"  # what a network has beside its layers
 _NESTED = ("Functional", "Sequential", "Model")
 
 
@@ -112,7 +113,8 @@ def _by_layer(file: Any) -> Iterator[tuple[str, str]]:
     root = "model_weights/" if "model_weights" in file else ""
     group = file[root] if root else file
     taken = set()
-    for layer in _attribute(group, "layer_names"):
+    own = [_OWN] if _OWN in group else []
+    for layer in [*_attribute(group, "layer_names"), *own]:
         for weight in _attribute(group[layer], "weight_names"):
             name = weight.removesuffix(":0")
             name = name if "/" in name else f"{layer}/{name}"
