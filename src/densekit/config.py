@@ -71,6 +71,10 @@ class DenseNetConfig(Architecture):
     """Normal with fan-out (the authors) or fan-in (torchvision, timm, MONAI)."""
     pool_first: bool = True
     """Transitions average before their 1x1 convolution: the same function, a quarter of that convolution's work."""
+    transition_relu: bool = True
+    """A ReLU between a transition's batch norm and convolution: the paper's prose has none, the authors' code one."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to a batch norm's variance. Keras: 1.001e-5."""
 
 
 class ResNetConfig(Architecture):
@@ -144,6 +148,8 @@ class Preprocessing(Frozen):
     """Per channel, in units where a pixel is 0 to 1."""
     background: Literal["dark", "light"] | None = None
     """What surrounds the object in the training images, where that is uniform."""
+    known: bool = True
+    """False: mean and std stand for what imported weights do not tell."""
 
 
 class AugmentConfig(Frozen):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 import torchvision.models
 from PIL import Image
 
@@ -91,6 +92,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for picture in ("shoe.jpg", "new-picture.jpg", "photo.jpg"):
         Image.effect_noise((48, 40), 60).save(tmp_path / picture)
     write_fashion(tmp_path / "data" / "fashion-mnist")
+    torch.save(densenet121_weights(), tmp_path / "densenet121.pth")
     monkeypatch.setitem(sources.NAMED, "cifar10", lambda _: sources.synthetic("synthetic:32x32x3:10:60"))
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", densenet121_weights)
     monkeypatch.setitem(_EPOCHS, "digits", 2)  # of `densekit demo`, which has no option for it

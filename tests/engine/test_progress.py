@@ -19,6 +19,7 @@ IMAGENET = Forecast(
     macs=99_999_999_999,
     start="timm:deit_tiny_distilled_patch16_224",
     new=("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"),
+    adapted=("embeddings.projection.weight from 3 to 4 input channels: the 3 in turns, divided by their turns",),
     steps=123_703_650,
     plan="checkpoint",
     plan_reason="concat took 10.1 times as long; shared took 10.2 times as long",
@@ -39,12 +40,12 @@ def test_the_forecast_has_a_line_for_each_fact() -> None:
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     names = [line[:12].strip() for line in lines[1:] if line[:12].strip()]
-    assert names == ["images", "input", "network", "start", "new head", "plan", "time", "memory"]
+    assert names == ["images", "input", "network", "start", "new head", "adapted", "plan", "time", "memory"]
 
 
 def test_a_fact_too_long_for_a_line_wraps_below_itself() -> None:
     display, file = shown()
-    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, plan_reason=""), "a on b")
+    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, adapted=(), plan_reason=""), "a on b")
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.strip() for line in lines if line.startswith(" " * 12)] == [", ".join(["backbone.head.weight"] * 3)]

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from densekit.config import Preprocessing
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.models import build, config_for
-from densekit.weights import ModelCard, model_folder, save_model
-from densekit.weights.initial import head_of, start_from
+from densekit.weights import ModelCard, load_model, model_folder, save_model
+from densekit.weights.initial import start_from
+from densekit.weights.shapes import head_of
 
 HEADS = {
     "densenet_bc_10_4": {"classifier.weight", "classifier.bias"},
@@ -63,7 +65,8 @@ def test_a_head_for_other_classes_is_new_and_all_else_is_taken(
     config = config_for(name).model_copy(update={"num_classes": len(classes)})
     model = build(config)
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    new = start_from(model, config, str(tmp_path), classes)
+    new, adapted = start_from(model, config, str(tmp_path), classes)
+    assert adapted == ()
     assert set(new) == HEADS[name]
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[key] if key in new else theirs[key]), key
@@ -73,7 +76,7 @@ def test_a_head_for_the_same_classes_is_taken(tmp_path: Path) -> None:
     theirs = saved(tmp_path, "torchvision:resnet18", ("a", "b"))
     config = config_for("torchvision:resnet18").model_copy(update={"num_classes": 2})
     model = build(config)
-    assert start_from(model, config, str(tmp_path), ("a", "b")) == ()
+    assert start_from(model, config, str(tmp_path), ("a", "b")) == ((), ())
     assert torch.equal(model.state_dict()["fc.weight"], theirs["fc.weight"])
 
 
@@ -86,10 +89,8 @@ def test_torchvisions_old_files_load(monkeypatch: pytest.MonkeyPatch) -> None:
     downloaded(monkeypatch, old)
     config = config_for("densenet121").model_copy(update={"num_classes": 5})
     model = build(config)
-    assert start_from(model, config, "torchvision:densenet121", ("a", "b", "c", "d", "e")) == (
-        "classifier.weight",
-        "classifier.bias",
-    )
+    begun = start_from(model, config, "torchvision:densenet121", ("a", "b", "c", "d", "e"))
+    assert begun.new == ("classifier.weight", "classifier.bias")
     key = "features.denseblock4.denselayer16.norm2.weight"
     assert torch.equal(model.state_dict()[key], theirs[key])
 
@@ -102,7 +103,7 @@ def test_torchvisions_auxiliary_heads_are_left_behind(
 ) -> None:
     downloaded(monkeypatch, peers.get_model(name, aux_logits=True, **settings).state_dict())
     config = config_for(f"torchvision:{name}").model_copy(update={"num_classes": 2})
-    assert start_from(build(config), config, f"torchvision:{name}", ("a", "b")) == ("fc.weight", "fc.bias")
+    assert start_from(build(config), config, f"torchvision:{name}", ("a", "b")).new == ("fc.weight", "fc.bias")
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
@@ -110,6 +111,47 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     config = config_for("torchvision:resnet34").model_copy(update={"num_classes": 2})
     with pytest.raises(BadWeights, match="does not hold the weights of this network"):
         start_from(build(config), config, str(tmp_path), ("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["densenet_bc_10_4", "torchvision:resnet18", "timm:resnet18"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_a_first_convolution_for_other_channels_is_adapted_and_named(name: str, channels: int, tmp_path: Path) -> None:
+    """Of equal channels, it makes what it made of equal channels before."""
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    saved(tmp_path, name, ("a", "b"))
+    config = config_for(name).model_copy(update={"num_classes": 2, "in_channels": channels})
+    model, (reference, _) = build(config).eval(), load_model(tmp_path)
+    begun = start_from(model, config, str(tmp_path), ("a", "b"))
+    assert begun.new == ()
+    (adapted,) = begun.adapted
+    assert f"from 3 to {channels} input channel" in adapted
+    x = torch.randn(2, 1, 64, 64)
+    expected = reference(x.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(model(x.expand(-1, channels, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("field", "value"), [("transition_relu", False), ("norm_eps", 1.001e-5)])
+def test_a_setting_without_tensors_must_be_the_weights_own(field: str, value: object, tmp_path: Path) -> None:
+    """Nothing else would tell: all shapes are the same."""
+    saved(tmp_path, "densenet_bc_10_4", ("a", "b"))
+    config = config_for("densenet_bc_10_4").model_copy(update={"num_classes": 2, field: value})
+    with pytest.raises(BadWeights, match=rf"add --set model\.{field}="):
+        start_from(build(config), config, str(tmp_path), ("a", "b"))
+
+
+def test_an_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    config = config_for("densenet121")
+    with pytest.raises(BadWeights, match=r"densenet121 could not be downloaded .*no route.*check the network"):
+        start_from(build(config), config, "torchvision:densenet121", ("a", "b"))
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(BadWeights, match=r"densenet121 could not be loaded .*no route.*check the name and network"):
+        start_from(build(config), config, "timm:densenet121", ("a", "b"))
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

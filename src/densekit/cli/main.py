@@ -40,11 +40,11 @@ def _root(
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    from densekit.cli import bench, data, demo, doctor, evaluate, models, predict, resume, train
+    from densekit.cli import bench, data, demo, doctor, evaluate, import_, models, predict, resume, train
 
-    for verb in (demo, models, train, resume, evaluate, predict, doctor, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, import_, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
-        app.command(name)(getattr(verb, name))
+        app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")
     # The base of typer's usage errors; its own name for it depends on typer's version.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]

@@ -1,6 +1,7 @@
 """What verbs print for people."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -8,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from densekit.api import Run
+from densekit.api import ImportedModel, Run
 from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.progress import Log
+from densekit.weights.foreign.account import listed
 
 
 def console() -> Console:
@@ -54,6 +56,34 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
         for row in result.per_class:
             table.add_row(str(row["class"]), f"{row['count']:,}", _share(row["precision"]), _share(row["recall"]))
         out.print(table)
+
+
+def print_import(done: ImportedModel, file: Path) -> None:
+    """What became of a file's tensors, what is assumed, and what to do next."""
+    out = Console(highlight=False)
+    account, card = done.account, done.card
+    size = "x".join(map(str, card.preprocessing.size))
+    out.print(Text(f"{card.model.name} from {file}, named as by {done.layout}", style="bold"), soft_wrap=True)
+    rows = [
+        ("matched", len(account.matched), "bit for bit"),
+        ("converted", len(account.converted), "; ".join(sorted(set(account.converted.values())))),
+        ("set aside", len(account.aside), listed([f"{name}: {why}" for name, why in account.aside.items()])),
+        ("made", len(account.made), "; ".join(sorted(set(account.made.values())))),
+    ]
+    for name, count, what in rows:
+        if count:
+            out.print(Text(f"  {name:<10}{count:>5}  {what}"), soft_wrap=True)
+    out.print(
+        f"  unmatched     0  input {card.preprocessing.channels}x{size}, {len(card.classes):,} classes", soft_wrap=True
+    )
+    for note in done.notes:
+        out.print(Text(f"  {note}"), soft_wrap=True)
+    if card.classes:
+        out.print(
+            f"{done.folder} is a model now: densekit predict {done.folder} picture.jpg", soft_wrap=True, markup=False
+        )
+    else:
+        out.print(f"start from it: densekit train DATA --init {done.folder}", soft_wrap=True, markup=False)
 
 
 def print_examination(found: dict[str, Any]) -> None:

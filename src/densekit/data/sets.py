@@ -76,7 +76,7 @@ class FileImages:
         for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
             digest.update(f"{name}\0{size}\0{label}\n".encode())
         if sum(sizes) <= _QUICKLY_READ:
-            digest.update(self.content_hashes())
+            digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
 
     def content_hashes(self) -> NDArray[np.uint64]:

@@ -16,7 +16,7 @@ from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
-from densekit.errors import BadImage
+from densekit.errors import BadImage, InvalidInput
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
 
@@ -49,8 +49,12 @@ class Classifier:
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> "Classifier":
-        """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or UnknownName."""
+        """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or InvalidInput."""
         model, card = load_model(model_folder(source))
+        if not card.classes:
+            raise InvalidInput(
+                f"{source} has no classifier; train one from its weights: densekit train DATA --init {source}"
+            )
         return cls(model, card, device_named(device))
 
     @property
@@ -94,7 +98,11 @@ class Classifier:
         x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
         probabilities = self.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).cpu().numpy()
         return [
-            Prediction(self.classes, row, (*each.notices, *background_notice(each.image, preprocessing, invert)))
+            Prediction(
+                self.classes,
+                row,
+                (*each.notices, *background_notice(each.image, preprocessing, invert), *unknown_notice(preprocessing)),
+            )
             for row, each in zip(probabilities, decoded, strict=True)
         ]
 
@@ -104,6 +112,13 @@ def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSour
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk
+
+
+def unknown_notice(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """A warning where nobody knows how the training images were normalised."""
+    if preprocessing.known:
+        return ()
+    return ("how the training images were normalised is unknown: import the weights again with --mean and --std",)
 
 
 def background_notice(image: Image.Image, preprocessing: Preprocessing, invert: bool) -> tuple[str, ...]:

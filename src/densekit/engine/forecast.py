@@ -20,6 +20,8 @@ class Forecast:
     """What the weights start from."""
     new: tuple[str, ...]
     """Tensors that do not."""
+    adapted: tuple[str, ...]
+    """Tensors that do, changed, and how."""
     steps: int
     plan: str
     """How dense blocks are executed."""
@@ -48,6 +50,7 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
         macs=cost.macs,
         start=recipe.init,
         new=prepared.new,
+        adapted=prepared.adapted,
         steps=steps,
         plan=choice.plan,
         plan_reason=choice.reason(),

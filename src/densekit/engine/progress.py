@@ -67,6 +67,8 @@ class Display:
             rows["start"] = forecast.start if forecast.new else f"{forecast.start}, head included"
         if forecast.new:
             rows["new head"] = ", ".join(forecast.new)
+        if forecast.adapted:
+            rows["adapted"] = "; ".join(forecast.adapted)
         if forecast.plan_reason:
             rows["plan"] = f"{forecast.plan}; {forecast.plan_reason} (measured)"
         rows |= {

@@ -15,7 +15,7 @@ from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
-from densekit.weights.initial import start_from
+from densekit.weights.initial import Start, start_from
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Prepared:
     """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
+    adapted: tuple[str, ...] = ()
+    """What was done to tensors of `init`: a first convolution for other channels."""
 
     def loader(self, split: str, augmentation: AugmentConfig | None = None) -> Loader:
         """Batches of a split; shuffled and augmented only with `augmentation`."""
@@ -81,11 +83,11 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     if isinstance(model, DenseNet):
         for _, side in recipe.resize:
             model.check_size(side, side)
-    new: tuple[str, ...] = ()
+    begun = Start((), ())
     if start and recipe.init is not None:
-        new = start_from(model, recipe.model, recipe.init, data.classes)
+        begun = start_from(model, recipe.model, recipe.init, data.classes)
     weights = balanced(data).to(device) if recipe.class_weights == "balanced" else None
-    return Prepared(recipe, data, preprocessing, placed(model, device), device, world, fingerprint, weights, new)
+    return Prepared(recipe, data, preprocessing, placed(model, device), device, world, fingerprint, weights, *begun)
 
 
 def balanced(data: DataSet) -> Tensor:

@@ -23,7 +23,7 @@ class DenseLayer(nn.Module):
 
     def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.norm1 = nn.BatchNorm2d(in_channels, eps=config.norm_eps)
         # Not in place: hooks, class activation maps and SHAP read what came before it.
         self.relu1 = nn.ReLU()
         self.bottleneck = config.bottleneck
@@ -31,7 +31,7 @@ class DenseLayer(nn.Module):
             width = config.bottleneck_width * config.growth_rate  # 4k in the paper
             self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
             self.drop1 = _dropout(config, "conv1x1")
-            self.norm2 = nn.BatchNorm2d(width)
+            self.norm2 = nn.BatchNorm2d(width, eps=config.norm_eps)
             self.relu2 = nn.ReLU()
             self.conv2 = nn.Conv2d(width, config.growth_rate, kernel_size=3, padding=1, bias=False)
         else:
@@ -86,8 +86,8 @@ class Transition(nn.Module):
         self.out_channels = math.floor(config.compression * in_channels)
         if not self.out_channels:
             raise InvalidInput(f"compression {config.compression} leaves none of {in_channels} maps; raise it")
-        self.norm = nn.BatchNorm2d(in_channels)
-        self.relu = nn.ReLU()
+        self.norm = nn.BatchNorm2d(in_channels, eps=config.norm_eps)
+        self.relu: nn.Module = nn.ReLU() if config.transition_relu else nn.Identity()
         self.conv = nn.Conv2d(in_channels, self.out_channels, kernel_size=1, bias=False)
         self.drop = _dropout(config, "transition")
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
@@ -134,7 +134,7 @@ class DenseNet(ImageClassifier):
                 self.features.add_module(f"transition{i}", transition)
                 channels = transition.out_channels
         # Always number 5, whatever the number of blocks: torchvision's name.
-        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.features.add_module("norm5", nn.BatchNorm2d(channels, eps=config.norm_eps))
         self.num_features = channels
         self.classifier: nn.Module = _classifier(channels, config.num_classes)
         INITIALISERS[config.initialisation](self)
@@ -231,7 +231,7 @@ def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:
         return OrderedDict(conv0=nn.Conv2d(config.in_channels, channels, kernel_size=3, padding=1, bias=False))
     return OrderedDict(
         conv0=nn.Conv2d(config.in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False),
-        norm0=nn.BatchNorm2d(channels),
+        norm0=nn.BatchNorm2d(channels, eps=config.norm_eps),
         relu0=nn.ReLU(),
         pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
     )

@@ -44,12 +44,13 @@ def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: BlockWeigh
     `weights` are what `recall` recalled.
     """
     kernels: Any = native if native.suits(x) else primitives
+    folded: Any = weights
     if weights is None:
-        weights = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
+        folded = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
     images, _, height, width = x.shape
     output = kernels.dense_block(
         primitives.rows(x),
-        weights,
+        folded,
         None if tail is None else (*_affine(tail.norm), tail.pool),
         (images, height, width),
         len(layers),

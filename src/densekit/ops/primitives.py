@@ -158,9 +158,9 @@ def dense_block(
     for i in range(layers):
         scale, shift, packed, bias = weights[4 * i : 4 * i + 4]
         seen = channels + i * growth
-        pointwise, kernel = packed.split((width * seen, growth * width * 9))
-        h = torch.addmm(bias, rectify(features[:, :seen], scale, shift), pointwise.view(width, seen).T).relu_()
-        new = F.conv2d(maps(h, size), kernel.view(growth, width, 3, 3), padding=1)
+        pointwise, kernel = packed[: width * seen].view(width, seen), packed[width * seen :].view(growth, width, 3, 3)
+        h = torch.addmm(bias, rectify(features[:, :seen], scale, shift), pointwise.T).relu_()
+        new = F.conv2d(maps(h, size), kernel, padding=1)
         features[:, seen : seen + growth] = rows(new)
     return output if tail is None else rectify_pool(features, *tail[:2], size, tail[2])
 

@@ -1,40 +1,88 @@
 """--init SOURCE: weights to start from."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from densekit.config import ModelConfig
+from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput, UnknownName
-from densekit.models import ImageClassifier, build
+from densekit.models import ImageClassifier
 from densekit.weights.folder import WEIGHTS, load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
+from densekit.weights.shapes import head_of, stem_of
 
 
-def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+class Start(NamedTuple):
+    """What a source did not fill as it was."""
+
+    new: tuple[str, ...]
+    """Names of tensors that stay as they were initialised: a head for other classes."""
+    adapted: tuple[str, ...]
+    """What was done to a first convolution for another number of channels."""
+
+
+def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes: tuple[str, ...]) -> Start:
     """Loads SOURCE, a MODEL, torchvision:NAME or timm:NAME, into `model`, which was built from `config`.
 
-    The head stays as it is unless SOURCE knows the same classes; returns the names of the tensors that so are new.
+    The head stays as it is unless SOURCE knows the same classes; a first convolution for other channels is adapted.
     Raises BadWeights for anything else unmatched.
     """
     library, colon, name = source.partition(":")
     if colon and library in _LIBRARIES:
-        state, same_classes = _LIBRARIES[library](name), False
+        state, same_classes = dict(_LIBRARIES[library](name)), False
     else:
         folder = model_folder(source)
-        state, same_classes = read_tensors(folder / WEIGHTS), read_card(folder).classes == classes
+        card = read_card(folder)
+        _same_function(card.model, config, source)
+        state, same_classes = read_tensors(folder / WEIGHTS), card.classes == classes
     new = () if same_classes else head_of(config)
     own = model.state_dict()
+    adapted = []
+    for stem in stem_of(config):
+        if stem in state and _reads_others(state[stem], own[stem]):
+            channels, wanted = state[stem].shape[1], own[stem].shape[1]
+            state[stem], how = for_channels(state[stem], wanted)
+            adapted.append(
+                f"{stem} from {channels} to {wanted} input {'channel' if wanted == 1 else 'channels'}: {how}"
+            )
     load_state(model, {**state, **{name: own[name] for name in new}}, source)
-    return new
+    return Start(new, tuple(adapted))
 
 
-def head_of(config: ModelConfig) -> tuple[str, ...]:
-    """Names of the tensors whose shape follows from the number of classes, whatever a library calls them."""
-    with torch.device("meta"):
-        two, three = (build(config.model_copy(update={"num_classes": n})).state_dict() for n in (2, 3))
-    return tuple(name for name, tensor in two.items() if tensor.shape != three[name].shape)
+def for_channels(weight: Tensor, channels: int) -> tuple[Tensor, str]:
+    """(K, C, h, w) -> (K, channels, h, w), and how. Of equal channels both make the same.
+
+    Fewer channels take over the sum of those that go; more are the C in turns, each divided by its number of turns.
+    """
+    theirs = weight.shape[1]
+    if channels < theirs:
+        kept, gone = weight[:, :channels], weight[:, channels:]
+        how = "their sum" if channels == 1 else f"the first {channels}, and shares of the rest"
+        return kept + gone.sum(1, keepdim=True) / channels, how
+    turns = torch.arange(channels) % theirs
+    count = torch.bincount(turns, minlength=theirs).to(weight)
+    return weight[:, turns] / count[turns].view(1, -1, 1, 1), f"the {theirs} in turns, divided by their turns"
+
+
+def _reads_others(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether the number of input channels is all that differs."""
+    same = theirs.dim() == ours.dim() == 4 and theirs.shape[0] == ours.shape[0] and theirs.shape[2:] == ours.shape[2:]
+    return same and theirs.shape[1] != ours.shape[1]
+
+
+def _same_function(theirs: ModelConfig, ours: ModelConfig, source: str) -> None:
+    """Raises BadWeights where a setting that has no tensors differs: nothing else would tell."""
+    if not isinstance(theirs, DenseNetConfig) or not isinstance(ours, DenseNetConfig):
+        return
+    for field in ("transition_relu", "norm_eps"):
+        value = getattr(theirs, field)
+        if value != getattr(ours, field):
+            raise BadWeights(
+                f"{source} was made with {field}={value}, and with {getattr(ours, field)} it computes something else; "
+                f"add --set model.{field}={str(value).lower()}"
+            )
 
 
 def _torchvision(name: str) -> Mapping[str, Tensor]:

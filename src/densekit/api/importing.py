@@ -1,0 +1,191 @@
+"""`densekit import` as a function."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densekit.config import DenseNetConfig, Preprocessing
+from densekit.errors import BadData, InvalidInput
+from densekit.models import build
+from densekit.version import __version__
+from densekit.weights import ModelCard, atomic, save_model
+from densekit.weights.foreign import Account, Imported, import_network
+from densekit.weights.foreign.layouts import IMAGENET
+from densekit.weights.foreign.network import XRAY
+
+_DECODED = (1, 3, 4)  # channels of the images that densekit reads
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model folder made from a foreign file."""
+
+    folder: Path
+    card: ModelCard
+    account: Account
+    """What became of every tensor."""
+    layout: str
+    """Whose names they were."""
+    notes: tuple[str, ...]
+    """What a person should know."""
+
+
+def import_model(
+    file: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    key: str | None = None,
+    ignore: Sequence[str] = (),
+    head: bool = True,
+) -> ImportedModel:
+    """A checkpoint of another library or repository -> the new model folder `out`.
+
+    Without `model` its shapes tell the network. `classes` is a file with a name a line or in JSON, or the names. `mean`
+    and `std` are per channel, in units where a pixel is 0 to 1. `key` chooses one of several networks in the file,
+    `ignore` names tensors that the network computes without (patterns with *); without `head` the classifier is left
+    out, for weights to start a training from.
+
+    Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments.
+    """
+    file, out = Path(file).expanduser(), Path(out).expanduser()
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InvalidInput(f"--out {out} exists and is not empty; name a new folder")
+    if (mean is None) != (std is None):
+        raise InvalidInput("--mean and --std go together: give both, or neither")
+    found = import_network(file, model=model, key=key, ignore=ignore, head=head)
+    preprocessing, about_pixels = _preprocessing(found, mean, std, image_size)
+    names, about_names = _classes(found, classes)
+    config = found.config.model_copy(update={"image_size": preprocessing.size})
+    with torch.device("meta"):
+        build(config)  # refuses a size that its transitions would halve to nothing
+    card = ModelCard(
+        model=config, classes=names, preprocessing=preprocessing, provenance=_provenance(found, file, about_pixels)
+    )
+    try:
+        with atomic.new_folder(out) as folder:
+            save_model(folder, found.state, card)
+    except OSError as error:
+        raise BadData(f"cannot write {out}: {error.strerror}; name a folder with --out that can be written") from error
+    notes = (*_notes(found), f"images: {about_pixels}", *([f"classes: {about_names}"] if about_names else []))
+    return ImportedModel(out, card, found.account, found.match.layout.name, notes)
+
+
+def _preprocessing(
+    found: Imported, mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None
+) -> tuple[Preprocessing, str]:
+    """And where mean and deviation are from."""
+    channels = found.config.in_channels
+    size = (image_size, image_size) if image_size else found.image_size or found.config.image_size
+    known = True
+    if mean is not None and std is not None:
+        for option, values in (("--mean", mean), ("--std", std)):
+            if len(values) != channels:
+                raise InvalidInput(
+                    f"{option} has {len(values)} values; the network reads {channels} channels, one each"
+                )
+        if min(std) <= 0:
+            raise InvalidInput(f"--std {','.join(map(str, std))}: a deviation is above 0")
+        why = "mean and std as given"
+    elif found.statistics is not None:
+        mean, std = found.statistics.mean, found.statistics.std
+        why = f"mean and std are {found.statistics.source}"
+        if not found.published and found.statistics is not XRAY:
+            why += ", which the names suggest; if others were used: --mean, --std"
+    else:
+        mean, std, known = (0.0,) * channels, (1.0,) * channels, False
+        why = "mean and std are unknown, pixels stay 0 to 1; give those it was trained with: --mean, --std"
+    return Preprocessing(
+        channels=channels,
+        size=size,
+        resize=round(min(size) * 256 / 224) if min(size) >= 96 else min(size),
+        mean=tuple(mean),
+        std=tuple(std),
+        known=known,
+    ), why
+
+
+def _classes(found: Imported, given: str | Path | Sequence[str] | None) -> tuple[tuple[str, ...], str]:
+    """Names in the order of the logits, and what to know about them."""
+    count = found.config.num_classes
+    if given is not None:
+        names = _read_classes(Path(given).expanduser()) if isinstance(given, str | Path) else tuple(given)
+        if len(names) != count:
+            raise InvalidInput(f"--classes has {len(names)} names, and the network {count} classes; give one for each")
+        return names, ""
+    if not count:
+        return (), "none, as there is no classifier; start a training from it with --init"
+    if count == 1000 and found.statistics is IMAGENET:
+        from torchvision.models import DenseNet121_Weights
+
+        doubt = "" if found.published else "ImageNet's names, as there are 1000; if they are others: --classes FILE"
+        return tuple(DenseNet121_Weights.IMAGENET1K_V1.meta["categories"]), doubt
+    # Not bare numbers: digits have such names, and `train --init` would take the head for theirs.
+    names = tuple(f"class {i}" for i in range(count))
+    return names, f"numbered 0 to {count - 1}, as the file has no names; give them: --classes FILE"
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """A name a line; or JSON: a list, or numbers to names (Keras: to identifiers and names)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        tree: Any = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"cannot read --classes {path}: {reason}; it needs a name a line, or a JSON list") from error
+    if isinstance(tree, dict):
+        try:
+            tree = [tree[str(i)] for i in range(len(tree))]
+        except KeyError as error:
+            raise InvalidInput(f"--classes {path} has no class {error}; it needs all numbers from 0 on") from error
+    names = [name[-1] if isinstance(name, list) and name else name for name in tree] if isinstance(tree, list) else []
+    while names and not names[-1]:
+        names.pop()  # empty lines at the end
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InvalidInput(f"--classes {path} is no list of names; it needs a name a line, or a JSON list")
+    return tuple(names)
+
+
+def _notes(found: Imported) -> list[str]:
+    notes = []
+    if found.match.by_order:
+        notes.append(
+            "names: unknown, matched by order and shapes, which do not show in which order maps are concatenated, nor "
+            "what has no weights; measure it before you trust it: densekit evaluate"
+        )
+    if found.epsilon_assumed and isinstance(found.config, DenseNetConfig):
+        notes.append(f"epsilon: {found.config.norm_eps}, as keras.applications has it; the file does not say")
+    if found.match.head_by_shape:
+        notes.append("classifier: known by its shape, not its name")
+    if found.statistics is XRAY:
+        notes.append("outputs: findings that do not exclude each other; read logits by a sigmoid, not as probabilities")
+    if found.config.in_channels not in _DECODED:
+        notes.append(f"channels: {found.config.in_channels}, but pictures are read with 1, 3 or 4; for tensors alone")
+    if found.left:
+        notes.append(f"left in the file: {', '.join(found.left)}")
+    return notes
+
+
+def _provenance(found: Imported, file: Path, about_pixels: str) -> dict[str, Any]:
+    account = found.account
+    return {
+        "imported": {
+            "file": file.name,
+            "sha256": found.sha256,
+            "names": found.match.layout.name,
+            "matched": len(account.matched),
+            "converted": len(account.converted),
+            "made": len(account.made),
+            "aside": account.aside,
+            "images": about_pixels,
+        },
+        "densekit": __version__,
+    }

@@ -1,0 +1,215 @@
+"""Keras: whole models and weights in HDF5, and .keras archives. Nothing of Keras is needed, nor run."""
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densekit.errors import BadWeights, InvalidInput
+from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.plain_tensors import checked
+
+WEIGHTS, CONFIG = "model.weights.h5", "config.json"
+_CONFIG_BYTES = 16 * 2**20
+_CHUNK = 2**20
+# What a DenseNet is made of; anything else would change its function unseen, as it may have no weights.
+_HARMLESS = frozenset(
+    {
+        *("InputLayer", "ZeroPadding2D", "Conv2D", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D"),
+        *("AveragePooling2D", "Concatenate", "GlobalAveragePooling2D", "Dropout", "Dense", "Softmax"),
+        *("Functional", "Sequential", "Model"),
+    }
+)
+_ACTIVATIONS = {"relu", "linear", "softmax", None}
+_OWN = "top_level_model_weights"  # what a network has beside its layers
+_NESTED = ("Functional", "Sequential", "Model")
+
+
+def is_keras(path: Path) -> bool:
+    """Whether an archive is a .keras file: torch's are zip archives too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return WEIGHTS in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def read_keras(path: Path, folder: Path, room: int) -> Found:
+    """A .keras archive; its weights are unpacked into `folder`. Raises BadWeights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(WEIGHTS)
+            if entry.file_size > room or archive.getinfo(CONFIG).file_size > _CONFIG_BYTES:
+                raise BadWeights(f"{path} unpacks to more than weights in a file of its size need; fetch it again")
+            config = json.loads(archive.read(CONFIG))
+            with archive.open(entry) as packed, (folder / WEIGHTS).open("wb") as file:
+                while chunk := packed.read(_CHUNK):
+                    file.write(chunk)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BadWeights(f"{path} is damaged, or no .keras file ({error}); fetch it again") from error
+    return read(folder / WEIGHTS, config, room, path)
+
+
+def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found:
+    """An HDF5 file of Keras; `config` is the network's, where it is kept apart. Raises BadWeights, InvalidInput."""
+    shown = shown or path
+    try:
+        import h5py
+    except ImportError:
+        raise InvalidInput(f"{shown} needs h5py, an extra: pip install 'densekit[keras]'") from None
+    try:
+        with h5py.File(path, "r") as file:
+            if config is None and "model_config" in file.attrs:
+                config = json.loads(_text(file.attrs["model_config"]))
+            layers = list(_layers(config)) if config else []
+            _refuse_strangers(layers, shown)
+            if "layers" in file:
+                names, order = dict(_numbered(file["layers"], config)), "execution" if config else "kinds"
+            else:
+                names, order = dict(_by_layer(file)), "execution"
+            arrays = {name: _array(file, place, room, shown) for name, place in names.items()}
+    except BadWeights:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise BadWeights(f"{shown} is damaged, or not a file of Keras ({error}); fetch it again") from error
+    if not arrays:
+        raise BadWeights(
+            f"{shown} holds no weights of a Keras network; save it with model.save_weights('x.weights.h5')"
+        )
+    return Found(
+        checked(arrays, room, shown),
+        "keras",
+        order,  # type: ignore[arg-type]  # one of the literals above
+        epsilons=tuple(sorted({layer["epsilon"] for kind, layer in layers if kind == "BatchNormalization"})),
+        image_size=_image_size(layers),
+    )
+
+
+def _array(file: Any, place: str, room: int, shown: Path) -> torch.Tensor:
+    """The data set at `place`, which must be in this very file."""
+    import h5py
+
+    node = file
+    for step in place.split("/"):
+        if not isinstance(node.get(step, getlink=True), h5py.HardLink):
+            raise BadWeights(
+                f"{shown}: {place} is kept in another place, which is not followed; save the weights again"
+            )
+        node = node[step]
+    if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external is not None:
+        raise BadWeights(f"{shown}: {place} is kept in another file, which is not followed; save the weights again")
+    if node.size is None or node.size * node.dtype.itemsize > room:
+        raise BadWeights(f"{shown}: {place} is larger than the file can hold; fetch it again")
+    return torch.from_numpy(node[()])
+
+
+def _by_layer(file: Any) -> Iterator[tuple[str, str]]:
+    """(name, place) in the layout in which groups have the layers' names, and attributes their order."""
+    root = "model_weights/" if "model_weights" in file else ""
+    group = file[root] if root else file
+    taken = set()
+    own = [_OWN] if _OWN in group else []
+    for layer in [*_attribute(group, "layer_names"), *own]:
+        for weight in _attribute(group[layer], "weight_names"):
+            name = weight.removesuffix(":0")
+            name = name if "/" in name else f"{layer}/{name}"
+            if name in taken:
+                name = f"{layer}/{name}"
+            taken.add(name)
+            yield name, f"{root}{layer}/{weight}"
+
+
+def _attribute(group: Any, name: str) -> list[str]:
+    """Keras cuts long lists into numbered pieces."""
+    if name in group.attrs:
+        return [_text(value) for value in group.attrs[name]]
+    pieces: list[str] = []
+    while (piece := f"{name}{len(pieces)}") in group.attrs:
+        pieces.append(piece)
+    return [_text(value) for piece in pieces for value in group.attrs[piece]]
+
+
+def _numbered(group: Any, config: Any) -> Iterator[tuple[str, str]]:
+    """(name, place) in the layout of Keras 3, which numbers layers by kind: layers/conv2d_3/vars/0."""
+    yield from _walk(group, "layers", "", _named(config) if config else None)
+
+
+def _walk(group: Any, place: str, prefix: str, known: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    for key in sorted(group, key=_natural) if known is None else [key for key in known if key in group]:
+        layer = known[key] if known is not None else None
+        name = layer["config"]["name"] if layer else key
+        here = group[key]
+        if "layers" in here:
+            yield from _walk(
+                here["layers"], f"{place}/{key}/layers", f"{prefix}{name}/", _named(layer) if layer else None
+            )
+            continue
+        variables = list(here["vars"]) if "vars" in here else []
+        parameters = _parameters(layer["class_name"] if layer else key, layer, len(variables))
+        for number in sorted(variables, key=int):
+            parameter = parameters[int(number)] if int(number) < len(parameters) else f"variable_{number}"
+            yield f"{prefix}{name}/{parameter}", f"{place}/{key}/vars/{number}"
+
+
+def _parameters(kind: str, layer: Mapping[str, Any] | None, count: int) -> list[str]:
+    """What Keras numbers, in its order."""
+    if not kind.lower().replace("_", "").startswith("batchnormalization"):
+        return ["kernel", "bias"]
+    settings = layer["config"] if layer else {}
+    names = ["gamma"] * settings.get("scale", True) + ["beta"] * settings.get("center", True)
+    names += ["moving_mean", "moving_variance"]
+    return names if len(names) == count else []
+
+
+def _named(config: Any) -> dict[str, Any]:
+    """The layers of a network by the names that its file of weights gives them."""
+    named, seen = {}, Counter[str]()
+    for layer in config["config"]["layers"]:
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", layer["class_name"]).lower()
+        named[kind if not seen[kind] else f"{kind}_{seen[kind]}"] = layer
+        seen[kind] += 1
+    return named
+
+
+def _layers(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(class, settings) of every layer, also of networks within networks."""
+    for layer in config["config"]["layers"]:
+        yield layer["class_name"], layer["config"]
+        if layer["class_name"] in _NESTED:
+            yield from _layers(layer)
+
+
+def _refuse_strangers(layers: list[tuple[str, Mapping[str, Any]]], shown: Path) -> None:
+    for kind, settings in layers:
+        if kind not in _HARMLESS:
+            raise BadWeights(
+                f"{shown}: layer {settings.get('name')} is a {kind}, which densekit's DenseNet has no place for; "
+                "save the network without it, as keras.applications builds it"
+            )
+        if settings.get("activation") not in _ACTIVATIONS:
+            raise BadWeights(
+                f"{shown}: layer {settings.get('name')} ends in {settings['activation']}, where densekit has a ReLU, "
+                "or a softmax at the end; no densekit network has these weights"
+            )
+
+
+def _image_size(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[int, int] | None:
+    for kind, settings in layers:
+        shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+        if kind == "InputLayer" and shape and len(shape) == 4 and shape[1] and shape[2]:
+            return int(shape[1]), int(shape[2])
+    return None
+
+
+def _natural(name: str) -> tuple[str, int]:
+    kind, _, number = name.rpartition("_")
+    return (kind, int(number)) if number.isdigit() else (name, 0)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

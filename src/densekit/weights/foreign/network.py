@@ -1,0 +1,175 @@
+"""A foreign file -> a configuration and its state."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from densekit.config import DenseNetConfig, ModelConfig
+from densekit.errors import BadWeights
+from densekit.models import build, config_for
+from densekit.weights.foreign.account import Account, listed, sound
+from densekit.weights.foreign.convert import oriented, read_channels, reordered
+from densekit.weights.foreign.deduce import STRUCTURE, deduce
+from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.layouts import TORCH, Layout, Statistics
+from densekit.weights.foreign.matching import Match, match
+from densekit.weights.foreign.reading import digest, read
+from densekit.weights.shapes import head_of, stem_of
+
+_HEAD = "left out by --no-head"
+# Its pixels are scaled to -1024 ... 1024: torchxrayvision.datasets.normalize.
+XRAY = Statistics("torchxrayvision's", "imagenet", (0.5,), (1 / 2048,))
+# densenet121-a639ec97.pth, densenet169-b2777c0a.pth, densenet201-c1103571.pth, densenet161-8d451a50.pth
+_PUBLISHED = ("a639ec97", "b2777c0a", "c1103571", "8d451a50")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network from a foreign file."""
+
+    config: ModelConfig
+    state: Mapping[str, Tensor]
+    account: Account
+    match: Match
+    left: tuple[str, ...]
+    """What stood beside the network in the file."""
+    sha256: str
+    image_size: tuple[int, int] | None
+    """(height, width), if the file says so."""
+    epsilon_assumed: bool = False
+    """Whether the batch norms' epsilon is what such files commonly have."""
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """How images are normalised, if weights with these names and such a network are commonly for such images."""
+        statistics, config = self.match.layout.statistics, self.config
+        if (
+            statistics is not None
+            and isinstance(config, DenseNetConfig)
+            and (config.stem, config.in_channels) == (statistics.stem, len(statistics.mean))
+        ):
+            return statistics
+        return XRAY if "op_threshs" in self.account.aside and self.config.in_channels == 1 else None
+
+    @property
+    def published(self) -> bool:
+        """Whether it is, byte by byte, a file that torchvision publishes, whose names begin with its hash."""
+        return self.sha256.startswith(_PUBLISHED)
+
+
+def import_network(
+    path: Path, *, model: str | None = None, key: str | None = None, ignore: Sequence[str] = (), head: bool = True
+) -> Imported:
+    """The network in `path`, by the name `model` or, without one, by its shapes.
+
+    `key` chooses one of several networks in a file, `ignore` names tensors (patterns with *) that are not taken, and
+    without `head` there is no classifier. Raises BadWeights for anything else unmatched, missing or of another shape,
+    UnknownName or InvalidInput for a wrong `model` or `key`.
+    """
+    config = config_for(model) if model is not None else None
+    found = read(path, key)
+    if config is None or isinstance(config, DenseNetConfig):
+        return _densenet(found, path, config, ignore, head=head)
+    return _as_it_is(found, path, config, ignore)
+
+
+def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Sequence[str], *, head: bool) -> Imported:
+    file = str(path)
+    matched = match(found, file)
+    turned = {theirs: oriented(found.tensors[theirs], theirs, matched.layout) for theirs in matched.names}
+    shapes = {ours: tuple(turned[theirs][0].shape) for theirs, ours in matched.names.items()}
+    if head and "classifier.weight" not in shapes:
+        rest = f" ({listed(matched.rest)} are left over)" if matched.rest else ""
+        raise BadWeights(
+            f"{file} has no classifier of one linear layer{rest}; to start a training from the rest: --no-head"
+            + (f" --ignore '{matched.rest[0]}'" if matched.rest else "")
+        )
+    config = deduce(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
+    if named is not None:
+        config = _as_named(config, named, file)
+    if not head:
+        config = config.model_copy(update={"num_classes": 0})
+    with torch.device("meta"):
+        own = build(config).state_dict()
+    orders = read_channels(config) if matched.layout.new_first else {}
+    account, state = Account(), dict[str, Tensor]()
+    for theirs, ours in matched.names.items():
+        if ours.startswith("classifier.") and not head:
+            account.aside[theirs] = _HEAD
+            continue
+        tensor, done = turned[theirs]
+        _same_shape(own, ours, tensor, theirs, config.name, file)
+        steps = [done, sound(tensor, theirs, ours, file)]
+        order = orders.get(ours.rpartition(".")[0])
+        if order is not None and tensor.dim() and ours != "classifier.bias":
+            tensor = reordered(tensor, order)
+            steps.append("channels reordered")
+        state[ours] = tensor.to(own[ours].dtype).contiguous()
+        account.take(theirs, steps)
+    account.set_aside(matched.rest, ignore, file)
+    account.make(own, state, file)
+    assumed = matched.by_order and found.container == "keras" and not found.epsilons
+    return Imported(config, state, account, matched, found.left, digest(path), found.image_size, assumed)
+
+
+def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseNetConfig:
+    """The named network with what only the file knows. Raises BadWeights if it is another one."""
+    differing = [field for field in STRUCTURE if getattr(found, field) != getattr(named, field)]
+    if differing:
+        words = ", ".join(f"{field} {getattr(found, field)} and not {getattr(named, field)}" for field in differing)
+        raise BadWeights(
+            f"{file} holds a {found.name}, and no {named.name}: {words}; name the network it is, or leave out --model"
+        )
+    known = ("in_channels", "num_classes", "transition_relu", "norm_eps")
+    return named.model_copy(update={field: getattr(found, field) for field in known})
+
+
+def _epsilon(found: Found, layout: Layout, file: str) -> float:
+    if len(found.epsilons) > 1:
+        raise BadWeights(
+            f"{file}: its batch norms have different epsilons, {found.epsilons}, and densekit's one; "
+            "no densekit network has these weights"
+        )
+    return found.epsilons[0] if found.epsilons else layout.norm_eps
+
+
+def _same_shape(own: Mapping[str, Tensor], ours: str, tensor: Tensor, theirs: str, name: str, file: str) -> None:
+    if ours not in own:
+        raise BadWeights(
+            f"{file}: {theirs} has no place in a {name}, where densekit has no {ours}; no densekit network has these "
+            "weights"
+        )
+    if own[ours].shape != tensor.shape:
+        expected, given = ("x".join(map(str, t.shape)) or "one number" for t in (own[ours], tensor))
+        raise BadWeights(
+            f"{file}: {theirs} is {given}, where a {name} has {expected}; no densekit network has these weights"
+        )
+
+
+def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[str]) -> Imported:
+    """A network of another kind, which keeps its own names: a residual one, or one of torchvision or timm."""
+    file = str(path)
+    layout = Layout(f"{config.name}'s own", {}, parameters=TORCH)
+    shapes = {name.removeprefix("module."): tensor.shape for name, tensor in found.tensors.items()}
+    for names, field, dimension in ((head_of(config), "num_classes", 0), (stem_of(config), "in_channels", 1)):
+        sizes = {shapes[name][dimension] for name in names if len(shapes.get(name, ())) > 1}
+        if len(sizes) == 1:
+            config = config.model_copy(update={field: sizes.pop()})
+    with torch.device("meta"):
+        own = build(config).state_dict()
+    account, state, rest = Account(), dict[str, Tensor](), []
+    for theirs, tensor in found.tensors.items():
+        ours = theirs.removeprefix("module.")
+        if ours not in own:
+            rest.append(theirs)
+            continue
+        _same_shape(own, ours, tensor, theirs, config.name, file)
+        account.take(theirs, [sound(tensor, theirs, ours, file)] if tensor.is_floating_point() else [])
+        state[ours] = tensor.to(own[ours].dtype)
+    account.set_aside(rest, ignore, file)
+    account.make(own, state, file)
+    taken = {theirs: theirs.removeprefix("module.") for theirs in found.tensors if theirs not in rest}
+    return Imported(config, state, account, Match(layout, taken, tuple(rest)), found.left, digest(path), None)
