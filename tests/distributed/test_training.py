@@ -55,5 +55,5 @@ def test_an_error_on_one_process_ends_all_with_its_message(tmp_path: Path) -> No
 def test_checkpoints_by_the_clock_hold_nobody_up(tmp_path: Path) -> None:
     """Each process has its own clock, and they saw different times."""
     words = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "4", "--out", "run")
-    run(*words, "--set", "checkpoint.every_seconds=0.05", "--set", "batch_size=16", folder=tmp_path, ranks=2)
+    run(*words, "--set", "checkpoint.every_seconds=0.2", "--set", "data.limit=600", folder=tmp_path, ranks=2)
     assert len(rows(tmp_path / "run")) == 4
