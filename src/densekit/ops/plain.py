@@ -66,11 +66,12 @@ class Seen:
 
     def again(self, x: Tensor, layers: Sequence[Any]) -> bool:
         """Whether the layers are as they were, but for what their tensors hold, and x could be any image's maps."""
+        if not all(map(as_written, layers)):
+            return False  # something else may lack what is looked at here
         facts = _facts(layers)
         return (
             len(facts) == len(self._facts)
             and all(map(is_, facts, self._facts))
-            and all(map(as_written, layers))
             and all(_calm(module) for layer in layers for module in (layer, *layer._modules.values()))
             and _plain_input(x)
         )
