@@ -56,14 +56,15 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
         archive.extractall(folder / "installed")
     code = f"""
 import torch, densekit
-from densekit.ops import native, shared
+from densekit.ops import inference, native, shared
 assert densekit.__file__.startswith({str(folder)!r}), densekit.__file__
 assert not native.available() and native.build() == "none"
 torch.manual_seed(0)
 model = densekit.create_model("densenet_bc_10_4", plan="shared", num_classes=3)
 x = torch.randn(2, 3, 8, 8)
-calls, real = [], shared.run
-shared.run = lambda *arguments: calls.append(1) or real(*arguments)
+calls = []
+for module in (shared, inference):
+    module.run = lambda *arguments, real=module.run: calls.append(1) or real(*arguments)
 model(x).square().sum().backward()
 with torch.inference_mode():
     actual = model.eval()(x)
