@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from densekit.api import Run, evaluate, load, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
-    from densekit.engine.evaluate import Result
+    from densekit.engine.task import Result
     from densekit.models import ImageClassifier, create_model, model_names
 
 # Looked up on first use: `densekit --help` must not wait for torch.
@@ -18,7 +18,7 @@ _HOMES = {
     "ImageClassifier": "densekit.models",
     "Prediction": "densekit.engine.classifier",
     "Recipe": "densekit.config",
-    "Result": "densekit.engine.evaluate",
+    "Result": "densekit.engine.task",
     "Run": "densekit.api",
     "create_model": "densekit.models",
     "evaluate": "densekit.api",

@@ -16,6 +16,7 @@ from densekit.data.sets import FileImages
 from densekit.engine import fit, prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.progress import Display
+from densekit.engine.single_label import SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots, write_report
@@ -40,7 +41,7 @@ def evaluated_as(prepared, classes):
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
     loader, skipped = prepared.loader("test"), prepared.data.skipped
-    return prepared, *evaluate(prepared.model, loader, classes=classes, names=names, skipped=skipped)
+    return prepared, *evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
 
 
 def text_of(page):

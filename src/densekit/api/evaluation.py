@@ -69,7 +69,7 @@ def evaluate(
             result, _ = measure(
                 classifier.model,
                 loader,
-                classes=classifier.classes,
+                task=classifier.task,
                 names=(str(model), loaded.name, name),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,

@@ -217,7 +217,7 @@ def _finish(
         with runs.writing(folder):
             write_report(folder, prepared, result, records)
             runs.write_result(folder, result)  # last: it says that all is there
-            runs.note(folder, "finish", top1=result.top1)
+            runs.note(folder, "finish", **{prepared.task.metric: result.score})
     return Run(folder, result)
 
 

@@ -16,6 +16,7 @@ from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
+from densekit.engine.task import task_of
 from densekit.errors import BadImage
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
@@ -45,6 +46,7 @@ class Classifier:
     def __init__(self, model: ImageClassifier, card: ModelCard, device: torch.device) -> None:
         self.model = placed(model.eval(), device)
         self.card = card
+        self.task = task_of(card)
         self.device = device
 
     @classmethod
@@ -92,7 +94,8 @@ class Classifier:
         preprocessing = self.card.preprocessing
         pixels = torch.stack([pixels_of(each.image, preprocessing) for each in decoded])
         x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
-        probabilities = self.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).cpu().numpy()
+        logits = self.model(x.contiguous(memory_format=torch.channels_last))
+        probabilities = self.task.probabilities(logits).cpu().numpy()
         return [
             Prediction(self.classes, row, (*each.notices, *background_notice(each.image, preprocessing, invert)))
             for row, each in zip(probabilities, decoded, strict=True)

@@ -23,7 +23,7 @@ import yaml
 from densekit import ops
 from densekit.config import Recipe, recipe_from
 from densekit.data import DataSet
-from densekit.engine.evaluate import Result
+from densekit.engine.task import Result
 from densekit.errors import BadData, InvalidInput
 from densekit.version import __version__
 from densekit.weights import atomic

@@ -21,9 +21,9 @@ from torch import Tensor
 from densekit.data.decode import decode
 from densekit.data.sets import ArrayImages, Images
 from densekit.engine import Result, runs
-from densekit.engine.evaluate import Records
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
+from densekit.engine.task import Records
 from densekit.errors import BadData, BadImage
 from densekit.report import plots
 from densekit.weights import atomic
