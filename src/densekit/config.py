@@ -27,6 +27,12 @@ ImageSize = Annotated[
     BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
 ]
 
+Columns = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda names: [name.strip() for name in names.split(",")] if isinstance(names, str) else names),
+]
+
 
 class Frozen(BaseModel):
     """Immutable, and an unknown key is an error."""
@@ -105,7 +111,7 @@ class DataConfig(Frozen):
     """Which images, how they are split and read."""
 
     source: str
-    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], or a folder."""
+    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], csv:FILE, or a folder."""
     protocol: Literal["tune", "final"] = "tune"
     """tune holds out part of the training images to choose by; final trains on all of them (paper sec. 4.2)."""
     val_fraction: Fraction = 0.1
@@ -128,6 +134,45 @@ class DataConfig(Frozen):
     """Processes that decode folder images; never changes a result."""
     limit: PositiveInt | None = None
     """Use only this many training images (the first by content hash): for quick tries."""
+    path_column: str | None = None
+    """csv: the column of image files; none: one called path, image, file, filename or Image Index."""
+    image_root: str | None = None
+    """csv: the folder that its paths start from; none: the CSV's own."""
+    label_columns: Columns | None = None
+    """csv: one column of class names, or several, a class each, of 1, 0, and -1 or nothing for unknown: multi-label.
+
+    None: one called label, class or Finding Labels.
+    """
+    label_separator: str | None = None
+    """csv: what stands between the classes of one label column, such as "|": multi-label."""
+    no_label: str | None = None
+    """csv: the word in such a column that stands for no class at all, such as "No Finding"."""
+    blank_labels: Literal["unknown", "absent"] | None = None
+    """csv, multi-label: what an empty cell means. None: unknown, which neither loss nor metrics count."""
+    group_column: str | None = None
+    """csv: rows that agree in it stay in one split; none: one called group, patient or Patient ID, if there is one."""
+    split_column: str | None = None
+    """csv: train, val or test for each row; none: one called split, if there is one, else as folders are split."""
+
+    @model_validator(mode="after")
+    def _tables_only(self) -> Self:
+        if not self.source.startswith("csv:"):
+            for name in _TABLE_SETTINGS:
+                if getattr(self, name) is not None:
+                    raise ValueError(f"data.{name} is for csv:FILE, and DATA is {self.source}; leave it out")
+        return self
+
+
+_TABLE_SETTINGS = (
+    "path_column",
+    "image_root",
+    "label_columns",
+    "label_separator",
+    "no_label",
+    "blank_labels",
+    "group_column",
+    "split_column",
+)
 
 
 class Preprocessing(Frozen):

@@ -20,7 +20,7 @@ from densekit.engine.single_label import SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots, write_report
-from densekit.report.page import confused_pairs, wilson
+from densekit.report.single_label import confused_pairs, wilson
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<b>x</b>"><img src=http://example.org/a.png onerror=alert(1)>'

@@ -69,7 +69,7 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     with joined() as world:
-        name = f"{Path(data).name}-{composed.model.name}"
+        name = f"{Path(data.removeprefix('csv:')).name}-{composed.model.name}"
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
             return _resume(folder, world, None, data_dir, console, accept_changes=False)

@@ -31,7 +31,7 @@ class Batch:
     images: Tensor
     """(N, C, H, W), float32, normalised."""
     targets: Tensor
-    """(N,), int64."""
+    """The images' labels, as `sets.ArrayImages` describes them."""
     samples: Tensor
     """(N,), int64: positions in the split; on the CPU."""
     total: int

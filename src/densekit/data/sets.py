@@ -13,6 +13,9 @@ from torch import Tensor
 
 from densekit.errors import BadData, BadImage
 
+# Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
+CHECKED_FILES = 200_000
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -21,7 +24,7 @@ class ArrayImages:
     pixels: Tensor
     """(N, C, H, W), uint8."""
     labels: Tensor
-    """(N,), int64."""
+    """(N,), int64; or (N, classes), float32: 1, 0, or NaN where it is not known (multi-label)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,8 +40,8 @@ class ArrayImages:
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the pixels."""
+    def identities(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of what a split goes by: the pixels."""
         rows = self.pixels.numpy().reshape(len(self), -1)
         return np.array([_hash(row.tobytes()) for row in rows], dtype=np.uint64)
 
@@ -54,30 +57,43 @@ class FileImages:
 
     paths: tuple[Path, ...]
     labels: Tensor
-    """(N,), int64."""
+    """As those of `ArrayImages`."""
     root: Path
+    groups: tuple[str, ...] | None = None
+    """(N,): what each belongs to, such as a patient, and a split never divides."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def names(self) -> list[str]:
-        """Paths from the data set's folder."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
+        """Paths from the data set's folder; whole ones of files that are elsewhere."""
+        return [
+            (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix() for path in self.paths
+        ]
 
     def fingerprint(self) -> str:
-        """Changes with any file's name, size or label, and their order; does not read the files."""
+        """Changes with any file's name, size, label or group, and their order; does not read the files."""
         digest = hashlib.sha256()
         for path, name, label in zip(self.paths, self.names(), self.labels.tolist(), strict=True):
             digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+        for group in self.groups or ():
+            digest.update(f"{group}\n".encode())
         return digest.hexdigest()
 
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the files' bytes; reads every file."""
-        return np.array([_hash(path.read_bytes()) for path in self.paths], dtype=np.uint64)
+    def identities(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of what a split goes by: the groups, or else the files' bytes, for which it reads all."""
+        contents = (
+            (path.read_bytes() for path in self.paths)
+            if self.groups is None
+            else (group.encode() for group in self.groups)
+        )
+        return np.array([_hash(content) for content in contents], dtype=np.uint64)
 
     def subset(self, indices: NDArray[np.int64]) -> "FileImages":
         """The images at `indices`, in that order."""
-        return FileImages(tuple(self.paths[i] for i in indices), self.labels[torch.from_numpy(indices)], self.root)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
+        paths = tuple(self.paths[i] for i in indices)
+        return FileImages(paths, self.labels[torch.from_numpy(indices)], self.root, groups)
 
 
 Images = ArrayImages | FileImages
@@ -101,6 +117,11 @@ class DataSet:
     """Published statistics, in units where a pixel is 0 to 1; none: measured on the training images."""
     std: tuple[float, ...] | None = None
     skipped: "SkipList" = field(default_factory=lambda: SkipList(0))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of any number of the classes, not of exactly one."""
+        return self.splits["train"].labels.ndim == 2
 
     def with_splits(self, splits: Mapping[str, Images]) -> "DataSet":
         """The same data, divided otherwise."""
@@ -141,4 +162,29 @@ class SkipList:
 
 def class_counts(images: Images, classes: Sequence[str]) -> list[int]:
     """How many images each class has."""
+    if images.labels.ndim == 2:
+        return (images.labels == 1).sum(0).tolist()
     return torch.bincount(images.labels, minlength=len(classes)).tolist()
+
+
+def check_learnable(data: DataSet) -> None:
+    """Raises BadData where no training image is, or none is not, of some class."""
+    train = data.splits["train"]
+    counts = np.array(class_counts(train, data.classes))
+    known = np.array((~train.labels.isnan()).sum(0).tolist()) if data.multi_label else len(train)
+    for words, lacks in (("is", counts == 0), ("is not", counts == known)):
+        names = [name for name, lack in zip(data.classes, lacks, strict=True) if lack]
+        if names:
+            raise BadData(
+                f"no training image of {data.name} {words} {', '.join(names[:5])}, so that cannot be learned; "
+                "add some, or leave it out of the labels"
+            )
+
+
+def label_names(labels: Tensor, classes: Sequence[str], separator: str = "|") -> list[str]:
+    """(N,) or (N, classes) -> for each image its class, or its classes with `separator` between them."""
+    if labels.ndim == 1:
+        return [classes[label] for label in labels.tolist()]
+    return [
+        separator.join(name for name, value in zip(classes, row, strict=True) if value == 1) for row in labels.tolist()
+    ]

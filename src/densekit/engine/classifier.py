@@ -30,14 +30,25 @@ class Prediction:
 
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
-    """(classes,), sums to 1."""
+    """(classes,), sums to 1; of a multi-label model each for itself."""
     notices: tuple[str, ...] = ()
     """What a person should know about how the image was read."""
+    thresholds: tuple[float, ...] = ()
+    """(classes,): of a multi-label model, the probabilities from which on the image is taken to be of each."""
 
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
-        """The `k` most probable classes, best first: class, index, probability."""
+        """The `k` most probable classes, best first: class, index, probability; of a multi-label model also present."""
         best = np.argsort(-self.probabilities, kind="stable")[:k]
-        return [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
+        rows = [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
+        if self.thresholds:
+            return [row | {"present": row["class"] in self.present} for row in rows]
+        return rows
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Of a multi-label model, the classes whose probability reaches their threshold."""
+        chances = zip(self.classes, self.probabilities.tolist(), self.thresholds, strict=bool(self.thresholds))
+        return tuple(name for name, probability, threshold in chances if probability >= threshold)
 
 
 class Classifier:
@@ -97,7 +108,12 @@ class Classifier:
         logits = self.model(x.contiguous(memory_format=torch.channels_last))
         probabilities = self.task.probabilities(logits).cpu().numpy()
         return [
-            Prediction(self.classes, row, (*each.notices, *background_notice(each.image, preprocessing, invert)))
+            Prediction(
+                self.classes,
+                row,
+                (*each.notices, *background_notice(each.image, preprocessing, invert)),
+                self.task.decisions(),
+            )
             for row, each in zip(probabilities, decoded, strict=True)
         ]
 

@@ -96,7 +96,7 @@ class Display:
         line = f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
         for split in ("train", "val"):
             if f"{split}_loss" in row:
-                line += f"  {split} {row[f'{split}_top1']:.2%} loss {row[f'{split}_loss']:.3f}"
+                line += f"  {split} {_headline(row, split)}loss {row[f'{split}_loss']:.3f}"
         self.say(f"{line}  {duration(row['seconds'])}")
 
     @contextmanager
@@ -106,6 +106,13 @@ class Display:
             task = self._bar.add_task(f"evaluating {split}", total=images, note="")
             yield lambda count: self._bar.advance(task, count)
             self._bar.remove_task(task)
+
+
+def _headline(row: dict[str, Any], split: str) -> str:
+    """The metric that a split is known by, if the row has it."""
+    if f"{split}_top1" in row:
+        return f"{row[f'{split}_top1']:.2%} "
+    return f"AUROC {row[f'{split}_auroc']:.4f} " if f"{split}_auroc" in row else ""
 
 
 @contextmanager

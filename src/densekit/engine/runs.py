@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,8 +22,10 @@ import yaml
 
 from densekit import ops
 from densekit.config import Recipe, recipe_from
-from densekit.data import DataSet
-from densekit.engine.task import Result
+from densekit.data import DataSet, Images
+from densekit.data.sets import FileImages, label_names
+from densekit.engine.multi_label import MultiLabelRecords
+from densekit.engine.task import Result, result_from
 from densekit.errors import BadData, InvalidInput
 from densekit.version import __version__
 from densekit.weights import atomic
@@ -40,10 +42,13 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
         with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("split", "image", "class"))
+            grouped = any(isinstance(images, FileImages) and images.groups for images in data.splits.values())
+            writer.writerow(("split", "image", "class", "group") if grouped else ("split", "image", "class"))
             for split, images in data.splits.items():
-                for name, label in zip(images.names(), images.labels.tolist(), strict=True):
-                    writer.writerow((split, name, data.classes[label]))
+                columns = [images.names(), label_names(images.labels, data.classes)]
+                if isinstance(images, FileImages) and images.groups is not None:
+                    columns.append(list(images.groups))
+                writer.writerows((split, *row) for row in zip(*columns, strict=True))
         write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
@@ -165,7 +170,7 @@ def note(folder: Path, event: str, **facts: Any) -> None:
 def result_of(folder: Path) -> Result | None:
     """What a finished run measured; None where there is no result yet."""
     path = folder / "result.json"
-    return Result(**json.loads(path.read_text())) if path.is_file() else None
+    return result_from(json.loads(path.read_text())) if path.is_file() else None
 
 
 def forget_result(folder: Path) -> None:
@@ -176,6 +181,17 @@ def forget_result(folder: Path) -> None:
 def write_result(folder: Path, result: Result) -> None:
     """result.json: the metrics of the reported split."""
     atomic.write(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+
+
+def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:
+    """predictions.csv: for each image of the reported split its labels, empty where not known, and probabilities."""
+    names = images.names()
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", *classes, *(f"{name} probability" for name in classes)))
+        for sample, target, score in zip(records.sample, records.target.tolist(), records.score.tolist(), strict=True):
+            known = ("" if value != value else int(value) for value in target)  # NaN is not itself
+            writer.writerow((names[sample], *known, *score))
 
 
 def write_skipped(folder: Path, data: DataSet) -> None:

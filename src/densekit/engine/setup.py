@@ -9,6 +9,7 @@ import torch
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
+from densekit.data.sets import check_learnable
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
 from densekit.engine.task import Task, task_for
@@ -59,7 +60,9 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     torch.manual_seed(recipe.seed)
     if world.local_rank:
         world.wait()  # the first process of a host downloads for all
-    data = divide(load(recipe.data, data_dir), recipe.data)
+    loaded = load(recipe.data, data_dir)
+    check_learnable(loaded)
+    data = divide(loaded, recipe.data)
     if not world.local_rank:
         world.wait()
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}

@@ -1,8 +1,8 @@
 """Every image is of one class: softmax, cross entropy, top-1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -50,11 +50,11 @@ class Result:
     seconds: float
     skipped: list[dict[str, str]] = field(default_factory=list)
 
-    def headline(self) -> dict[str, float]:
+    def headline(self) -> dict[str, float | None]:
         """What a model card says."""
         return {"count": self.count, "top1": self.top1, "top5": self.top5, "loss": self.loss, "ece": self.ece}
 
-    def epoch_row(self) -> dict[str, float]:
+    def epoch_row(self) -> dict[str, float | None]:
         """What metrics.jsonl says of a validation."""
         return {"loss": self.loss, "top1": self.top1, "ece": self.ece}
 
@@ -68,6 +68,8 @@ class Result:
 class SingleLabel:
     """Targets are (N,) int64, or (N, classes) shares where images were mixed."""
 
+    kind: ClassVar[Literal["single-label"]] = "single-label"
+    thresholds: ClassVar[tuple[float, ...]] = ()
     metric: ClassVar[str] = "top1"
     """What `Result.score` is called in metrics.jsonl."""
     hit: ClassVar[str] = "top1"
@@ -113,6 +115,14 @@ class SingleLabel:
             confusion=matrix.tolist(),
             reliability=bins,
         ), rows
+
+    def decisions(self) -> tuple[float, ...]:
+        """None: the most probable class is taken."""
+        return ()
+
+    def decided(self, validation: Callable[[], Any]) -> "SingleLabel":
+        """There is nothing to decide by a validation."""
+        return self
 
 
 def _rank(logits: Tensor, targets: Tensor) -> Tensor:

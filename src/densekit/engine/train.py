@@ -2,6 +2,7 @@
 
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from densekit.engine.divergence import FILE, write_dump
 from densekit.engine.ema import average_of
 from densekit.engine.evaluate import evaluate
 from densekit.engine.interrupt import Stop, catch_signals
+from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import scaler_for
 from densekit.engine.processes import World
@@ -166,7 +168,7 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
         except Interrupted:
             save(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
-        row |= {f"val_{name}": value for name, value in result.epoch_row().items()}
+        row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
         if recipe.select == "best" and result.score > progress.best_top1:
             progress.best_top1 = result.score
             save(state, prepared, run, "best")
@@ -207,6 +209,9 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     folder = run / "checkpoints" / chosen
     if chosen == "best":
         restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
+    if "val" in prepared.data.splits:
+        task = prepared.task.decided(lambda: evaluate_split(state, prepared, "val", display)[1])
+        prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
     result, rows = evaluate_split(state, prepared, split, display)
     if prepared.world.leads:
@@ -216,6 +221,8 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
             atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
             atomic.write(run / "checkpoints" / "result", chosen)
             runs.write_skipped(run, prepared.data)
+            if isinstance(rows, MultiLabelRecords):
+                runs.write_predictions(run, prepared.data.splits[split], prepared.data.classes, rows)
     return result, rows
 
 
@@ -237,6 +244,8 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
         model=prepared.recipe.model,
         classes=prepared.data.classes,
         preprocessing=prepared.preprocessing,
+        task=prepared.task.kind,
+        thresholds=prepared.task.thresholds,
         data=prepared.recipe.data,
         provenance={
             "recipe": prepared.recipe.name,

@@ -1,0 +1,102 @@
+"""Images of a data set as a page shows them: inside it, small, and with what there is to say about each."""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from densekit.data.decode import decode
+from densekit.data.sets import ArrayImages, Images, label_names
+from densekit.engine.setup import Prepared
+from densekit.errors import BadData, BadImage
+
+MOST = 16
+"""Pictures of one kind that a page shows."""
+_SMALL = 64  # pixels; smaller pictures are shown as squares of colour, not blurred
+_LARGEST = 224  # pixels; enough for a sharp thumbnail on a dense screen, and light
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with what there is to say about it."""
+
+    uri: str | None
+    """data:...; none if it could not be read."""
+    small: bool
+    true: str
+    name: str = ""
+    """File name, or position in the split."""
+    predicted: str = ""
+    confidence: float = 0.0
+
+
+def mistakes(prepared: Prepared, split: str, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:
+    """Pictures of samples of a split, with what each is, what was predicted, and how sure that was."""
+    images, names = prepared.data.splits[split], None
+    for sample, true, predicted, confidence in answers:
+        names = names or images.names()
+        picture = _image(images, sample, prepared)
+        yield Picture(
+            uri=None if picture is None else _picture_uri(picture),
+            small=picture is not None and max(picture.size) <= _SMALL,
+            true=true,
+            name=names[sample].rsplit("/", 1)[-1],  # its folder is its class
+            predicted=predicted,
+            confidence=confidence,
+        )
+
+
+def augmented(prepared: Prepared) -> list[Picture]:
+    """The first training images as the network met them in its first epoch."""
+    # The order and the random changes belong to the samples: a smaller batch holds the same images.
+    loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=MOST, workers=0)
+    try:
+        batch = next(loader.epoch(0), None)
+    except BadData:  # more files have become unreadable since: no reason to go without a report
+        batch = None
+    if batch is None:
+        return []
+    mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
+    pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    pictures = [_from_pixels(x) for x in pixels]
+    return [
+        Picture(_picture_uri(picture), max(picture.size) <= _SMALL, name or "none of the classes")
+        for picture, name in zip(pictures, label_names(batch.targets, prepared.data.classes, ", "), strict=True)
+    ]
+
+
+def uri(kind: str, content: bytes) -> str:
+    """An image of that kind as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _image(images: Images, sample: int, prepared: Prepared) -> Image.Image | None:
+    """The image as people see it, whole; none for a file that has become unreadable since."""
+    if isinstance(images, ArrayImages):
+        return _from_pixels(images.pixels[sample])
+    channels = 1 if prepared.preprocessing.channels == 1 else 3
+    try:
+        return decode(images.paths[sample], channels=channels, max_pixels=prepared.recipe.data.max_pixels).image
+    except BadImage:
+        return None
+
+
+def _from_pixels(pixels: Tensor) -> Image.Image:
+    """(C, H, W) uint8; of many channels the first three, of two the first."""
+    if len(pixels) < 3:
+        return Image.fromarray(pixels[0].numpy())
+    return Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+
+
+def _picture_uri(image: Image.Image) -> str:
+    if max(image.size) > _LARGEST:
+        image = image.copy()
+        image.thumbnail((_LARGEST, _LARGEST))
+    kind, options = ("png", {}) if max(image.size) <= _SMALL else ("jpeg", {"quality": 85})
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return uri(kind, buffer.getvalue())
