@@ -33,6 +33,8 @@ Columns = Annotated[
     BeforeValidator(lambda names: [name.strip() for name in names.split(",")] if isinstance(names, str) else names),
 ]
 
+Window = tuple[float, PositiveFloat]
+
 
 class Frozen(BaseModel):
     """Immutable, and an unknown key is an error."""
@@ -130,6 +132,11 @@ class DataConfig(Frozen):
     """Image files that may be unreadable before the run stops; they are skipped and listed."""
     max_pixels: PositiveInt = 100_000_000
     """Larger images are refused before they are decoded."""
+    window: Window | None = None
+    """[centre, width] of the values that are seen in DICOM and in grey images of more than 8 bits.
+
+    None: what a DICOM file says, and all of 16 bits.
+    """
     workers: NonNegativeInt = 0
     """Processes that decode folder images; never changes a result."""
     limit: PositiveInt | None = None
@@ -143,7 +150,7 @@ class DataConfig(Frozen):
 
     None: one called label, class or Finding Labels.
     """
-    label_separator: str | None = None
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
     """csv: what stands between the classes of one label column, such as "|": multi-label."""
     no_label: str | None = None
     """csv: the word in such a column that stands for no class at all, such as "No Finding"."""
@@ -188,6 +195,8 @@ class Preprocessing(Frozen):
     """Per channel, in units where a pixel is 0 to 1."""
     background: Literal["dark", "light"] | None = None
     """What surrounds the object in the training images, where that is uniform."""
+    window: Window | None = None
+    """[centre, width] of the values that are seen, where an image has more than 8 bits."""
 
 
 class AugmentConfig(Frozen):
@@ -329,8 +338,13 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             node = below if isinstance(below, dict) else {}
         if last not in node or isinstance(node[last], dict):
             raise UnknownName("setting", key, dotted_keys(tree))
-        node[last] = yaml.safe_load(value) if isinstance(value, str) else value
+        node[last] = value_of(value)
     return recipe_from(tree)
+
+
+def value_of(given: Any) -> Any:
+    """A string read as YAML, anything else as it is; a lone | stays one, for YAML an empty block of text."""
+    return yaml.safe_load(given) if isinstance(given, str) and given != "|" else given
 
 
 def recipe_from(tree: Mapping[str, Any]) -> Recipe:

@@ -14,6 +14,18 @@ from PIL import Image
 FINDINGS = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
 SHARES = (0.3, 0.4, 0.25, 0.15)
 
+SETTINGS = {
+    "data.label_columns": list(FINDINGS),
+    "data.image_size": 32,
+    "data.channels": 1,
+    "data.test_fraction": 0.3,
+    "data.val_fraction": 0.3,
+    "augment.crop": "none",
+    "plan": "concat",
+    "batch_size": 32,
+}
+"""What small runs on them are trained with."""
+
 
 def write_xrays(root: Path, *, patients: int = 60, size: int = 32, unknown: float = 0.1, seed: int = 0) -> Path:
     """ROOT/images/*.png and ROOT/labels.csv; returns the CSV. A patient has one to five pictures."""

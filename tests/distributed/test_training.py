@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.data.xrays import SETTINGS
 from tests.faults.command import run
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,18 @@ def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> 
             # Sooner or later a value lies on the ReLU's corner, and rounding decides what its gradient is; one process
             # by another plan drifts as far. Eight steps agree to seven digits.
             assert two[key] == pytest.approx(one[key], rel=1e-5 if one["epoch"] == 1 else 2e-2), key
+
+
+def test_two_processes_have_the_loss_of_one_where_labels_are_unknown(xrays: Path, tmp_path: Path) -> None:
+    """However many of them each process has."""
+    settings = SETTINGS | {"data.limit": 100, "class_weights": "balanced"}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    arguments = ("train", f"csv:{xrays}", "--model", "densenet_bc_10_4", "--epochs", "1", *words)
+    for ranks in (1, 2):
+        run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
+    ((one,), (two,)) = rows(tmp_path / "by-1"), rows(tmp_path / "by-2")
+    for key in ("train_loss", "val_loss"):
+        assert two[key] == pytest.approx(one[key], rel=1e-5), key
 
 
 def test_pieces_one_after_the_other_are_one_update(tmp_path: Path) -> None:

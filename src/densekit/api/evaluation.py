@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from densekit.api.run import data_folder, display_of, load, refuse_planned
-from densekit.config import DataConfig, describe
+from densekit.config import DataConfig, describe, value_of
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import FileImages, SkipList
@@ -128,10 +127,7 @@ def _with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> Data
     for key in settings:
         if key not in known:
             raise UnknownName("setting of evaluation", key, known)
-    values = {
-        key.removeprefix("data."): yaml.safe_load(value) if isinstance(value, str) else value
-        for key, value in settings.items()
-    }
+    values = {key.removeprefix("data."): value_of(value) for key, value in settings.items()}
     try:
         return DataConfig.model_validate(config.model_dump() | values)
     except ValidationError as error:

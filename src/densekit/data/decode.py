@@ -1,7 +1,8 @@
 """Bytes or a file -> an upright 8-bit image. The only decoder: what training saw is what prediction and serving see.
 
 The content decides the format, never the suffix, and only the formats of the table below are opened: Pillow's other
-readers are for the curious, and one of them starts Ghostscript. Embedded colour profiles are not applied.
+readers are for the curious, and one of them starts Ghostscript. Embedded colour profiles are not applied. DICOM is
+pydicom's.
 
 Anything wrong with an image is a `BadImage` with a code of `ERROR_CODES`; whatever the bytes, nothing else escapes.
 """
@@ -21,7 +22,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from densekit.data import pillow
+from densekit.data import dicom, pillow
+from densekit.data.dicom import Dicom, Window
+from densekit.data.window import to_8_bits, windowed
 from densekit.errors import BadImage, InvalidInput
 
 Source = bytes | str | os.PathLike[str]
@@ -32,7 +35,8 @@ ERROR_CODES = {
     "missing": "there is no such file",
     "unreadable": "a folder or a device, a file without permission, or a failing disk",
     "empty_file": "no bytes at all",
-    "not_an_image": "does not begin like any format that is read",
+    "not_an_image": "does not begin like any format that is read, or has no picture",
+    "no_reader": "of a format whose reader, an extra, is not installed",
     "truncated": "ends before its last pixel",
     "corrupt": "begins like an image, but is damaged",
     "too_many_pixels": "its header claims more pixels than the limit; they were not decoded",
@@ -53,22 +57,27 @@ class Decoded:
     notices: tuple[str, ...] = ()
 
 
-def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> Decoded:
     """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
 
     Transparency is laid over white, as on a page, unless 4 channels are asked for: dropping the alpha channel would
     show whatever colour the editor left under transparent pixels. Values past 8 bits are scaled, never clipped: white
     is 65535 for 16-bit integers, and for 32-bit ones that fit into 16; it is 1.0 for floats. Grey is Rec. 601 luma.
-    Of an animation or a document the first picture is taken, with a notice.
+    With a `window`, (centre, width), black is centre - width / 2 and white centre + width / 2 instead, and what lies
+    beyond is clipped: in grey images of more than 8 bits, and in DICOM, which otherwise has its own. Of an animation or
+    a document the first picture is taken, with a notice.
     """
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels) as (image, name):
+        if isinstance(image, Dicom):
+            shown, said = image.pixels(window)
+            return Decoded(_with_channels(shown, channels), tuple(said))
         raw_mode = pillow.raw_mode(image)
         image.load()
         notices: list[str] = []
         if image.mode in _DEEP_MODES:
-            pixels = _scaled(image, raw_mode, name, notices)
+            pixels = _scaled(image, raw_mode, name, notices, window)
         else:
             pillow.fix_colour_key(image, raw_mode)
             pixels = _shallow(image)
@@ -85,7 +94,7 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
-IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes)
+IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes) | {*dicom.SUFFIXES}
 """Lower-case suffixes of the files that a scan of a folder takes for images."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -104,22 +113,26 @@ _UPRIGHT = {
 
 
 @contextmanager
-def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
     name = _name(source)
     with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
         known = image = None
         try:
-            head = stream.read(16)
+            head = stream.read(132)
             if not head:
                 raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
-            known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
-            if known is None:
-                formats = ", ".join(pillow.FORMATS)
+            if dicom.BEGINS.match(head):  # asked first: the 128 bytes before may be a TIFF's
+                image = Dicom(stream, name)
+            else:
+                known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
+            if known is not None:
+                image = known.open(stream)
+            if image is None:
+                formats = ", ".join((*pillow.FORMATS, "DICOM"))
                 raise BadImage(
                     "not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it"
                 )
-            image = known.open(stream)
             width, height = image.size
             if width * height > max_pixels:
                 raise BadImage(
@@ -127,7 +140,8 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFi
                     f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
                     "make it smaller, or raise max_pixels",
                 )
-            pillow.check_layout(image, stream, max_pixels)
+            if not isinstance(image, Dicom):
+                pillow.check_layout(image, stream, max_pixels)
             yield image, name
         except BadImage:
             raise
@@ -177,7 +191,7 @@ def _explained(error: Exception, name: str, max_pixels: int, ended: bool) -> Bad
 _UNSUPPORTED = re.compile(
     r"unsupported bmp|cannot handle|unknown pixel mode|not yet supported|decoder \S+ not available", re.I
 )
-_TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|cannot load", re.I)
+_TRUNCATED = re.compile(r"truncated|incomplete|not enough|less than expected|reached eof|cannot load", re.I)
 
 
 def _reason(error: Exception) -> str:
@@ -204,10 +218,16 @@ def _shallow(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _scaled(image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str]) -> Image.Image:
+def _scaled(
+    image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str], window: Window | None
+) -> Image.Image:
     """Values of more than 8 bits -> L, or RGBA if one value is transparent."""
     values = np.asarray(image)
-    if image.mode == "F":
+    if window is not None:
+        if np.isnan(values).any():
+            raise BadImage("unsupported_values", f"{name} holds values that are no numbers; save it anew, or remove it")
+        grey = to_8_bits(windowed(values, *window))
+    elif image.mode == "F":
         notices.append("floating point: 0 is black, 1 is white")
         _check_range(values, 1, "floats", name)
         grey = (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -96,7 +96,8 @@ class Classifier:
 
     def _decode(self, source: ImageSource, max_pixels: int) -> Decoded | BadImage:
         try:
-            return decode(source, channels=self.card.preprocessing.channels, max_pixels=max_pixels)
+            preprocessing = self.card.preprocessing
+            return decode(source, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
         except BadImage as error:
             return error
 
