@@ -25,6 +25,7 @@ from densekit.errors import BadData, BadImage
 from tests.data.pictures import code_of, encoded, tiff
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)  # 12 bits of 16, as X-ray detectors give
+VALUES = RAMP.astype(int)
 
 
 def dicom(values: np.ndarray, photometric: str = "MONOCHROME2", **elements: Any) -> bytes:
@@ -57,7 +58,7 @@ def grey(content: bytes, window: tuple[float, float] | None = None) -> np.ndarra
 def test_a_file_without_a_window_is_shown_from_its_lowest_to_its_highest_value() -> None:
     shown = grey(dicom(RAMP, BitsStored=12))
     assert (shown.min(), shown.max()) == (0, 255)
-    assert np.abs(shown - RAMP * 255 / 4080).max() <= 0.5
+    assert np.abs(shown - VALUES * 255 / 4080).max() <= 0.5
     assert len(np.unique(grey(dicom(np.full((4, 4), 7, np.uint16))))) == 1
 
 
@@ -81,7 +82,7 @@ def test_rescaling_comes_before_the_window() -> None:
     """Of CT: stored values are Hounsfield units, moved and scaled."""
     elements = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
     shown = grey(dicom(RAMP, BitsStored=12, **elements))
-    units = RAMP.astype(int) * 2 - 1024
+    units = VALUES * 2 - 1024
     assert shown[units < -160].max() == 0
     assert shown[units >= 240].min() == 255
     assert 120 < shown[np.abs(units - 40) < 20].mean() < 135
@@ -167,7 +168,7 @@ def test_without_pydicom_one_line_names_the_extra(tmp_path: Path) -> None:
 def test_16_bit_greyscale_is_shown_through_the_window(kind: str) -> None:
     content = encoded(Image.fromarray(RAMP), kind)
     assert grey(content).max() == 16  # all of 16 bits: nearly black
-    assert np.abs(grey(content, (2048, 4096)) - RAMP * 255 / 4096).max() <= 0.5
+    assert np.abs(grey(content, (2048, 4096)) - VALUES * 255 / 4096).max() <= 0.5
     assert grey(content, (2048, 1024))[RAMP >= 2560].min() == 255
 
 

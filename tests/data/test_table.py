@@ -157,6 +157,12 @@ def test_a_column_may_say_the_split(tmp_path: Path) -> None:
     }
 
 
+def test_the_columns_that_are_used_are_named(tmp_path: Path) -> None:
+    """So that one that was found by its name is no surprise."""
+    path = write(tmp_path, "Image Index,Patient ID,a,b\n0.png,1,1,0\n1.png,2,0,1\n")
+    assert read(path, label_columns="a,b").columns == "images Image Index; labels a, b; groups Patient ID"
+
+
 def patients_of(path: Path, **settings: object) -> dict[str, set[str]]:
     """Of each split."""
     splits = divide(read(path, label_columns=FINDINGS, **settings), config(path, label_columns=FINDINGS, **settings))

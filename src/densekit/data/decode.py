@@ -117,22 +117,21 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFi
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
     name = _name(source)
     with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
-        known = image = None
+        known: pillow.Format | None = None
+        image: ImageFile.ImageFile | Dicom | None = None
         try:
             head = stream.read(132)
             if not head:
                 raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
-            if dicom.BEGINS.match(head):  # asked first: the 128 bytes before may be a TIFF's
-                image = Dicom(stream, name)
-            else:
+            is_dicom = dicom.BEGINS.match(head)  # whatever the 128 bytes before are: some are a TIFF's
+            if not is_dicom:
                 known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
-            if known is not None:
-                image = known.open(stream)
-            if image is None:
+            if known is None and not is_dicom:
                 formats = ", ".join((*pillow.FORMATS, "DICOM"))
                 raise BadImage(
                     "not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it"
                 )
+            image = Dicom(stream, name) if known is None else known.open(stream)
             width, height = image.size
             if width * height > max_pixels:
                 raise BadImage(
@@ -191,7 +190,9 @@ def _explained(error: Exception, name: str, max_pixels: int, ended: bool) -> Bad
 _UNSUPPORTED = re.compile(
     r"unsupported bmp|cannot handle|unknown pixel mode|not yet supported|decoder \S+ not available", re.I
 )
-_TRUNCATED = re.compile(r"truncated|incomplete|not enough|less than expected|reached eof|cannot load", re.I)
+_TRUNCATED = re.compile(
+    r"truncated|incomplete|not enough|less than expected|cannot reshape|reached eof|cannot load", re.I
+)
 
 
 def _reason(error: Exception) -> str:

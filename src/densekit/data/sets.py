@@ -117,6 +117,8 @@ class DataSet:
     """Published statistics, in units where a pixel is 0 to 1; none: measured on the training images."""
     std: tuple[float, ...] | None = None
     skipped: "SkipList" = field(default_factory=lambda: SkipList(0))
+    columns: str = ""
+    """Of a table, which of its columns are what; for people."""
 
     @property
     def multi_label(self) -> bool:

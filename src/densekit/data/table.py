@@ -64,9 +64,11 @@ def table(path: Path, config: DataConfig) -> DataSet:
     """
     content = _read(path)
     root = path.parent if config.image_root is None else Path(config.image_root).expanduser()
-    names = content.column(_named(content, config.path_column, _PATHS, "path_column", "the images"))
+    path_column = _named(content, config.path_column, _PATHS, "path_column", "the images")
+    names = content.column(path_column)
     _refuse_twice(content, names)
-    classes, labels = _labels(content, config)
+    label_columns = config.label_columns or (_named(content, None, _LABELS, "label_columns", "the labels"),)
+    classes, labels = _labels(content, label_columns, config)
     group_column = config.group_column or content.usual(_GROUPS)
     groups = None if group_column is None else content.column(group_column)
     split_column = config.split_column or content.usual(_SPLIT)
@@ -84,7 +86,9 @@ def table(path: Path, config: DataConfig) -> DataSet:
             splits[split] = FileImages(
                 tuple(paths[i] for i in at), labels[torch.tensor(at, dtype=torch.int64)], root, chosen
             )
-    return DataSet(f"csv:{path}", classes, splits, skipped=skipped)
+    used = {"images": path_column, "labels": ", ".join(label_columns), "groups": group_column, "splits": split_column}
+    columns = "; ".join(f"{what} {column}" for what, column in used.items() if column is not None)
+    return DataSet(f"csv:{path}", classes, splits, skipped=skipped, columns=columns)
 
 
 def _read(path: Path) -> _Table:
@@ -125,11 +129,8 @@ def _refuse_twice(content: _Table, names: Sequence[str]) -> None:
         seen[name] = line
 
 
-def _labels(content: _Table, config: DataConfig) -> tuple[tuple[str, ...], Tensor]:
+def _labels(content: _Table, columns: tuple[str, ...], config: DataConfig) -> tuple[tuple[str, ...], Tensor]:
     """Class names, and labels (N,) or (N, classes)."""
-    columns = config.label_columns
-    if columns is None:
-        columns = (_named(content, None, _LABELS, "label_columns", "the labels"),)
     blank = 0.0 if config.blank_labels == "absent" else math.nan
     if len(columns) > 1:
         return columns, torch.tensor([_numbers(content, name, blank) for name in columns]).T.contiguous()

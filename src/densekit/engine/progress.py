@@ -43,8 +43,10 @@ class Display:
         """What is about to happen, and what it will cost."""
         channels, height, width = forecast.input
         classes = counted(forecast.classes, "class", "classes")
-        rows = {
-            "images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items()),
+        rows = {"images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())}
+        if forecast.columns:
+            rows["columns"] = forecast.columns
+        rows |= {
             "input": f"{height} x {width}, {counted(channels, 'channel')}; {classes}",
             "network": f"{forecast.parameters:,} parameters, {amount(forecast.macs)} MACs an image",
         }

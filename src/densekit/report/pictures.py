@@ -79,9 +79,9 @@ def _image(images: Images, sample: int, prepared: Prepared) -> Image.Image | Non
     if isinstance(images, ArrayImages):
         return _from_pixels(images.pixels[sample])
     channels = 1 if prepared.preprocessing.channels == 1 else 3
-    options = {"max_pixels": prepared.recipe.data.max_pixels, "window": prepared.preprocessing.window}
+    limit, window = prepared.recipe.data.max_pixels, prepared.preprocessing.window
     try:
-        return decode(images.paths[sample], channels=channels, **options).image
+        return decode(images.paths[sample], channels=channels, max_pixels=limit, window=window).image
     except BadImage:
         return None
 
