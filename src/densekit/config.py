@@ -315,6 +315,10 @@ class Recipe(Frozen):
     device: str = "auto"
     seed: NonNegativeInt = 0
 
+    def side(self, epoch: int) -> int | None:
+        """Pixels square of training images in an epoch, counted from 0, if `resize` says."""
+        return next((side for share, side in reversed(self.resize) if epoch >= share * self.epochs), None)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.select == "best" and self.data.protocol == "final":

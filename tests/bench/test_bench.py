@@ -17,6 +17,7 @@ from densekit.bench.chart import read_reports, write_chart
 from densekit.bench.contenders import CannotTakePart, Contender, contenders
 from densekit.bench.job import Job
 from densekit.bench.memory import saved_bytes
+from densekit.bench.race import Course, milestones, race
 from densekit.bench.rounds import TRIAL, play
 from densekit.bench.runners import Training
 from densekit.bench.suite import Settings, benchmark
@@ -212,6 +213,8 @@ def test_a_network_that_peers_lack_is_said_to_be_so(name: str) -> None:
         (["bench", "train", "--threads", "1,5000"], 2, "more than this process has cores"),
         (["bench", "train", "--batch", "1"], 2, "pass 2 or more"),
         (["bench", "train", "--repeats", "0"], 2, "--repeats 0"),
+        (["bench", "train", "--epochs", "3"], 2, "densekit bench accuracy"),
+        (["bench", "accuracy", "--model", "densenet_40_12"], 2, "torchvision"),
         (["bench", "chart", "nowhere"], 3, "no reports in nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -246,3 +249,27 @@ def test_a_foreign_file_among_reports_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(BadData, match=r"other\.json is no report"):
         read_reports(tmp_path)
+
+
+def test_a_race_trains_the_same_on_both_sides(tmp_path: Path) -> None:
+    """Equal weights, batches and augmentation: the curves part by rounding alone."""
+    said: list[str] = []
+    course = Course(model=MODEL, data="digits", images=300, epochs=2, out=tmp_path)
+    report = race(course, tmp_path / "data", said.append)
+    assert [row["name"] for row in report["rows"]] == ["densekit", "torchvision", "torchvision", "densekit"]
+    assert len(said) == 4
+    ours, theirs = ([row for row in report["rows"] if row["name"] == name] for name in ("densekit", "torchvision"))
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["train_loss"] == pytest.approx(their["train_loss"], rel=1e-2)
+    assert ours[1]["seconds"] > ours[0]["seconds"] > 0
+    assert json.loads((tmp_path / "time-to-accuracy.json").read_text()) == report
+    assert (tmp_path / "time-to-accuracy.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "time-to-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_milestones_are_what_both_have_reached() -> None:
+    rows = [
+        {"name": name, "val_top1": top1, "seconds": seconds}
+        for name, top1, seconds in [("a", 0.5, 1), ("b", 0.5, 2), ("a", 0.8, 3), ("b", 0.7, 4), ("a", 0.75, 5)]
+    ]
+    assert milestones(rows) == [(0.5, {"a": 1, "b": 2}), (0.7, {"a": 3, "b": 4})]

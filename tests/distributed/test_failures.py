@@ -60,6 +60,48 @@ def test_without_restarts_the_others_end_soon_and_say_why(tmp_path: Path) -> Non
     run("resume", "run", folder=tmp_path, ranks=2)
 
 
+def test_without_their_torchrun_the_processes_end_and_the_run_can_go_on(tmp_path: Path) -> None:
+    """It holds the store through which they hear of each other."""
+    (tmp_path / "whole").mkdir()
+    words = [word.replace("digits", "synthetic:8x8x1:4:20000").replace("=600", "=null") for word in ARGUMENTS]
+    run(*words[:5], "1", *words[6:], folder=tmp_path / "whole", ranks=2)
+    process = start(*words[:5], "1", *words[6:], folder=tmp_path, ranks=2)
+    wait_for((tmp_path / "run" / "checkpoints" / "last" / "state.json").exists)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    wait_for(lambda: not any(map(_runs, workers)), 60)
+    process.communicate(timeout=10)
+    run("resume", "run", folder=tmp_path, ranks=2)
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")
+
+
+def test_a_stop_during_validation_comes_back_to_it(tmp_path: Path) -> None:
+    words = ("train", "synthetic:16x16x1:4:6000", *ARGUMENTS[2:4], "--epochs", "2", "--out", "run")
+    words += ("--set", "data.val_fraction=0.8", "--set", "batch_size=100")
+    (tmp_path / "whole").mkdir()
+    run(*words, folder=tmp_path / "whole", ranks=2)
+    process = start(*words, folder=tmp_path, ranks=2)
+    last = tmp_path / "run" / "checkpoints" / "last" / "state.json"
+    steps = int(rows(tmp_path / "whole" / "run")[0]["step"])
+    wait_for(lambda: progress_of(last).get("step_in_epoch") == steps)  # saved for the time of the validation
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0, err
+    run("resume", "run", folder=tmp_path, ranks=2)
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def progress_of(state: Path) -> dict[str, int]:
+    try:
+        return json.loads(state.read_text())["progress"]
+    except OSError:
+        return {}  # it is being replaced
+
+
 @pytest.fixture
 def two_hosts() -> Iterator[list[str]]:
     """Two network namespaces, host-a with address 10.77.0.1 and host-b with 10.77.0.2, and a cable between them."""
@@ -82,14 +124,15 @@ def two_hosts() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
-def on_host(name: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+def on_host(name: str, folder: Path, *words: str, restarts: int = 0) -> subprocess.Popen[str]:
     """One of two hosts: one process, rendezvous on the first host."""
-    launcher = command(*words, ranks=2)
+    launcher = command(*words, ranks=2, restarts=restarts)
     at = launcher.index("--standalone")
     first = name.endswith("a")
     launcher[at : at + 2] = [
         "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29511", "--rdzv-id=test",
-        f"--rdzv-conf=is_host={int(first)}", f"--local-addr=10.77.0.{1 if first else 2}",
+        # Without it torchrun would wait two minutes and more for a rendezvous that it cannot reach.
+        f"--rdzv-conf=is_host={int(first)},read_timeout=10", f"--local-addr=10.77.0.{1 if first else 2}",
     ]  # fmt: skip
     environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "cable"}
     return subprocess.Popen(
@@ -119,8 +162,8 @@ def test_two_hosts_train_together_and_end_when_one_is_cut_off(two_hosts: list[st
         workers = [Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split() for p in processes]
         assert [len(each) for each in workers] == [1, 1]
         subprocess.run(["ip", "-n", two_hosts[1], "link", "set", "cable", "down"], check=True)
-        # The training processes end; torchrun itself may wait longer for a rendezvous that cannot be reached.
-        wait_for(lambda: not any(_runs(pid) for each in workers for pid in each), 60)
+        everybody = [str(process.pid) for process in processes] + [pid for each in workers for pid in each]
+        wait_for(lambda: not any(map(_runs, everybody)), 60)
     finally:
         for process in processes:
             process.kill()
@@ -129,3 +172,20 @@ def test_two_hosts_train_together_and_end_when_one_is_cut_off(two_hosts: list[st
     # Two processes, wherever they are.
     run("resume", "run", folder=tmp_path, ranks=2)
     assert state_of(tmp_path / "run")["model.safetensors"] == state_of(tmp_path / "whole" / "run")["model.safetensors"]
+
+
+def test_two_hosts_start_again_when_a_process_of_one_is_killed(two_hosts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    run(*ARGUMENTS, folder=tmp_path / "whole", ranks=2)
+    processes = [on_host(name, tmp_path, *ARGUMENTS, restarts=2) for name in two_hosts]
+    try:
+        wait_for((tmp_path / "run" / "metrics.jsonl").exists, 120)
+        second = processes[1].pid
+        os.kill(int(Path(f"/proc/{second}/task/{second}/children").read_text().split()[0]), signal.SIGKILL)
+        said = [process.communicate(timeout=180)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "as a process had ended" in said[0] + said[1]
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")

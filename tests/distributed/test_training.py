@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from tests.data.xrays import SETTINGS
 from tests.faults.command import run
@@ -43,15 +42,15 @@ def test_two_processes_have_the_loss_of_one_where_labels_are_unknown(xrays: Path
         assert two[key] == pytest.approx(one[key], rel=1e-5), key
 
 
-def test_pieces_one_after_the_other_are_one_update(tmp_path: Path) -> None:
-    """Gradients of the whole batch; batch statistics are those of the pieces, so compare without batch norm's noise."""
-    arguments = (*ARGUMENTS, "--set", "accumulate=3")
+def test_pieces_one_after_the_other_train_on_several_processes(tmp_path: Path) -> None:
+    """They learn as fast; not alike, as batch statistics are those of the pieces."""
+    last = []
     for ranks in (1, 2):
-        run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
-    first, second = (load_file(tmp_path / f"by-{n}" / "checkpoints/last/model.safetensors") for n in (1, 2))
-    assert first.keys() == second.keys()
-    assert rows(tmp_path / "by-1")[-1]["train_loss"] < rows(tmp_path / "by-1")[0]["train_loss"]
-    assert rows(tmp_path / "by-2")[-1]["train_loss"] < rows(tmp_path / "by-2")[0]["train_loss"]
+        run(*ARGUMENTS, "--set", "accumulate=3", "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
+        first, *_, end = (row["train_loss"] for row in rows(tmp_path / f"by-{ranks}"))
+        assert end < first
+        last.append(end)
+    assert last[1] == pytest.approx(last[0], rel=0.1)
 
 
 def test_only_one_process_writes_and_speaks(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import yaml
 
 import densekit
 from densekit import ops
-from densekit.engine import choice
+from densekit.api.training import compose
+from densekit.engine import choice, forecast_of, prepare
+from densekit.errors import BadData
+from densekit.models.cost import cost_of
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +135,28 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, files, lef
 def test_the_reason_names_all_other_plans():
     """Also one that took exactly as long."""
     assert choice.Choice("concat", {"concat": 1.0, "shared": 1.0}, 0).reason() == "shared took 1.0 times as long"
+
+
+def test_a_first_batch_without_a_readable_image_is_passed_over(photos: Path, tmp_path: Path) -> None:
+    settings = {"data.image_size": 16, "batch_size": 2, "data.max_bad": 2}
+    prepared = prepare(compose(str(photos), model="densenet_bc_10_4", settings=settings), tmp_path)
+    train = prepared.data.splits["train"]
+    for i in next(prepared.loader("train", prepared.recipe.augment).epoch(0)).samples.tolist():
+        train.paths[i].write_bytes(b"no picture")
+    assert len(choice._first_images(prepared, macs=1_000_000)) == 2
+    for path in train.paths:
+        path.write_bytes(b"no picture")
+    with pytest.raises(BadData, match="none of the training images"):
+        choice._first_images(prepared, macs=1_000_000)
+
+
+def test_small_images_of_a_growing_run_are_expected_to_take_less_time(tmp_path: Path) -> None:
+    seconds = []
+    for resize in ([], [[0.0, 4], [0.5, 8]]):
+        prepared = prepare(compose("digits", epochs=4, settings={"resize": resize}), tmp_path)
+        assert prepared.model.config.image_size == (8, 8)
+        measured = choice.Choice("concat", {"concat": 1.0}, 0)
+        seconds.append(forecast_of(prepared, measured, cost_of(prepared.recipe.model)).seconds)
+        counts = {name: len(images) for name, images in prepared.data.splits.items()}
+    evaluation = (4 * counts["val"] + counts["test"]) / 3
+    assert seconds == pytest.approx([4 * counts["train"] + evaluation, 2.5 * counts["train"] + evaluation])

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import densekit
-from densekit.api import training
 from densekit.api.training import resume_until
 from densekit.config import AugmentConfig, OptimizerConfig, Recipe, with_settings
 from densekit.data.mixing import mixing_for
@@ -21,7 +20,7 @@ from densekit.engine.optimizer import optimizer_for
 from densekit.errors import Interrupted, InvalidInput
 from densekit.models import config_for
 from densekit.recipes import recipe_for
-from tests.faults.command import state_of
+from tests.faults.command import state_of, train_until
 
 SMALL = {"data.limit": 200, "batch_size": 50}
 
@@ -44,11 +43,8 @@ def test_all_of_it_resumes_exactly(precision: str, tmp_path: Path) -> None:
     }
     words = {"recipe": "modern", "model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
     whole = densekit.train("digits", out=tmp_path / "whole", **words).folder
-    cut, fit = tmp_path / "cut", training.fit
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit", lambda *given, **named: fit(*given, **named | {"until": 3}))
-        with pytest.raises(Interrupted):
-            densekit.train("digits", out=cut, **words)
+    cut = tmp_path / "cut"
+    train_until(3, "digits", out=cut, **words)
     for step in (4, 6):  # the second of two epochs
         with pytest.raises(Interrupted):
             resume_until(cut, step, None, Console(quiet=True))

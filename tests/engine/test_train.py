@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import densekit
 from densekit.config import DataConfig, Recipe, ScheduleConfig
 from densekit.engine import train
+from densekit.engine.precision import repeatable
 from densekit.engine.schedule import learning_rate
 from densekit.engine.state import TrainState
 from densekit.errors import Diverged
@@ -80,6 +81,47 @@ def test_every_checkpoint_counts_the_time_up_to_it(tmp_path: Path, monkeypatch: 
     assert seconds[0] == 0 < seconds[1]
     assert seconds == sorted(seconds)
     assert seconds[4] > seconds[1]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1e-9, 11), (1e9, 3)])
+def test_checkpoints_come_by_the_clock_too(
+    seconds: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Besides the first and those of the epochs' ends: after each of four steps."""
+    saved: list[int] = []
+    save = train.save_checkpoint
+
+    def record(folder: Path, state: TrainState, *others: Any) -> None:
+        saved.append(state.progress.step)
+        save(folder, state, *others)
+
+    monkeypatch.setattr(train, "save_checkpoint", record)
+    settings = SMALL | {"checkpoint.every_seconds": seconds}
+    densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
+    assert len(saved) == expected
+
+
+def test_who_reads_along_may_leave(tmp_path: Path) -> None:
+    """`densekit train ... 2>&1 | head -n 1`: the run goes on."""
+    words = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "2", "--out", "run"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "densekit", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()
+        process.stderr.close()
+        assert process.stdout is not None
+        assert b"top-1" in process.stdout.read()
+    assert process.returncode == 0
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_cudnn_adds_up_in_one_order_during_a_run() -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with repeatable(torch.device("cuda")):
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+    assert (cudnn.deterministic, cudnn.benchmark) == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -6,6 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+import densekit
+from densekit.api import training
+from densekit.errors import Interrupted
 
 # What torchrun itself warns about, and one thread a process: tests start more of these than there are cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -34,6 +41,15 @@ def start(*words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0) -
         text=True,
         start_new_session=True,
     )
+
+
+def train_until(step: int, data: str, **words: Any) -> None:
+    """`densekit.train(data, **words)`, told to stop after that step, as by a signal."""
+    fit = training.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
+        with pytest.raises(Interrupted):
+            densekit.train(data, **words)
 
 
 def run(*words: str | Path, folder: Path, ranks: int = 1, status: int = 0, restarts: int = 0) -> tuple[str, str]:

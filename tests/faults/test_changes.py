@@ -72,6 +72,18 @@ def test_changed_images_are_named_and_refused(tmp_path: Path) -> None:
         densekit.resume(run.folder, epochs=3)
 
 
+def test_so_is_an_image_that_is_as_long_as_before(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    settings = {"data.image_size": 16, "batch_size": 8}
+    run = densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
+    path = photos / "cat" / "0.png"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ProofFailed, match="images"):
+        densekit.resume(run.folder, epochs=2)
+
+
 def test_another_number_of_threads_is_named_and_gone_on_with(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

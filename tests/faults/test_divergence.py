@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import densekit
-from densekit.engine import runs
+from densekit.api.training import compose
+from densekit.engine import prepare, runs, train
 from densekit.errors import BadData, Diverged
 from tests.conftest import write_photos
-from tests.faults.command import run
+from tests.faults.command import run, state_of, train_until
 
 DIVERGING = {"data.limit": 200, "batch_size": 50, "optimizer.lr": 1e20, "schedule.name": "steps"}
 
@@ -43,6 +45,31 @@ def test_going_back_lowers_the_rate_until_it_holds(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (finished.folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start", "rollback", "finish"]
     assert all(row["train_loss"] < 10 for row in runs.metrics(finished.folder))
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(tmp_path: Path) -> None:
+    """The loss may be finite all the same, as where a square root meets zero."""
+    recipe = compose("digits", model="densenet_bc_10_4", settings={"data.limit": 64})
+    prepared = prepare(recipe, tmp_path)
+    state = train.start(prepared)
+    before = {name: tensor.clone() for name, tensor in state.model.named_parameters()}
+    prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
+    batch = next(prepared.loader("train", recipe.augment).epoch(0))
+    outcome = train.train_step(state, batch, prepared, 0.1, [len(batch.samples)])
+    assert np.isfinite(outcome.loss)
+    assert outcome.fault == "gradient became nan"
+    for name, tensor in state.model.named_parameters():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.slow
+def test_torchrun_does_not_diverge_again_and_again(tmp_path: Path) -> None:
+    settings = [word for key, value in DIVERGING.items() for word in ("--set", f"{key}={value}")]
+    words = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--out", "run", *settings)
+    _, err = run(*words, folder=tmp_path, ranks=2, restarts=2, status=1)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "diverged"]
+    assert "the loss became" in err
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -86,6 +113,21 @@ def test_a_batch_without_a_single_readable_image_is_passed_over(tmp_path: Path) 
             out=tmp_path / "other",
             settings=settings | {"data.max_bad": 3},
         )
+
+
+def test_bad_files_met_before_a_stop_are_known_after_it(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    for name in ("cat/0.png", "dog/3.png", "dog/5.png"):
+        (photos / name).write_bytes(b"no picture")
+    words = {"model": "densenet_bc_10_4", "epochs": 2}
+    settings = {"data.image_size": 16, "batch_size": 4, "data.max_bad": 3}
+    whole = densekit.train(str(photos), out=tmp_path / "whole", settings=settings, **words).folder
+    for step in (1, 3, 5):
+        cut = tmp_path / f"cut-{step}"
+        train_until(step, str(photos), out=cut, settings=settings, **words)
+        densekit.resume(cut)
+        assert state_of(cut) == state_of(whole)
+        assert (cut / "skipped.csv").read_text() == (whole / "skipped.csv").read_text()
 
 
 def test_one_black_picture_is_no_divergence(tmp_path: Path) -> None:

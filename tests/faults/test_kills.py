@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_photos
 from tests.faults.command import run, start, state_of
 
 # Dropout and the average of the weights: everything that has a state. Three steps between checkpoints, so that most
@@ -37,18 +38,18 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def survive(folder: Path, ranks: int, number: int, kills: int) -> None:
+def survive(folder: Path, ranks: int, number: int, kills: int, arguments: tuple[str, ...] = ARGUMENTS) -> None:
     """Kills a run and resumes it, again and again, and compares each that comes to its end; until `kills` are done."""
     (folder / "whole").mkdir()
     started = time.monotonic()
-    run(*ARGUMENTS, folder=folder / "whole", ranks=ranks)
+    run(*arguments, folder=folder / "whole", ranks=ranks)
     length = time.monotonic() - started
     expected = state_of(folder / "whole" / "run")
     chance = random.Random(ranks * 100 + number)  # the same moments each time, as far as a clock can tell
     done = 0
     for here in map(folder.joinpath, map(str, itertools.count())):
         here.mkdir()
-        words: tuple[str, ...] = ARGUMENTS
+        words = arguments
         ended = False
         while not ended:
             process = start(*words, folder=here, ranks=ranks)
@@ -62,7 +63,7 @@ def survive(folder: Path, ranks: int, number: int, kills: int) -> None:
             ended = process.returncode == 0
             assert ended or killed, err
             # A run that was killed before it had a folder is none.
-            words = ("resume", "run") if (here / "run" / "config.yaml").exists() else ARGUMENTS
+            words = ("resume", "run") if (here / "run" / "config.yaml").exists() else arguments
         assert state_of(here / "run") == expected, f"after kill {done}"
         if done >= kills:
             return
@@ -78,6 +79,21 @@ def test_a_killed_run_resumes_to_the_same_bits(number: int, tmp_path: Path) -> N
 def test_three_processes_add_up_alike_after_a_kill(tmp_path: Path) -> None:
     """From three on, a sum depends on the order of its terms."""
     survive(tmp_path, 3, signal.SIGKILL, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("ranks", "number"), [(2, signal.SIGKILL), (1, signal.SIGTERM)])
+def test_so_does_the_modern_recipe_on_files(ranks: int, number: int, tmp_path: Path) -> None:
+    """AdamW, half precision with a scaled loss, mixing, policies, resizing, and processes that decode."""
+    photos = write_photos(tmp_path / "photos", count=60)
+    arguments = (
+        "train", str(photos), "--model", "densenet_bc_10_4", "--recipe", "modern", "--epochs", "4", "--out", "run",
+        "--set", "optimizer.name=adamw", "--set", "optimizer.lr=0.001", "--set", "precision=float16",
+        "--set", "resize=[[0.0, 12], [0.5, 16]]", "--image-size", "16", "--set", "data.workers=2",
+        "--set", "batch_size=12", "--set", "checkpoint.every_steps=2", "--set", "accumulate=2",
+    )  # fmt: skip
+    survive(tmp_path, ranks, number, 4, arguments)
 
 
 @pytest.mark.slow

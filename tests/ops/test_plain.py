@@ -166,21 +166,51 @@ SURGERY: dict[str, tuple[Callable[[nn.Module], object], int]] = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("change", SURGERY)
-@pytest.mark.parametrize("mode", ["training", "evaluation", "inference"])
+@pytest.mark.parametrize("mode", ["training", "evaluation", "inference", "inference again"])
 def test_surgery_changes_every_plan_alike(plan, change, mode, used):
+    """Again: on a network that has run before, and whose blocks are known."""
     edit, blocks = SURGERY[change]
-    dtype = torch.float32 if mode == "inference" else torch.float64
+    inferring = mode.startswith("inference")
+    dtype = torch.float32 if inferring else torch.float64
     model = network(dtype=dtype).train(mode == "training")
+    x = images(3, 3, 15, 14, dtype=dtype)
     found = []
     for each in ("concat", plan):
         twin = with_plan(model, each)
-        edit(twin)
-        with torch.set_grad_enabled(mode != "inference"):
-            found.append(twin(images(3, 3, 15, 14, dtype=dtype)).detach())
-            used.clear() if each == "concat" else None
-    tolerance = 1e-4 if mode == "inference" else 1e-10
+        with torch.set_grad_enabled(not inferring):
+            if mode == "inference again":
+                twin(x)
+            edit(twin)
+            used.clear()
+            found.append(twin(x).detach())
+    tolerance = 1e-4 if inferring else 1e-10
     torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance * float(found[0].abs().max()))
     assert len(used) == (blocks if plan == "shared" else 0)
+
+
+@pytest.mark.parametrize("name", ["", "norm1", "relu2", "conv1"])
+def test_a_hook_on_a_network_that_has_run_before_is_called(name):
+    model = with_plan(network(dtype=torch.float32), "shared").eval()
+    calls: list[int] = []
+    with torch.inference_mode():
+        model(images(dtype=torch.float32))
+        handle = layer(model).get_submodule(name).register_forward_hook(lambda *_: calls.append(1))
+        model(images(dtype=torch.float32))
+        assert calls == [1]
+        handle.remove()
+        model(images(dtype=torch.float32))
+    assert calls == [1]
+
+
+def test_dropout_that_is_switched_on_later_drops():
+    """As Monte Carlo dropout does it."""
+    model = with_plan(network(dtype=torch.float32), "shared").eval()
+    x = images(dtype=torch.float32)
+    layer(model).drop2 = nn.Dropout(0.5).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(x), model(x))
+        layer(model).drop2.train()
+        assert not torch.equal(model(x), model(x))
 
 
 def put(name: str, make: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], None]:

@@ -117,6 +117,29 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
         actual = native.normalise_backward(dx, x, direct, scale, shift, centre)
         extra = None if direct is None else direct.double()
         close(actual, primitives.normalise_backward(*doubles(dx, x), extra, *doubles(scale, shift, centre)))
+    _compare_blocks(x, size, width, growth)
+
+
+def _compare_blocks(x: Tensor, size: tuple[int, int, int], width: int, growth: int) -> None:
+    channels, layers, blocks = x.shape[1], 3, {}
+    for kernels in (native, primitives):
+        torch.manual_seed(1)
+        tensors = []
+        for seen in range(channels, channels + layers * growth, growth):
+            weights = (torch.randn(width, seen, 1, 1), torch.rand(width), torch.randn(growth, width, 3, 3) / width)
+            affine = (torch.rand(seen) + 0.5, torch.randn(seen))
+            bias = torch.randn(width)
+            if kernels is primitives:
+                weights, affine, (bias,) = doubles(*weights), doubles(*affine), doubles(bias)
+            tensors += [*affine, kernels.pack_dense_layer(*weights), bias]
+        blocks[kernels] = kernels.block_weights(tensors)
+    behind = (torch.rand(seen + growth) + 0.5, torch.randn(seen + growth))
+    for pool in (None, 1, 2):
+        if pool is None or min(size[1:]) >= pool:
+            sizes = (size, layers, width, growth)
+            tail, truth_tail = (None, None) if pool is None else ((*behind, pool), (*doubles(*behind), pool))
+            actual = native.dense_block(x, blocks[native], tail, *sizes)
+            close(actual, primitives.dense_block(x.double(), blocks[primitives], truth_tail, *sizes))
 
 
 def test_statistics_of_a_large_offset_keep_their_digits():

@@ -12,7 +12,7 @@ from densekit.data.sets import ArrayImages
 from densekit.data.split import divide
 from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
-from densekit.engine.progress import Display
+from densekit.engine.progress import Display, Log
 from densekit.errors import InvalidInput
 
 # Forms of DATA that are to come, and what to do until then.
@@ -92,4 +92,4 @@ def refuse_planned(data: str) -> None:
 
 def display_of(console: Console | None, world: World) -> Display:
     """Of the process that speaks; the others have one that nobody sees."""
-    return Display((console or Console(stderr=True)) if world.leads else Console(quiet=True))
+    return Display((console or Log()) if world.leads else Console(quiet=True))

@@ -15,7 +15,7 @@ from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared
 from densekit.engine.state import Checkpoint, read_checkpoint
-from densekit.errors import DensekitError, InvalidInput, ProofFailed
+from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
@@ -100,7 +100,8 @@ def _create(folder: Path, prepared: Prepared) -> None:
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
-    return runs.held(folder) if world.leads else nullcontext()
+    """For this process, if it is the one that writes, and there is a run."""
+    return runs.held(folder) if world.leads and (folder / "config.yaml").exists() else nullcontext()
 
 
 def resume(
@@ -135,46 +136,39 @@ def _resume(
     accept_changes: bool,
     until: int | None = None,
 ) -> Run:
-    with _held(folder, world) if (folder / "config.yaml").exists() else nullcontext():
-        return _go_on(folder, world, epochs, data_dir, console, accept_changes=accept_changes, until=until)
-
-
-def _go_on(
-    folder: Path,
-    world: World,
-    epochs: int | None,
-    data_dir: str | Path | None,
-    console: Console | None,
-    *,
-    accept_changes: bool,
-    until: int | None,
-) -> Run:
-    recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
-    if epochs is not None:
-        if epochs < recipe.epochs:
-            raise InvalidInput(f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink")
-        recipe = with_settings(recipe, {"epochs": epochs})
-    display = display_of(console, world)
-    if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
-        display.say(f"{folder} is finished; to train it longer: densekit resume {folder} --epochs {recipe.epochs + 10}")
-        return Run(folder, result)
-    prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
-    macs = cost_of(prepared.recipe.model).macs
-    if checkpoint is None:
-        display.say(f"{folder} has no checkpoint yet; training starts anew")
-        with threads.suitable(macs, recipe.batch_size):
-            return _finish(prepared, folder, display, None)
-    then = checkpoint.document["made_by"]
-    with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
-        _compare(continuity.changes(then, continuity.made_by(prepared)), folder, display, world, accept=accept_changes)
-        if world.leads:
-            with runs.writing(folder):
-                runs.write_recipe(folder, prepared.recipe)
-        return _finish(prepared, folder, display, checkpoint, until)
+    with _held(folder, world):
+        recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
+        if epochs is not None:
+            if epochs < recipe.epochs:
+                raise InvalidInput(
+                    f"--epochs {epochs} is less than the {recipe.epochs} of {folder}; a run cannot shrink"
+                )
+            recipe = with_settings(recipe, {"epochs": epochs})
+        display = display_of(console, world)
+        if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
+            longer = f"densekit resume {folder} --epochs {recipe.epochs + 10}"
+            display.say(f"{folder} is finished; to train it longer: {longer}")
+            return Run(folder, result)
+        prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
+        if checkpoint is None:
+            display.say(f"{folder} has no checkpoint yet; training starts anew")
+            with threads.suitable(cost_of(prepared.recipe.model).macs, recipe.batch_size):
+                return _finish(prepared, folder, display, None)
+        then = checkpoint.document["made_by"]
+        with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
+            changes = continuity.changes(then, continuity.made_by(prepared))
+            _compare(changes, folder, display, world, accept=accept_changes)
+            if world.leads:
+                with runs.writing(folder):
+                    runs.write_recipe(folder, prepared.recipe)
+            return _finish(prepared, folder, display, checkpoint, until)
 
 
 def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     recipe = runs.recipe_of(folder)
+    event = runs.last_event(folder)
+    if restarts() and event.get("event") == Diverged.__name__.lower():
+        raise Diverged(event["reason"])  # as it would again: torchrun starts anew whatever fails
     last = folder / "checkpoints" / "last"
     atomic.recover(last)
     return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)

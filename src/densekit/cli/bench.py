@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import Json
+from densekit.cli.options import DataDir, Json
 from densekit.errors import InvalidInput, UnknownName
 
 
 def bench(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="train|infer|memory|chart", help="What to measure. Default: all. chart: draw results."),
+        typer.Argument(
+            metavar="train|infer|memory|accuracy|chart",
+            help="What to measure. Default: the first three. accuracy: train beside torchvision. chart: draw results.",
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="Of the results to draw. Default: results/bench.")
@@ -25,6 +28,8 @@ def bench(
     threads: Annotated[str | None, typer.Option(metavar="N,...", help="Default: one, and all.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds; everybody has a turn in each.")] = None,
     plans: Annotated[str | None, typer.Option(metavar="PLAN,...", help="Of densekit. Default: all that apply.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="accuracy: how long to train. Default: 4.")] = None,
+    data_dir: DataDir = None,
     compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile, which takes minutes.")] = False,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/bench.")] = None,
@@ -43,10 +48,15 @@ def bench(
         for path in write_chart(folder or FOLDER, out, counts[-1] if counts else None):
             typer.echo(path)
         return
+    if what == "accuracy":
+        _race(model, counts, epochs, data_dir, out, as_json=as_json)
+        return
+    if epochs is not None or data_dir is not None:
+        raise InvalidInput("--epochs and --data-dir are for: densekit bench accuracy")
     if folder is not None:
         raise InvalidInput(f"{folder} is one argument too many; only chart takes a folder, otherwise: --out {folder}")
     if what not in (None, *KINDS):
-        raise UnknownName("benchmark", str(what), (*KINDS, "chart"))
+        raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "chart"))
     settings = Settings(
         kinds=tuple(kind for kind in KINDS if what in (None, kind)),
         models=tuple(model) if model else MODELS,
@@ -69,6 +79,38 @@ def bench(
         typer.echo(json.dumps(reports))
     else:
         typer.echo(f"written to {settings.out}; draw it: densekit bench chart {settings.out}")
+
+
+def _race(
+    model: list[str] | None,
+    threads: tuple[int, ...],
+    epochs: int | None,
+    data_dir: Path | None,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from densekit.api.run import data_folder
+    from densekit.bench.race import FILE, Course, milestones, race
+    from densekit.cli.show import console
+    from densekit.engine.progress import duration
+
+    default = Course()
+    course = Course(
+        model=model[-1] if model else default.model,
+        epochs=epochs or default.epochs,
+        count=threads[-1] if threads else default.count,
+        out=out or default.out,
+    )
+    progress = console()
+    report = race(course, data_folder(data_dir), lambda line: progress.print(line, soft_wrap=True, style="dim"))
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for goal, seconds in milestones(report["rows"]):
+        by = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items())
+        typer.echo(f"{goal:.0%} on validation: {by}; {seconds['torchvision'] / seconds['densekit']:.2f}x")
+    typer.echo(f"written to {course.out / FILE}")
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:

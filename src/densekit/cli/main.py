@@ -59,7 +59,7 @@ def main() -> NoReturn:
     except usage_error as error:
         _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped before there was anything to save", 130)
+        _fail("stopped; what had been saved is whole", 130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,11 +11,12 @@ from rich.text import Text
 from densekit.api import Run
 from densekit.engine import Result
 from densekit.engine.multi_label import MultiLabelResult
+from densekit.engine.progress import Log
 
 
 def console() -> Console:
     """Progress and plans go to standard error; standard output is for results."""
-    return Console(stderr=True, highlight=False)
+    return Log()
 
 
 def leads() -> bool:

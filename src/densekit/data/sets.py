@@ -15,6 +15,7 @@ from densekit.errors import BadData, BadImage
 
 # Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
 CHECKED_FILES = 200_000
+_QUICKLY_READ = 1_000_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class ArrayImages:
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
-    def identities(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of what a split goes by: the pixels."""
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of the pixels."""
         rows = self.pixels.numpy().reshape(len(self), -1)
-        return np.array([_hash(row.tobytes()) for row in rows], dtype=np.uint64)
+        return hashes(row.tobytes() for row in rows)
 
     def subset(self, indices: NDArray[np.int64]) -> "ArrayImages":
         """The images at `indices`, in that order."""
@@ -72,22 +73,23 @@ class FileImages:
         ]
 
     def fingerprint(self) -> str:
-        """Changes with any file's name, size, label or group, and their order; does not read the files."""
+        """Changes with any file's name, size, label or group, and their order; up to 1 GB in all, with any byte.
+
+        More would take long to read each time; an image that is changed but as long as before is rare.
+        """
         digest = hashlib.sha256()
-        for path, name, label in zip(self.paths, self.names(), self.labels.tolist(), strict=True):
-            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+        sizes = [path.stat().st_size for path in self.paths]
+        for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
+            digest.update(f"{name}\0{size}\0{label}\n".encode())
         for group in self.groups or ():
             digest.update(f"{group}\n".encode())
+        if sum(sizes) <= _QUICKLY_READ:
+            digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
 
-    def identities(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of what a split goes by: the groups, or else the files' bytes, for which it reads all."""
-        contents = (
-            (path.read_bytes() for path in self.paths)
-            if self.groups is None
-            else (group.encode() for group in self.groups)
-        )
-        return np.array([_hash(content) for content in contents], dtype=np.uint64)
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of the files' bytes; reads every file."""
+        return hashes(path.read_bytes() for path in self.paths)
 
     def subset(self, indices: NDArray[np.int64]) -> "FileImages":
         """The images at `indices`, in that order."""
@@ -99,8 +101,15 @@ class FileImages:
 Images = ArrayImages | FileImages
 
 
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+def groups_of(images: Images) -> tuple[str, ...] | None:
+    """The group of each; none where there are none."""
+    return images.groups if isinstance(images, FileImages) else None
+
+
+def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:
+    """(N,), 64 bits each."""
+    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densekit.config import DataConfig
-from densekit.data.sets import DataSet, FileImages, Images
+from densekit.data.sets import DataSet, Images, groups_of, hashes
 from densekit.errors import BadData
 
 
@@ -42,7 +42,7 @@ def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Ima
     and no group. Groups are held out whole, so that a count may come out higher.
     """
     keys = _keys(images, salt)
-    grouped = isinstance(images, FileImages) and images.groups is not None
+    grouped = groups_of(images) is not None
     if isinstance(share, int):
         if share >= len(images):
             raise BadData(f"cannot hold out {share} of {len(images)} images; lower data.val_count")
@@ -63,8 +63,10 @@ def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Ima
 
 def _keys(images: Images, salt: int) -> NDArray[np.uint64]:
     """Uniform 64-bit keys from content or group: the last steps of splitmix64, over the salted hash."""
+    groups = groups_of(images)
+    key = images.content_hashes() if groups is None else hashes(group.encode() for group in groups)
     with np.errstate(over="ignore"):
-        key = images.identities() + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        key = key + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))

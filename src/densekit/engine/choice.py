@@ -17,6 +17,7 @@ from densekit.engine import runs
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import autocast
 from densekit.engine.setup import Prepared
+from densekit.errors import BadData
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
 from densekit.weights import atomic
@@ -131,8 +132,11 @@ def _remember(key: str, seconds: dict[str, float]) -> None:
 
 def _first_images(prepared: Prepared, macs: int) -> Tensor:
     """As many as show the speed of a batch: all of them if small, where a step's overhead is most of it."""
-    batch = next(iter(prepared.loader("train", prepared.recipe.augment).epoch(0)))
-    return batch.images[: max(2, 4_000_000_000 // macs)].contiguous(memory_format=torch.channels_last)
+    batches = prepared.loader("train", prepared.recipe.augment).epoch(0)
+    images = next((batch.images for batch in batches if len(batch.images)), None)
+    if images is None:
+        raise BadData("none of the training images can be read; mend them, or name another folder")
+    return images[: max(2, 4_000_000_000 // macs)].contiguous(memory_format=torch.channels_last)
 
 
 def _fits(saved: int, room: float) -> bool:

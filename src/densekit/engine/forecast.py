@@ -39,6 +39,9 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
     counts = {name: len(images) for name, images in prepared.data.splits.items()}
     # A forward pass alone is about a third of a step.
     evaluated = recipe.epochs * counts.get("val", 0) + counts.get("test", 0)
+    height, width = model.config.image_size
+    sides = [recipe.side(epoch) for epoch in range(recipe.epochs)]
+    whole = sum(1 if side is None else side**2 / (height * width) for side in sides)  # epochs' worth of pixels
     return Forecast(
         images=counts,
         classes=len(prepared.data.classes),
@@ -51,6 +54,6 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
         plan=choice.plan,
         plan_reason=choice.reason(),
         memory_bytes=copies * weights + choice.memory,
-        seconds=choice.seconds[choice.plan] * (recipe.epochs * counts["train"] + evaluated / 3),
+        seconds=choice.seconds[choice.plan] * (whole * counts["train"] + evaluated / 3),
         columns=prepared.data.columns,
     )

@@ -1,4 +1,7 @@
-"""Lower precision by autocast, and the scaled loss that float16's narrow range needs."""
+"""Lower precision by autocast, the scaled loss that float16's narrow range needs, and sums in one order."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -13,3 +16,18 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def scaler_for(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """It passes gradients through but for float16."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """While it lasts cuDNN adds up in one order, by algorithms that no measurement of the moment chose."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

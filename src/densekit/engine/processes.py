@@ -1,4 +1,4 @@
-"""The processes of a run: one, or as many as torchrun (or Slurm) started, on one host or several."""
+"""The processes of a run: one, or as many as torchrun started, on one host or several."""
 
 import os
 import socket

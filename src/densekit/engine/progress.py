@@ -1,5 +1,7 @@
 """What training shows: a live bar with rate and time left, or a line an epoch where there is no terminal."""
 
+import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,19 @@ from rich.text import Text
 
 from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
+
+
+class Log(Console):
+    """Standard error, whose reader may leave: that ends what is said, never the work that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Python itself writes there too, at its end.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 class Display:

@@ -2,14 +2,15 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ import yaml
 from densekit import ops
 from densekit.config import Recipe, recipe_from
 from densekit.data import DataSet, Images
-from densekit.data.sets import FileImages, label_names
+from densekit.data.sets import groups_of, label_names
 from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.task import Result, result_from
 from densekit.errors import BadData, InvalidInput
@@ -40,20 +41,21 @@ def create(folder: Path, recipe: Recipe, data: DataSet) -> None:
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
-        with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            grouped = any(isinstance(images, FileImages) and images.groups for images in data.splits.values())
-            writer.writerow(("split", "image", "class", "group") if grouped else ("split", "image", "class"))
-            for split, images in data.splits.items():
-                columns = [images.names(), label_names(images.labels, data.classes)]
-                if isinstance(images, FileImages) and images.groups is not None:
-                    columns.append(list(images.groups))
-                writer.writerows((split, *row) for row in zip(*columns, strict=True))
+        grouped = any(groups_of(images) for images in data.splits.values())
+        head = ("split", "image", "class", "group") if grouped else ("split", "image", "class")
+        atomic.write(folder / "split.csv", _csv(head, _members(data)))
         write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
             f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
         ) from error
+
+
+def _members(data: DataSet) -> Iterator[tuple[str, ...]]:
+    for split, images in data.splits.items():
+        groups = groups_of(images)
+        columns = [images.names(), label_names(images.labels, data.classes), *([] if groups is None else [groups])]
+        yield from ((split, *row) for row in zip(*columns, strict=True))
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -154,10 +156,21 @@ def _locked(file: IO[str]) -> bool:
 
 def belongs_to(folder: Path, launch: str) -> bool:
     """Whether these processes, or those before a restart of theirs, have started or resumed this run."""
+    return bool(launch) and any(event.get("launch") == launch for event in _events(folder))
+
+
+def last_event(folder: Path) -> dict[str, Any]:
+    """What `note` noted last; empty if that is nothing."""
+    return next(reversed(_events(folder)), {})
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
-    if not launch or not path.is_file():
-        return False
-    return any(json.loads(line).get("launch") == launch for line in path.read_text().splitlines())
+    events = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with suppress(ValueError):  # a full disk may have cut it short
+            events.append(json.loads(line))
+    return events
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:
@@ -186,18 +199,25 @@ def write_result(folder: Path, result: Result) -> None:
 def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:
     """predictions.csv: for each image of the reported split its labels, empty where not known, and probabilities."""
     names = images.names()
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image", *classes, *(f"{name} probability" for name in classes)))
-        for sample, target, score in zip(records.sample, records.target.tolist(), records.score.tolist(), strict=True):
-            known = ("" if value != value else int(value) for value in target)  # NaN is not itself
-            writer.writerow((names[sample], *known, *score))
+    rows = (
+        # NaN is not itself.
+        (names[sample], *("" if value != value else str(int(value)) for value in target), *map(repr, score))
+        for sample, target, score in zip(records.sample, records.target.tolist(), records.score.tolist(), strict=True)
+    )
+    head = ("image", *classes, *(f"{name} probability" for name in classes))
+    atomic.write(folder / "predictions.csv", _csv(head, rows))
 
 
 def write_skipped(folder: Path, data: DataSet) -> None:
     """skipped.csv: the image files that could not be used, if any."""
     if data.skipped.files:
-        with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "code", "message"))
-            writer.writerows(row.values() for row in data.skipped.rows())
+        rows = (tuple(row.values()) for row in data.skipped.rows())
+        atomic.write(folder / "skipped.csv", _csv(("path", "code", "message"), rows))
+
+
+def _csv(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()

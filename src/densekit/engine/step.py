@@ -92,7 +92,7 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
 def inputs(batch: Batch, recipe: Recipe, epoch: int, classes: int) -> tuple[Tensor, Tensor]:
     """Images at the size of this epoch, mixed where the recipe mixes: by torch's generator."""
     images, targets = batch.images, batch.targets
-    side = next((side for share, side in reversed(recipe.resize) if epoch >= share * recipe.epochs), None)
+    side = recipe.side(epoch)
     if side is not None and images.shape[-2:] != (side, side):
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     mix = mixing_for(recipe.augment, classes)

@@ -1,8 +1,8 @@
 """A dense block in evaluation without gradients: one call, its weights folded and packed once.
 
 norm2 goes into the 1x1 convolution; norm1 stays a factor and an offset, as each layer normalises the same maps in its
-own way. What was folded is kept for as long as the block's layers live, and made anew when a weight or a statistic was
-changed, replaced or moved.
+own way. What was folded for the kernels is kept while the block's layers live, and made anew when a weight or a
+statistic was changed, replaced or moved. Torch's operators get theirs folded each time.
 """
 
 import ctypes
@@ -14,28 +14,42 @@ import torch
 from torch import Tensor, nn
 
 from densekit.ops import native, plain, primitives
+from densekit.ops.native import BlockWeights
 from densekit.ops.shared import Tail
 
 
 def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
-    """After `plain.can_run`: whether nobody will ask for gradients, nothing is random, and kernels are there."""
+    """After `plain.can_run`: whether nobody will ask for gradients, and nothing is random."""
     return (
         not torch.is_grad_enabled()
-        and native.suits(x)
         and layers[0].bottleneck
         and not layers[0].norm1.training
         and not any(plain.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
-        and not any(t.is_inference() for t in _sources(layers))  # such tensors carry no version to watch
+        # Such tensors carry no version to watch.
+        and not (native.suits(x) and any(t.is_inference() for t in _sources(layers)))
     )
 
 
-def run(x: Tensor, layers: Sequence[Any], tail: Tail | None) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format."""
+def recall(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
+    """What was folded of these layers before, if nothing has changed since that would make it or `can_run` another."""
+    if torch.is_grad_enabled() or not native.suits(x):
+        return None
+    found = _kept.get(layers[0])
+    return found.weights if found is not None and found.holds(x, layers) else None
+
+
+def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: BlockWeights | None = None) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
+
+    `weights` are what `recall` recalled.
+    """
+    kernels: Any = native if native.suits(x) else primitives
+    if weights is None:
+        weights = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
     images, _, height, width = x.shape
-    folded = _folded(layers)
-    output = native.dense_block(
+    output = kernels.dense_block(
         primitives.rows(x),
-        folded.addresses,
+        weights,
         None if tail is None else (*_affine(tail.norm), tail.pool),
         (images, height, width),
         len(layers),
@@ -48,37 +62,46 @@ def run(x: Tensor, layers: Sequence[Any], tail: Tail | None) -> Tensor:
 class _Folded:
     """A block's weights as `native.dense_block` reads them, and what they were made from."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, x: Tensor, layers: Sequence[Any]) -> None:
+        self._channels = x.shape[1]
+        self._seen = plain.Seen(layers)
         # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
         self._sources = _sources(layers)
         self._storages = [t.untyped_storage() for t in self._sources]
-        self._state = _state(self._sources, layers)
+        self._state = _state(self._sources)
         self._pointers = (ctypes.c_void_p * len(self._sources))(*(t.data_ptr() for t in self._sources))
         self._sizes = (ctypes.c_ssize_t * len(self._sources))(*(_extent(t) for t in self._sources))
         self._digest = native.digest(self._pointers, self._sizes)
-        self._tensors: list[Tensor] = []
-        for layer in layers:
-            scale, bias = _affine(layer.norm2)
-            packed = native.pack_dense_layer(layer.conv1.weight, scale, layer.conv2.weight)
-            self._tensors += [*(_padded(t) for t in _affine(layer.norm1)), packed, _padded(bias)]
-        self.addresses = (ctypes.c_void_p * len(self._tensors))(*(t.data_ptr() for t in self._tensors))
+        self.weights = native.block_weights(_fold(layers, native))
 
-    def holds(self, layers: Sequence[Any]) -> bool:
+    def holds(self, x: Tensor, layers: Sequence[Any]) -> bool:
         # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
-        same = _state(_sources(layers), layers) == self._state
-        return same and native.digest(self._pointers, self._sizes) == self._digest
+        return (
+            x.shape[1] == self._channels
+            and self._seen.again(x, layers)
+            and _state(self._sources) == self._state
+            and native.digest(self._pointers, self._sizes) == self._digest
+        )
 
 
 _kept: WeakKeyDictionary[nn.Module, _Folded] = WeakKeyDictionary()
 
 
-def _folded(layers: Sequence[Any]) -> _Folded:
-    """Folded now, or before."""
-    found = _kept.get(layers[0])
-    if found is None or not found.holds(layers):
-        with torch.inference_mode(False), torch.no_grad():
-            found = _kept[layers[0]] = _Folded(layers)
-    return found
+def _keep(x: Tensor, layers: Sequence[Any]) -> BlockWeights:
+    """Folds, for this call and those that `recall` it."""
+    with torch.inference_mode(False), torch.no_grad():
+        found = _kept[layers[0]] = _Folded(x, layers)
+    return found.weights
+
+
+def _fold(layers: Sequence[Any], kernels: Any) -> list[Tensor]:
+    """For each layer norm1's scale and shift, packed weights, and bias."""
+    tensors: list[Tensor] = []
+    for layer in layers:
+        scale, bias = _affine(layer.norm2)
+        packed = kernels.pack_dense_layer(layer.conv1.weight, scale, layer.conv2.weight)
+        tensors += [*_affine(layer.norm1), packed, bias]
+    return tensors
 
 
 def _sources(layers: Sequence[Any]) -> list[Tensor]:
@@ -98,9 +121,8 @@ def _extent(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _state(sources: Sequence[Tensor], layers: Sequence[Any]) -> list[tuple[Any, ...]]:
-    tensors = [(id(t), t.data_ptr(), t._version, t.shape, t.stride()) for t in sources]
-    return [*tensors, tuple([layer._modules[name].eps for layer in layers for name in ("norm1", "norm2")])]
+def _state(sources: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    return [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.is_neg()) for t in sources]
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -110,8 +132,3 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert variance is not None
     scale = norm.weight.detach() * (variance + norm.eps).rsqrt()
     return scale, norm.bias.detach() - mean * scale
-
-
-def _padded(vector: Tensor) -> Tensor:
-    """With zeros up to whole vectors."""
-    return torch.nn.functional.pad(vector, (0, -len(vector) % native.LANES)).contiguous()

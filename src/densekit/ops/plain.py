@@ -5,6 +5,7 @@ of `densekit.models` runs module by module.
 """
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ _WITHOUT_BOTTLENECK = _ENTRY | {"drop2": _DROP}
 _BOTTLENECK = _ENTRY | {"drop1": _DROP, "norm2": _NORM, "relu2": _RELU, "conv2": _CONV, "drop2": _DROP}
 _PATCHED = frozenset({"forward", "_conv_forward", "_call_impl"})
 _GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
+# Attributes that say what such a module does.
+_TELLING: dict[type[nn.Module], tuple[str, ...]] = {
+    **dict.fromkeys(_NORM, ("training", "eps", "track_running_stats")),
+    nn.Conv2d: _GEOMETRY,
+    nn.Dropout: ("training", "p"),
+}
 _POINTWISE = ((1, 1), (0, 0), (1, 1), 1, "zeros")
 _SPATIAL = ((1, 1), (1, 1), (1, 1), 1, "zeros")
 _EVERYWHERE = (
@@ -49,6 +56,41 @@ def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
             if type(modules[role]) not in kinds or not _calm(modules[role]):
                 return False
     return _fits(x, parts, bottleneck) and _agree(x, parts) and _drops_alike(x, parts)
+
+
+class Seen:
+    """What `can_run` saw of layers that said yes in evaluation: that it would again is known in a third of the time."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._facts = _facts(layers)
+
+    def again(self, x: Tensor, layers: Sequence[Any]) -> bool:
+        """Whether the layers are as they were, but for what their tensors hold, and x could be any image's maps."""
+        facts = _facts(layers)
+        return (
+            len(facts) == len(self._facts)
+            and all(map(is_, facts, self._facts))
+            and all(map(as_written, layers))
+            and all(_calm(module) for layer in layers for module in (layer, *layer._modules.values()))
+            and _plain_input(x)
+        )
+
+
+def _facts(layers: Sequence[Any]) -> list[object]:
+    """Objects to be compared by identity, none of which leads back to the layers."""
+    facts: list[object] = []
+    for layer in layers:
+        modules = layer._modules
+        facts.append(layer.bottleneck)
+        facts += modules  # their roles
+        for module in modules.values():
+            own, kind = module.__dict__, type(module)
+            facts.append(kind)
+            facts += [own[name] for name in _TELLING.get(kind, ())]
+            for tensors in (own["_parameters"], own["_buffers"]):
+                facts += tensors
+                facts += tensors.values()
+    return facts
 
 
 def can_take(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:

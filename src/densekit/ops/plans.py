@@ -52,7 +52,12 @@ def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tenso
         return concat(x, layers), False
     if plan in _BY_LAYERS:
         return _BY_LAYERS[plan](x, layers), False
-    extent = _extent(x, layers, tail) if resolve(plan, x) == "shared" else _MODULES
+    wanted = resolve(plan, x) == "shared"
+    weights = inference.recall(x, layers) if wanted else None
+    if weights is not None:
+        taken = tail if _taken(x, layers, tail) else None
+        return inference.run(x, layers, taken, weights), taken is not None
+    extent = _extent(x, layers, tail) if wanted else _MODULES
     if batch_norm.any_pools(layers):
         (extent,) = batch_norm.least([extent], x.device)
     if extent == _MODULES:
@@ -64,4 +69,8 @@ def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tenso
 def _extent(x: Tensor, layers: Layers, tail: Tail | None) -> int:
     if not plain.can_run(x, layers):
         return _MODULES
-    return _TAIL if tail is not None and plain.can_take(x, layers, tail.norm, tail.pool) else _BLOCK
+    return _TAIL if _taken(x, layers, tail) else _BLOCK
+
+
+def _taken(x: Tensor, layers: Layers, tail: Tail | None) -> bool:
+    return tail is not None and plain.can_take(x, layers, tail.norm, tail.pool)

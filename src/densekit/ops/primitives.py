@@ -4,6 +4,8 @@ Matrices are NHWC seen as rows: M = N*H*W pixels by C channels, rows possibly st
 functions for float32 on a CPU; these are used where it is absent, and are its oracle in the tests.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -125,6 +127,42 @@ def rectify_pool_backward(
         )
     dz = torch.ops.aten.threshold_backward(rows(da), rectify(x, scale, shift), 0)
     return dz * scale, (dz * (x - centre)).sum(0), dz.sum(0)
+
+
+def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
+    """(N, C, 1, 1), (N,), (K, N, 3, 3) -> one vector of weights, the 1x1's times scale, in this module's own order."""
+    return torch.cat(((pointwise.flatten(1) * scale[:, None]).flatten(), kernel.flatten()))
+
+
+def block_weights(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Each layer's scale, shift, packed weights and bias -> what `dense_block` of the same module takes."""
+    return tensors
+
+
+def dense_block(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    tail: tuple[Tensor, Tensor, int] | None,
+    size: Size,
+    layers: int,
+    width: int,
+    growth: int,
+) -> Tensor:
+    """A block of bottleneck layers in evaluation, (M, C) -> (N, C + L*k, H, W) or what `rectify_pool` makes of that.
+
+    `width` is a bottleneck's, `growth` k. `tail`: scale, shift and pool.
+    """
+    channels = x.shape[1]
+    output, features = blank(size, channels + layers * growth, x)
+    features[:, :channels] = x
+    for i in range(layers):
+        scale, shift, packed, bias = weights[4 * i : 4 * i + 4]
+        seen = channels + i * growth
+        pointwise, kernel = packed.split((width * seen, growth * width * 9))
+        h = torch.addmm(bias, rectify(features[:, :seen], scale, shift), pointwise.view(width, seen).T).relu_()
+        new = F.conv2d(maps(h, size), kernel.view(growth, width, 3, 3), padding=1)
+        features[:, seen : seen + growth] = rows(new)
+    return output if tail is None else rectify_pool(features, *tail[:2], size, tail[2])
 
 
 def rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

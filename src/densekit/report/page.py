@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from densekit.data.sets import ArrayImages, Images
+from densekit.data.sets import ArrayImages, Images, groups_of
 from densekit.engine import Result, runs
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
@@ -115,8 +115,9 @@ def _split(name: str, images: Images, reported: str) -> dict[str, Any]:
         "val": "checked after each epoch",
         "test": "kept aside until the end",
     }
-    groups = None if isinstance(images, ArrayImages) or images.groups is None else len(set(images.groups))
-    row = {"name": SPLITS[name], "count": len(images), "groups": groups, "use": uses[name]}
+    groups = groups_of(images)
+    counts = {"count": len(images), "groups": None if groups is None else len(set(groups))}
+    row = {"name": SPLITS[name], **counts, "use": uses[name]}
     return row | {"reported": name == reported}
 
 

@@ -5,9 +5,11 @@ Same names, signatures and meaning. Rows of a `matrix` are padded to whole vecto
 
 import ctypes
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from densekit.ops.native.library import library
@@ -140,7 +142,6 @@ def rectify_pool_backward(
 
 
 def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
-    """(N, C, 1, 1), (N,), (K, N, 3, 3) -> weights as `dense_block` of this build reads them, the 1x1's times scale."""
     built = _library()
     width, channels = pointwise.shape[:2]
     packed = pointwise.new_empty(built.densekit_dense_layer_size(channels, width, len(kernel)))
@@ -149,20 +150,35 @@ def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor
     return packed
 
 
-def dense_block(
-    x: Tensor, weights: Any, tail: tuple[Tensor, Tensor, int] | None, size: Size, layers: int, width: int, growth: int
-) -> Tensor:
-    """A block of bottleneck layers in evaluation, (M, C) -> (N, C + L*k, H, W) or what `rectify_pool` makes of that.
+class BlockWeights:
+    """Addresses for `dense_block`, and what lies there, padded to whole vectors."""
 
-    `weights`: addresses of each layer's scale, shift, packed weights and bias. `tail`: scale, shift and pool.
-    """
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = [F.pad(t, (0, -len(t) % LANES)).contiguous() for t in tensors]
+        self.addresses = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in self._tensors))
+
+
+def block_weights(tensors: Sequence[Tensor]) -> BlockWeights:
+    return BlockWeights(tensors)
+
+
+def dense_block(
+    x: Tensor,
+    weights: BlockWeights,
+    tail: tuple[Tensor, Tensor, int] | None,
+    size: Size,
+    layers: int,
+    width: int,
+    growth: int,
+) -> Tensor:
     images, height, width_ = size
     channels = x.shape[1]
     scale, shift, pool = tail or (None, None, 0)
     shape = (images, height // max(pool, 1), width_ // max(pool, 1))
     output, out = blank(shape, channels + layers * growth, x)
     _call(
-        "dense_block", x, x.stride(0), weights, scale, shift, pool, out, *size, channels, layers, width, growth
+        "dense_block", x, x.stride(0), weights.addresses, scale, shift, pool, out, *size,
+        channels, layers, width, growth,
     )  # fmt: skip
     return output
 
