@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,10 +28,18 @@ ImageSize = Annotated[
     BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
 ]
 
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a column is named twice")
+    return names
+
+
 Columns = Annotated[
     tuple[str, ...],
     Field(min_length=1),
     BeforeValidator(lambda names: [name.strip() for name in names.split(",")] if isinstance(names, str) else names),
+    AfterValidator(_each_once),
 ]
 
 Window = tuple[float, PositiveFloat]

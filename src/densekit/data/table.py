@@ -135,7 +135,7 @@ def _labels(content: _Table, columns: tuple[str, ...], config: DataConfig) -> tu
     if len(columns) > 1:
         return columns, torch.tensor([_numbers(content, name, blank) for name in columns]).T.contiguous()
     if config.label_separator is not None:
-        return _separated(content.column(columns[0], required=False), config, blank)
+        return _separated(content, columns[0], config, blank)
     cells = content.column(columns[0])
     classes = tuple(sorted(set(cells)))
     if len(classes) < 2:
@@ -158,10 +158,12 @@ def _numbers(content: _Table, column: str, blank: float) -> list[float]:
     return values
 
 
-def _separated(cells: Sequence[str], config: DataConfig, blank: float) -> tuple[tuple[str, ...], Tensor]:
-    assert config.label_separator is not None
+def _separated(content: _Table, column: str, config: DataConfig, blank: float) -> tuple[tuple[str, ...], Tensor]:
+    cells = content.column(column, required=False)
     found = [{part.strip() for part in cell.split(config.label_separator)} - {"", config.no_label} for cell in cells]
     classes = tuple(sorted(set().union(*found)))
+    if not classes:
+        raise BadData(f"{column} of {content.path} names no class in any row; there is nothing to learn")
     rows = [
         [float(name in names) for name in classes] if cell else [blank] * len(classes)
         for cell, names in zip(cells, found, strict=True)

@@ -102,7 +102,7 @@ def _data_name(prepared: Prepared, result: Result) -> str:
     """Of a folder its own name: the path to it is in the recipe, and says little in a title."""
     if isinstance(prepared.data.splits["train"], ArrayImages):
         return result.data
-    return Path(result.data).name or result.data
+    return Path(result.data.removeprefix("csv:")).name or result.data
 
 
 def _in_order(prepared: Prepared) -> list[tuple[str, Images]]:

@@ -64,7 +64,7 @@ def augmented(prepared: Prepared) -> list[Picture]:
     pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
     pictures = [_from_pixels(x) for x in pixels]
     return [
-        Picture(_picture_uri(picture), max(picture.size) <= _SMALL, name or "none of the classes")
+        Picture(_picture_uri(picture), max(picture.size) <= _SMALL, name or "of no known class")
         for picture, name in zip(pictures, label_names(batch.targets, prepared.data.classes, ", "), strict=True)
     ]
 
