@@ -166,7 +166,7 @@ class DataConfig(Frozen):
     blank_labels: Literal["unknown", "absent"] | None = None
     """csv, multi-label: what an empty cell means. None: unknown, which neither loss nor metrics count."""
     group_column: str | None = None
-    """csv: rows that agree in it stay in one split; none: one called group, patient or Patient ID, if there is one."""
+    """csv: rows that agree in it stay in one split; none: one called patient, Patient ID, subject or subject_id."""
     split_column: str | None = None
     """csv: train, val or test for each row; none: one called split, if there is one, else as folders are split."""
 

@@ -17,7 +17,7 @@ from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 # Columns that are taken where the settings name none, compared without case, spaces, hyphens and underscores.
 _PATHS = ("path", "image", "imagepath", "imageindex", "file", "filename")
 _LABELS = ("label", "class", "findinglabels")
-_GROUPS = ("group", "patient", "patientid")
+_GROUPS = ("patient", "patientid", "subject", "subjectid")
 _SPLIT = ("split",)
 
 _SPLITS = {
