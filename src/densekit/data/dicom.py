@@ -5,7 +5,7 @@ was asked for); without one, the lowest value of the image is black and the high
 """
 
 import re
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ class Dicom:
                 "no_reader", f"{name} is DICOM, which needs pydicom, an extra: pip install 'densekit[dicom]'"
             ) from None
         stream.seek(0)
-        self._stream, self._name = stream, name
+        self._stream, self._name = cast(BinaryIO, stream), name
         self._header: Any = dcmread(stream, stop_before_pixels=True)
         if "Rows" not in self._header or "Columns" not in self._header:
             kind = self._header.get("Modality", "unknown")
@@ -41,7 +41,8 @@ class Dicom:
 
     def pixels(self, window: Window | None) -> tuple[Image.Image, list[str]]:
         """L or RGB, and what a person should know."""
-        from pydicom.pixels import apply_modality_lut, pixel_array
+        from pydicom.pixels.processing import apply_modality_lut
+        from pydicom.pixels.utils import pixel_array
 
         header, kind = self._header, str(self._header.PhotometricInterpretation)
         self._stream.seek(0)
@@ -70,7 +71,7 @@ class Dicom:
         return Image.fromarray(to_8_bits(shares)), notices
 
     def _shares(self, values: np.ndarray[Any, Any], window: Window | None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        from pydicom.pixels import apply_voi
+        from pydicom.pixels.processing import apply_voi
 
         header = self._header
         if window is not None:
