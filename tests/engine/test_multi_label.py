@@ -108,6 +108,8 @@ def test_thresholds_are_chosen_on_the_validation_and_used_by_prediction(run: den
         assert prediction.present == tuple(name for name, yes in zip(FINDINGS, reached, strict=True) if yes)
         assert {row["class"] for row in prediction.top(4) if row["present"]} == set(prediction.present)
         assert len(prediction.top(4)) == 4
+        assert {row["class"] for row in prediction.top(1) if row["present"]} == set(prediction.present)
+        assert len([row for row in prediction.top(1) if not row["present"]]) <= 1
 
 
 def test_evaluation_repeats_what_training_measured(run: densekit.Run) -> None:

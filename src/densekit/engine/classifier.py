@@ -37,12 +37,17 @@ class Prediction:
     """(classes,): of a multi-label model, the probabilities from which on the image is taken to be of each."""
 
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
-        """The `k` most probable classes, best first: class, index, probability; of a multi-label model also present."""
-        best = np.argsort(-self.probabilities, kind="stable")[:k]
-        rows = [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
-        if self.thresholds:
-            return [row | {"present": row["class"] in self.present} for row in rows]
-        return rows
+        """The `k` most probable classes, best first: class, index, probability.
+
+        Of a multi-label model also whether each is present, and whatever else is.
+        """
+        order = np.argsort(-self.probabilities, kind="stable")
+        rows = [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in order]
+        if not self.thresholds:
+            return rows[:k]
+        present = self.present
+        answered = [row | {"present": row["class"] in present} for row in rows]
+        return [row for place, row in enumerate(answered) if place < k or row["present"]]
 
     @property
     def present(self) -> tuple[str, ...]:
