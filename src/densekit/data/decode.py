@@ -85,6 +85,14 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
+def suffix_of(content: bytes) -> str:
+    """The usual suffix of the format that these bytes begin like. Raises BadImage where it is none that is read."""
+    for known in pillow.FORMATS.values():
+        if known.begins.match(content[:16]):
+            return known.suffixes[0]
+    raise BadImage("not_an_image", f"bytes that do not begin like {', '.join(pillow.FORMATS)} are no image")
+
+
 IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes)
 """Lower-case suffixes of the files that a scan of a folder takes for images."""
 

@@ -5,9 +5,11 @@ and any point of an epoch is a read at a known place, as it is of separate files
 """
 
 import hashlib
+import io
 import json
 import re
 import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
@@ -20,9 +22,10 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
-from densekit.data.decode import IMAGE_SUFFIXES
-from densekit.data.sets import DataSet
+from densekit.data.decode import IMAGE_SUFFIXES, suffix_of
+from densekit.data.sets import ArrayImages, DataSet, Images
 from densekit.errors import BadData
 
 CLASSES = "classes.txt"
@@ -100,7 +103,7 @@ def shards(pattern: str) -> DataSet:
     classes = _classes(written, (index["label"] for index in indices["train"]))
     numbers = {name: i for i, name in enumerate(classes)}
     splits = {
-        split: _images(by_split[split], of_split, numbers, numeric=not written.exists())
+        split: _images(by_split[split], of_split, numbers, listed=written.exists())
         for split, of_split in indices.items()
     }
     return DataSet(f"wds:{pattern}", classes, splits)
@@ -143,16 +146,14 @@ def _classes(written: Path, labels: Iterable[NDArray[np.bytes_]]) -> tuple[str, 
     return tuple(found)
 
 
-def _images(paths: list[Path], indices: list[dict[str, Any]], numbers: dict[str, int], *, numeric: bool) -> ShardImages:
-    """Of one split. Labels are class names, or with classes.txt also their line numbers from 0."""
+def _images(paths: list[Path], indices: list[dict[str, Any]], numbers: dict[str, int], *, listed: bool) -> ShardImages:
+    """Of one split. Labels are class names; beside a classes.txt numbers are its lines, from 0, as others read them."""
     labels = np.concatenate([index["label"] for index in indices])
     values, positions = np.unique(labels, return_inverse=True)
     known = []
     for value in (v.decode() for v in values):
-        number = numbers.get(value, -1)
-        if number < 0 and not numeric and value.isdecimal() and int(value) < len(numbers):
-            number = int(value)
-        if number < 0:
+        number = int(value) if listed and value.isdecimal() else numbers.get(value, -1)
+        if not 0 <= number < len(numbers):
             raise BadData(f"the label {value!r} in {paths[0].parent} is none of its {len(numbers)} classes")
         known.append(number)
     return ShardImages(
@@ -176,7 +177,7 @@ def _index(path: Path) -> dict[str, Any]:
     try:
         with np.load(kept, allow_pickle=False) as columns:
             return {column: columns[column] for column in ("key", "label", "offset", "size")}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there yet, or damaged
     rows = list(_samples(path, status.st_size))
     if not rows:
@@ -233,12 +234,13 @@ def _samples(path: Path, length: int) -> Iterator[tuple[bytes, bytes, int, int]]
 
 
 def _label(content: bytes, ending: str, path: Path, key: str) -> bytes | None:
-    if ending == "cls":
-        return content.strip()
     try:
-        found = json.loads(content)
+        text = content.decode().strip()
+        found = text if ending == "cls" else json.loads(text)
     except ValueError as error:
-        raise BadData(f"{path}: the JSON of {key} is damaged ({error})") from error
+        raise BadData(f"{path}: the label of {key} is damaged ({error}); mend {key}.{ending}") from error
+    if isinstance(found, str):
+        return found.encode()
     fields = found if isinstance(found, dict) else {}
     value = next((fields[name] for name in ("label", "cls", "class") if name in fields), None)
     return str(value).encode() if isinstance(value, str | int) else None
@@ -249,11 +251,11 @@ def _sample(path: Path, key: str, label: bytes | None, image: tuple[int, int] | 
         raise BadData(f"{path} has no image for {key}; densekit reads {', '.join(sorted(IMAGE_SUFFIXES))}")
     if not label:
         raise BadData(f"{path} has no label for {key}; it needs {key}.cls, or a label in {key}.json")
-    return key.encode(), label, *image
+    return key.encode(errors="backslashreplace"), label, *image
 
 
 def write_shards(
-    images: Images, classes: Sequence[str], folder: Path, split: str, shard_bytes: int
+    images: Images | ShardImages, folder: Path, split: str, shard_bytes: int
 ) -> Iterator[tuple[Path, int]]:
     """Writes a split as SPLIT-000000.tar, ... of about so many bytes each; yields (path, samples) of each.
 
@@ -271,7 +273,7 @@ def write_shards(
                 while position < len(order) and (position == begun or tar.offset < shard_bytes):
                     sample = int(order[position])
                     content, suffix = _encoded(images, sample)
-                    label = classes[int(images.labels[sample])].encode()
+                    label = b"%d" % int(images.labels[sample])
                     for ending, data in ((suffix, content), (".cls", label)):
                         member = tarfile.TarInfo(f"{position:09}{ending}")  # owner, mode and time are the same for all
                         member.size = len(data)
@@ -292,8 +294,5 @@ def _encoded(images: Images, sample: int) -> tuple[bytes, str]:
         stream = io.BytesIO()
         to_pil_image(images.pixels[sample]).save(stream, "PNG")
         return stream.getvalue(), ".png"
-    if isinstance(images, ShardImages):
-        content = images.read(sample)
-    else:
-        content = images.paths[sample].read_bytes()
+    content = images.read(sample) if isinstance(images, ShardImages) else images.paths[sample].read_bytes()
     return content, suffix_of(content)
