@@ -64,3 +64,22 @@ def test_holding_out_everything_is_refused() -> None:
     images = ArrayImages(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(BadData, match="cannot hold out 5 of 5"):
         hold_out(images, 5, salt=1)
+
+
+def test_dividing_and_fingerprints_read_each_file_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(source=str(photos))
+    data = load(config, Path())
+    alone = divide(data, config).splits["val"].fingerprint()
+    read: list[Path] = []
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    splits = divide(load(config, Path()), config).splits
+    assert splits["val"].fingerprint() == alone
+    for images in splits.values():
+        images.fingerprint()
+    assert len(read) == len(set(read)) == 24

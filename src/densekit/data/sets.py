@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -80,12 +81,19 @@ class FileImages:
         return digest.hexdigest()
 
     def content_hashes(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the files' bytes; reads every file."""
+        """(N,) 64-bit hashes of the files' bytes; reads every file, once for this set and its subsets."""
+        return self._hashes
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
         return np.array([_hash(path.read_bytes()) for path in self.paths], dtype=np.uint64)
 
     def subset(self, indices: NDArray[np.int64]) -> "FileImages":
         """The images at `indices`, in that order."""
-        return FileImages(tuple(self.paths[i] for i in indices), self.labels[torch.from_numpy(indices)], self.root)
+        part = FileImages(tuple(self.paths[i] for i in indices), self.labels[torch.from_numpy(indices)], self.root)
+        if "_hashes" in vars(self):
+            vars(part)["_hashes"] = self._hashes[indices]
+        return part
 
 
 Images = ArrayImages | FileImages
