@@ -67,8 +67,9 @@ def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_every_checkpoint_counts_the_time_up_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in the middle of the first epoch: a run that is cut there has trained for more than no time."""
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of training at each checkpoint."""
     seconds: list[float] = []
     save = train.save_checkpoint
 
@@ -77,27 +78,22 @@ def test_every_checkpoint_counts_the_time_up_to_it(tmp_path: Path, monkeypatch: 
         save(folder, state, *others)
 
     monkeypatch.setattr(train, "save_checkpoint", record)
+    return seconds
+
+
+def test_every_checkpoint_counts_the_time_up_to_it(tmp_path: Path, saved: list[float]) -> None:
+    """Also in the middle of the first epoch: a run that is cut there has trained for more than no time."""
     settings = SMALL | {"checkpoint.every_steps": 1}
     densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
-    assert len(seconds) == 1 + 2 * (200 // 50 + 1)
-    assert seconds[0] == 0 < seconds[1]
-    assert seconds == sorted(seconds)
-    assert seconds[4] > seconds[1]
+    assert len(saved) == 1 + 2 * (200 // 50 + 1)
+    assert saved[0] == 0 < saved[1]
+    assert saved == sorted(saved)
+    assert saved[4] > saved[1]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-9, 11), (1e9, 3)])
-def test_checkpoints_come_by_the_clock_too(
-    seconds: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_come_by_the_clock_too(seconds: float, expected: int, tmp_path: Path, saved: list[float]) -> None:
     """Besides the first and those of the epochs' ends: after each of four steps."""
-    saved: list[int] = []
-    save = train.save_checkpoint
-
-    def record(folder: Path, state: TrainState, *others: Any) -> None:
-        saved.append(state.progress.step)
-        save(folder, state, *others)
-
-    monkeypatch.setattr(train, "save_checkpoint", record)
     settings = SMALL | {"checkpoint.every_seconds": seconds}
     densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
     assert len(saved) == expected

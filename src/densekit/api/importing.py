@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from densekit.config import DenseNetConfig, Preprocessing
+from densekit.data.prepare import resize_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import build
 from densekit.version import __version__
@@ -106,7 +107,7 @@ def _preprocessing(
     return Preprocessing(
         channels=channels,
         size=size,
-        resize=round(min(size) * 256 / 224) if min(size) >= 96 else min(size),
+        resize=resize_for(size),
         mean=tuple(mean),
         std=tuple(std),
         known=known,

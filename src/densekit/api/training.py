@@ -12,6 +12,7 @@ from rich.console import Console
 from densekit.api.run import Run, data_folder, display_of, free_folder, refuse_planned
 from densekit.config import Recipe, flatten, with_settings
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
+from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared
@@ -208,12 +209,13 @@ def _finish(
     if world.leads:
         with runs.writing(folder):
             runs.forget_result(folder)
+    done = 0
     if checkpoint is not None:
         progress = checkpoint.document["progress"]
+        done = progress["epoch"]
         again = f" after restart {restarts()}, as a process had ended" if restarts() else ""
-        display.say(f"going on in epoch {progress['epoch'] + 1} after step {progress['step']}{again}")
-    done = 0 if checkpoint is None else checkpoint.document["progress"]["epoch"]
-    with tracked(folder, prepared.recipe, world, display, done) as tracking:
+        display.say(f"going on in epoch {done + 1} after step {progress['step']}{again}")
+    with repeatable(prepared.device), tracked(folder, prepared.recipe, world, display, done) as tracking:
         try:
             result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
         except DensekitError as error:

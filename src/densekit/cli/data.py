@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import DataDir, Json, parse
+from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 app = typer.Typer(no_args_is_help=True, help="Looks after data sets.")
 
@@ -26,10 +26,7 @@ def check(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
     data_dir: DataDir = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
-    ] = None,
+    settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
     """Looks for what would make training on DATA wrong.

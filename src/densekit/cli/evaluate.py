@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import DataDir, Json, parse
+from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 
 def evaluate(
@@ -15,10 +15,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,
     data_dir: DataDir = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
-    ] = None,
+    settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
     """Measures a model on a split of a data set."""

@@ -11,6 +11,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted key, e.g. optimizer.lr=0.05."),
 ]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Where data sets are kept. Default: $DENSEKIT_DATA, else the user's cache folder."),

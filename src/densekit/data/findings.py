@@ -14,6 +14,7 @@ from densekit.data.duplicates import Alike, connected
 from densekit.data.prepare import FOLDER_SIZE
 from densekit.data.survey import Survey
 from densekit.errors import BadImage
+from densekit.words import counted
 
 FEW = 10
 """Training images below which a class is pointed out."""
@@ -54,7 +55,7 @@ def unreadable(survey: Survey, skipped: dict[Path, BadImage], config: DataConfig
         yield Finding(
             "unreadable",
             "error" if len(items) > config.max_bad else "warning",
-            f"{_count(len(items), 'image file')} cannot be read; data.max_bad allows {config.max_bad}",
+            f"{counted(len(items), 'image file')} cannot be read; data.max_bad allows {config.max_bad}",
             f"mend or remove them, or skip them with --set data.max_bad={len(items)}",
             tuple(items),
         )
@@ -69,7 +70,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
         yield Finding(
             "missing_class",
             "error",
-            f"{_count(len(missing), 'class', 'classes')} without a readable training image: {_some(missing)}",
+            f"{counted(len(missing), 'class', 'classes')} without a readable training image: {_some(missing)}",
             "add images, or remove the class from every split",
             tuple(missing),
         )
@@ -78,7 +79,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
         yield Finding(
             "few_images",
             "warning",
-            f"{_count(len(few), 'class', 'classes')} with fewer than {FEW} training images: {_some(few)}",
+            f"{counted(len(few), 'class', 'classes')} with fewer than {FEW} training images: {_some(few)}",
             "add images: what so few teach is mostly chance",
             tuple(few),
         )
@@ -101,7 +102,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             yield Finding(
                 f"unmeasured_{name}",
                 "warning",
-                f"{_count(len(absent), 'class', 'classes')} without an image in {name}: {_some(absent)}",
+                f"{counted(len(absent), 'class', 'classes')} without an image in {name}: {_some(absent)}",
                 f"add images to {name}: nothing will be known of how well these are recognised",
                 tuple(absent),
             )
@@ -116,7 +117,7 @@ def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[
         yield Finding(
             "label_conflict",
             "error",
-            f"{_count(len(conflict), 'picture')} under two classes or more, the same to the pixel",
+            f"{counted(len(conflict), 'picture')} under two classes or more, the same to the pixel",
             "keep each under the right class: no network can learn both",
             tuple(Item(tuple(group.tolist())) for group in conflict),
         )
@@ -124,7 +125,7 @@ def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[
         yield Finding(
             "duplicates_across_splits",
             "error",
-            f"{_count(len(across), 'picture')} in more than one split, the same to the pixel: "
+            f"{counted(len(across), 'picture')} in more than one split, the same to the pixel: "
             f"{_splits(survey, across)}",
             "remove each from all splits but one: accuracy on images that were trained on promises nothing",
             tuple(Item(tuple(group.tolist())) for group in across),
@@ -134,7 +135,7 @@ def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[
         yield Finding(
             "duplicates",
             "warning",
-            f"{_count(len(within), 'picture')} more than once within a split, the same to the pixel: "
+            f"{counted(len(within), 'picture')} more than once within a split, the same to the pixel: "
             f"{surplus:,} too many",
             "remove all but one: what is there twice counts twice",
             tuple(Item(tuple(group.tolist())) for group in within),
@@ -163,7 +164,7 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         yield Finding(
             "near_label_conflict",
             "warning",
-            f"{_count(len(conflict), 'picture')} under two classes or more, nearly the same",
+            f"{counted(len(conflict), 'picture')} under two classes or more, nearly the same",
             "look at them: one of the classes is probably wrong",
             tuple(conflict),
         )
@@ -172,7 +173,7 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         yield Finding(
             "near_duplicates_across_splits",
             "warning",
-            f"{_count(len(across), 'picture')} in more than one split, nearly the same: {where}",
+            f"{counted(len(across), 'picture')} in more than one split, nearly the same: {where}",
             "look at them, and keep each in one split: they make accuracy look better than it is",
             tuple(across),
         )
@@ -180,7 +181,7 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         yield Finding(
             "near_duplicates",
             "warning",
-            f"{_count(len(within), 'picture')} more than once within a split, nearly the same",
+            f"{counted(len(within), 'picture')} more than once within a split, nearly the same",
             "look at them: they add little to learn from",
             tuple(within),
         )
@@ -202,7 +203,7 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
         yield Finding(
             "group_leak",
             "error",
-            f"{len(leaking):,} of {_count(len(members), 'group')} with images in more than one split: "
+            f"{len(leaking):,} of {counted(len(members), 'group')} with images in more than one split: "
             f"{_splits(survey, [np.array(item.rows) for item in leaking])}",
             f"{own}put all images of a group into one of train/, val/ and test/",
             tuple(leaking),
@@ -212,7 +213,7 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
         yield Finding(
             "without_group",
             "warning",
-            f"{_count(len(alone), 'image')} without a group: the pattern does not match the name",
+            f"{counted(len(alone), 'image')} without a group: the pattern does not match the name",
             "widen the pattern of --group; nothing is known of their leaks",
             tuple(alone),
         )
@@ -230,7 +231,7 @@ def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterat
         yield Finding(
             "wrong_suffix",
             "warning",
-            f"{_count(len(lying), 'file')} that are not what their suffix says: {_counted(kinds)}",
+            f"{counted(len(lying), 'file')} that are not what their suffix says: {_tally(kinds)}",
             "rename them: densekit looks at the content, other programs may not",
             tuple(Item((row,), kind) for row, kind in lying),
         )
@@ -242,8 +243,8 @@ def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterat
         yield Finding(
             "mixed_modes",
             "warning",
-            f"{_count(len(rare), 'file')} that are not {common} as most are: "
-            f"{_counted(Counter(mode for _, mode in rare))}",
+            f"{counted(len(rare), 'file')} that are not {common} as most are: "
+            f"{_tally(Counter(mode for _, mode in rare))}",
             f"densekit reads all as {kept} (--set data.channels=1, 3 or 4); see that a class cannot be told by it",
             tuple(Item((row,), mode) for row, mode in rare),
         )
@@ -253,7 +254,7 @@ def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterat
         yield Finding(
             "notices",
             "warning",
-            f"{_count(len(odd), 'file')} read in a way that may surprise: {_counted(kinds)}",
+            f"{counted(len(odd), 'file')} read in a way that may surprise: {_tally(kinds)}",
             "look at them; convert them to plain 8-bit PNG or JPEG where that is not what you want",
             tuple(Item((row,), notice) for row, notice in odd),
         )
@@ -262,8 +263,8 @@ def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterat
         yield Finding(
             "ignored",
             "warning",
-            f"{_count(len(ignored), 'picture')} that training does not see, for their suffix or place: "
-            f"{_counted(kinds)}",
+            f"{counted(len(ignored), 'picture')} that training does not see, for their suffix or place: "
+            f"{_tally(kinds)}",
             "give them the suffix of their content and put them into a class's folder, or remove them",
             tuple(Item(path=str(path)) for path in ignored),
         )
@@ -275,7 +276,7 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
         yield Finding(
             "blank",
             "warning",
-            f"{_count(len(blank), 'image')} of one shade all over",
+            f"{counted(len(blank), 'image')} of one shade all over",
             "remove them, unless nothing is what they are to show",
             tuple(Item((int(row),)) for row in blank),
         )
@@ -290,7 +291,7 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
         yield Finding(
             "small",
             "warning",
-            f"{len(small):,} of {_count(len(rows), 'image')} are smaller than {height}x{width}, the size of training",
+            f"{len(small):,} of {counted(len(rows), 'image')} are smaller than {height}x{width}, the size of training",
             f"they are enlarged, which costs time and adds nothing; the median is {middle}: --image-size {middle}",
             tuple(Item((int(row),), _size(survey, row)) for row in small),
         )
@@ -299,7 +300,7 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
         yield Finding(
             "long",
             "warning",
-            f"{_count(len(narrow), 'image')} more than {LONG} times as long as wide",
+            f"{counted(len(narrow), 'image')} more than {LONG} times as long as wide",
             "more than half of each is cut off, as the middle is kept; cut them to what matters",
             tuple(Item((int(row),), _size(survey, row)) for row in narrow),
         )
@@ -310,15 +311,11 @@ def _size(survey: Survey, row: int) -> str:
     return f"{width}x{height}"
 
 
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def _some(items: Sequence[Item]) -> str:
     return ", ".join(item.note for item in items[:5]) + (", ..." if len(items) > 5 else "")
 
 
-def _counted(kinds: Counter[str]) -> str:
+def _tally(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5)) + (", ..." if len(kinds) > 5 else "")
 
 

@@ -13,6 +13,11 @@ _STATISTICS_FILES = 2_000
 FOLDER_SIZE = (224, 224)
 
 
+def resize_for(size: tuple[int, int]) -> int:
+    """Pixels of a photograph's shorter side before the middle is cut out: 256 for 224, nothing to cut off tiny ones."""
+    return round(min(size) * 256 / 224) if min(size) >= 96 else min(size)
+
+
 def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
     """Size, channels and statistics; measured on the training split where none are published."""
     train = data.splits["train"]
@@ -27,7 +32,7 @@ def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
     else:
         channels = config.channels or 3
         size = config.image_size or FOLDER_SIZE
-        resize = round(min(size) * 256 / 224) if min(size) >= 96 else min(size)
+        resize = resize_for(size)
     plain = Preprocessing(
         channels=channels,
         size=size,

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
+from densekit.words import counted
 
 
 class Log(Console):
@@ -134,11 +135,6 @@ class Display:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """1 channel, 3 channels, 1,000 classes."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from densekit.engine.ema import average_of
 from densekit.engine.evaluate import Records, Result, evaluate
 from densekit.engine.interrupt import Stop, catch_signals
 from densekit.engine.optimizer import optimizer_for
-from densekit.engine.precision import repeatable, scaler_for
+from densekit.engine.precision import scaler_for
 from densekit.engine.processes import World
 from densekit.engine.progress import Display
 from densekit.engine.schedule import learning_rate
@@ -52,18 +52,6 @@ def fit(
     Returns the result on the reported split. Raises Diverged for a loss that is not finite, Interrupted after a signal,
     with the state saved, and BadData where the disk is full.
     """
-    with repeatable(prepared.device):
-        return _fit(prepared, run, display, checkpoint, until, tracking)
-
-
-def _fit(
-    prepared: Prepared,
-    run: Path,
-    display: Display,
-    checkpoint: Checkpoint | None,
-    until: int | None,
-    tracking: Tracking | None,
-) -> tuple[Result, Records]:
     recipe, world = prepared.recipe, prepared.world
     state = start(prepared)
     if checkpoint is not None:

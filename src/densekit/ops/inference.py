@@ -38,19 +38,18 @@ def recall(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
     return found.weights if found is not None and found.holds(x, layers) else None
 
 
-def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: BlockWeights | None = None) -> Tensor:
+def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None) -> Tensor:
     """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
 
     `weights` are what `recall` recalled.
     """
     kernels: Any = native if native.suits(x) else primitives
-    folded: Any = weights
     if weights is None:
-        folded = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
+        weights = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
     images, _, height, width = x.shape
     output = kernels.dense_block(
         primitives.rows(x),
-        folded,
+        weights,
         None if tail is None else (*_affine(tail.norm), tail.pool),
         (images, height, width),
         len(layers),

@@ -12,6 +12,7 @@ from densekit.models import ImageClassifier
 from densekit.weights.folder import WEIGHTS, load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
+from densekit.words import counted
 
 
 class Start(NamedTuple):
@@ -44,9 +45,7 @@ def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes
         if stem in state and _reads_others(state[stem], own[stem]):
             channels, wanted = state[stem].shape[1], own[stem].shape[1]
             state[stem], how = for_channels(state[stem], wanted)
-            adapted.append(
-                f"{stem} from {channels} to {wanted} input {'channel' if wanted == 1 else 'channels'}: {how}"
-            )
+            adapted.append(f"{stem} from {channels} to {counted(wanted, 'input channel')}: {how}")
     load_state(model, {**state, **{name: own[name] for name in new}}, source)
     return Start(new, tuple(adapted))
 

@@ -74,6 +74,17 @@ def _layers(*, theirs: str, parts: Mapping[str, str]) -> dict[str, str]:
     return {f"{theirs}.{name}": f"{_LAYER}.{part}" for name, part in parts.items()}
 
 
+def _flat(*, layer: str, norm: str, conv: str, last: str, head: str) -> dict[str, str]:
+    """Blocks, transitions and ends side by side: a transition's `norm` and `conv`, the `last` norm, and the `head`."""
+    return _layers(theirs=layer, parts=_BN_CONV) | {
+        "conv1": "features.conv0",
+        f"trans{{b}}.{norm}": f"{_TRANSITION}.norm",
+        f"trans{{b}}.{conv}": f"{_TRANSITION}.conv",
+        last: "features.norm5",
+        head: "classifier",
+    }
+
+
 _BN_CONV = {"bn1": "norm1", "conv1": "conv1", "bn2": "norm2", "conv2": "conv2"}
 _DOTTED = {"norm.1": "norm1", "conv.1": "conv1", "norm.2": "norm2", "conv.2": "conv2"}
 _TORCHVISION = _ENDS | _TRANSITIONS | _layers(theirs=_LAYER, parts={part: part for part in _PARTS})
@@ -99,40 +110,19 @@ LAYOUTS = (
     ),
     Layout(
         "andreasveit/densenet-pytorch",
-        _layers(theirs="block{b}.layer.{l}", parts=_BN_CONV)
-        | {
-            "conv1": "features.conv0",
-            "trans{b}.bn1": f"{_TRANSITION}.norm",
-            "trans{b}.conv1": f"{_TRANSITION}.conv",
-            "bn1": "features.norm5",
-            "fc": "classifier",
-        },
+        _flat(layer="block{b}.layer.{l}", norm="bn1", conv="conv1", last="bn1", head="fc"),
         first_layer=0,
         statistics=_ANDREASVEIT,
     ),
     Layout(
         "bamos/densenet.pytorch",
-        _layers(theirs="dense{b}.{l}", parts=_BN_CONV)
-        | {
-            "conv1": "features.conv0",
-            "trans{b}.bn1": f"{_TRANSITION}.norm",
-            "trans{b}.conv1": f"{_TRANSITION}.conv",
-            "bn1": "features.norm5",
-            "fc": "classifier",
-        },
+        _flat(layer="dense{b}.{l}", norm="bn1", conv="conv1", last="bn1", head="fc"),
         first_layer=0,
         statistics=_BAMOS,
     ),
     Layout(
         "kuangliu/pytorch-cifar",
-        _layers(theirs="dense{b}.{l}", parts=_BN_CONV)
-        | {
-            "conv1": "features.conv0",
-            "trans{b}.bn": f"{_TRANSITION}.norm",
-            "trans{b}.conv": f"{_TRANSITION}.conv",
-            "bn": "features.norm5",
-            "linear": "classifier",
-        },
+        _flat(layer="dense{b}.{l}", norm="bn", conv="conv", last="bn", head="linear"),
         first_layer=0,
         new_first=True,
         statistics=_KUANGLIU,

@@ -153,16 +153,17 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
     """A network of another kind, which keeps its own names: a residual one, or one of torchvision or timm."""
     file = str(path)
     layout = Layout(f"{config.name}'s own", {}, parameters=TORCH)
-    shapes = {name.removeprefix("module."): tensor.shape for name, tensor in found.tensors.items()}
-    for names, field, dimension in ((head_of(config), "num_classes", 0), (stem_of(config), "in_channels", 1)):
-        sizes = {shapes[name][dimension] for name in names if len(shapes.get(name, ())) > 1}
+    names = {theirs: theirs.removeprefix("module.") for theirs in found.tensors}
+    shapes = {ours: found.tensors[theirs].shape for theirs, ours in names.items()}
+    for own_names, field, dimension in ((head_of(config), "num_classes", 0), (stem_of(config), "in_channels", 1)):
+        sizes = {shapes[name][dimension] for name in own_names if len(shapes.get(name, ())) > 1}
         if len(sizes) == 1:
             config = config.model_copy(update={field: sizes.pop()})
     with torch.device("meta"):
         own = build(config).state_dict()
     account, state, rest = Account(), dict[str, Tensor](), []
     for theirs, tensor in found.tensors.items():
-        ours = theirs.removeprefix("module.")
+        ours = names[theirs]
         if ours not in own:
             rest.append(theirs)
             continue
@@ -171,5 +172,5 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
         state[ours] = tensor.to(own[ours].dtype)
     account.set_aside(rest, ignore, file)
     account.make(own, state, file)
-    taken = {theirs: theirs.removeprefix("module.") for theirs in found.tensors if theirs not in rest}
+    taken = {theirs: ours for theirs, ours in names.items() if theirs not in rest}
     return Imported(config, state, account, Match(layout, taken, tuple(rest)), found.left, digest(path), None)
