@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.data.xrays import SETTINGS, write_xrays
+
+if TYPE_CHECKING:
+    from densekit import Run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,6 +53,22 @@ def spoil(path: Path) -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of made chest X-rays."""
+    return write_xrays(tmp_path_factory.mktemp("xrays"), patients=100)
+
+
+@pytest.fixture(scope="session")
+def xray_run(xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """A multi-label run that is long enough to have learned something."""
+    from densekit import train
+
+    out = tmp_path_factory.mktemp("runs") / "xrays"
+    settings = SETTINGS | {"select": "best"}
+    return train(f"csv:{xrays}", model="densenet_bc_10_8", epochs=8, out=out, settings=settings)
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from densekit.api import Run, evaluate, import_model, load, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
-    from densekit.engine.evaluate import Result
+    from densekit.engine.multi_label import MultiLabelResult
+    from densekit.engine.single_label import Result
     from densekit.models import ImageClassifier, create_model, model_names
 
 # Looked up on first use: `densekit --help` must not wait for torch.
 _HOMES = {
     "Classifier": "densekit.engine.classifier",
     "ImageClassifier": "densekit.models",
+    "MultiLabelResult": "densekit.engine.multi_label",
     "Prediction": "densekit.engine.classifier",
     "Recipe": "densekit.config",
-    "Result": "densekit.engine.evaluate",
+    "Result": "densekit.engine.single_label",
     "Run": "densekit.api",
     "create_model": "densekit.models",
     "evaluate": "densekit.api",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "ImageClassifier",
+    "MultiLabelResult",
     "Prediction",
     "Recipe",
     "Result",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,6 +28,22 @@ ImageSize = Annotated[
     # One number means a square, as everybody writes it.
     BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
 ]
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a column is named twice")
+    return names
+
+
+Columns = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda names: [name.strip() for name in names.split(",")] if isinstance(names, str) else names),
+    AfterValidator(_each_once),
+]
+
+Window = tuple[float, PositiveFloat]
 
 
 class Frozen(BaseModel):
@@ -110,7 +127,7 @@ class DataConfig(Frozen):
     """Which images, how they are split and read."""
 
     source: str
-    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], or a folder."""
+    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], csv:FILE, or a folder."""
     protocol: Literal["tune", "final"] = "tune"
     """tune holds out part of the training images to choose by; final trains on all of them (paper sec. 4.2)."""
     val_fraction: Fraction = 0.1
@@ -129,10 +146,54 @@ class DataConfig(Frozen):
     """Image files that may be unreadable before the run stops; they are skipped and listed."""
     max_pixels: PositiveInt = 100_000_000
     """Larger images are refused before they are decoded."""
+    window: Window | None = None
+    """[centre, width] of the values that are seen in DICOM and in grey images of more than 8 bits.
+
+    None: what a DICOM file says, and all of 16 bits.
+    """
     workers: NonNegativeInt = 0
     """Processes that decode folder images; never changes a result."""
     limit: PositiveInt | None = None
     """Use only this many training images (the first by content hash): for quick tries."""
+    path_column: str | None = None
+    """csv: the column of image files; none: one called path, image, file, filename or Image Index."""
+    image_root: str | None = None
+    """csv: the folder that its paths start from; none: the CSV's own."""
+    label_columns: Columns | None = None
+    """csv: one column of class names, or several, a class each, of 1, 0, and -1 or nothing for unknown: multi-label.
+
+    None: one called label, class or Finding Labels.
+    """
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """csv: what stands between the classes of one label column, such as "|": multi-label."""
+    no_label: str | None = None
+    """csv: the word in such a column that stands for no class at all, such as "No Finding"."""
+    blank_labels: Literal["unknown", "absent"] | None = None
+    """csv, multi-label: what an empty cell means. None: unknown, which neither loss nor metrics count."""
+    group_column: str | None = None
+    """csv: rows that agree in it stay in one split; none: one called patient, Patient ID, subject or subject_id."""
+    split_column: str | None = None
+    """csv: train, val or test for each row; none: one called split, if there is one, else as folders are split."""
+
+    @model_validator(mode="after")
+    def _tables_only(self) -> Self:
+        if not self.source.startswith("csv:"):
+            for name in _TABLE_SETTINGS:
+                if getattr(self, name) is not None:
+                    raise ValueError(f"data.{name} is for csv:FILE, and DATA is {self.source}; leave it out")
+        return self
+
+
+_TABLE_SETTINGS = (
+    "path_column",
+    "image_root",
+    "label_columns",
+    "label_separator",
+    "no_label",
+    "blank_labels",
+    "group_column",
+    "split_column",
+)
 
 
 class Preprocessing(Frozen):
@@ -150,6 +211,8 @@ class Preprocessing(Frozen):
     """What surrounds the object in the training images, where that is uniform."""
     known: bool = True
     """False: mean and std stand for what imported weights do not tell."""
+    window: Window | None = None
+    """[centre, width] of the values that are seen, where an image has more than 8 bits."""
 
 
 class AugmentConfig(Frozen):
@@ -300,8 +363,13 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             node = below if isinstance(below, dict) else {}
         if last not in node or isinstance(node[last], dict):
             raise UnknownName("setting", key, dotted_keys(tree))
-        node[last] = yaml.safe_load(value) if isinstance(value, str) else value
+        node[last] = value_of(value)
     return recipe_from(tree)
+
+
+def value_of(given: Any) -> Any:
+    """A string read as YAML, anything else as it is; a lone | stays one, for YAML an empty block of text."""
+    return yaml.safe_load(given) if isinstance(given, str) and given != "|" else given
 
 
 def recipe_from(tree: Mapping[str, Any]) -> Recipe:

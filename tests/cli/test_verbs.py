@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densekit import train
+from densekit import Run, train
 from densekit.engine import runs
 from tests.cli.test_errors import Command, densekit
 from tests.conftest import write_photos
@@ -64,6 +64,31 @@ def test_predict_prints_one_json_object_a_line(densekit: Command, tiny_run: Path
     assert len(lines[0]["top"]) == 2
     assert set(lines[0]["top"][0]) == {"class", "index", "probability"}
     assert lines[2]["error"]["code"] == "not_an_image"
+
+
+def test_evaluate_and_predict_know_several_labels(
+    densekit: Command, xray_run: Run, xrays: Path, tmp_path: Path
+) -> None:
+    status, out, _ = densekit("evaluate", xray_run.folder, "--json")
+    result = json.loads(out)
+    trained = json.loads((xray_run.folder / "result.json").read_text())
+    assert status == 0
+    assert {"model", "data", "split", "count", "top1", "top5", "loss", "ece", "per_class"} <= set(result)
+    assert result["top1"] is result["top5"] is None
+    assert (result["count"], result["auroc"]) == (trained["count"], pytest.approx(trained["auroc"], abs=1e-6))
+    names = {"class", "count", "known", "auroc", "ap", "threshold", "precision", "recall", "specificity"}
+    assert all(set(row) == names for row in result["per_class"])
+    status, out, _ = densekit("evaluate", xray_run.folder)
+    assert f"AUROC {result['auroc']:.4f}" in out
+    pictures = sorted((xrays.parent / "images").iterdir())[:3]
+    _, out, _ = densekit("predict", xray_run.folder, *pictures, "--json", "--top", 4)
+    rows = [row for line in out.splitlines() for row in json.loads(line)["top"]]
+    assert set(rows[0]) == {"class", "index", "probability", "present"}
+    thresholds = {row["class"]: row["threshold"] for row in trained["per_class"]}
+    assert all(row["present"] == (row["probability"] >= thresholds[row["class"]]) for row in rows)
+    _, out, _ = densekit("predict", xray_run.folder, *pictures, "--top", 4)
+    assert out.count(" yes") == sum(row["present"] for row in rows)
+    assert out.count(" no") == 12 - out.count(" yes")
 
 
 @pytest.fixture

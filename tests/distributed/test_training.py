@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from tests.data.xrays import SETTINGS
 from tests.faults.command import run
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,27 @@ def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> 
             # Sooner or later a value lies on the ReLU's corner, and rounding decides what its gradient is; one process
             # by another plan drifts as far. Eight steps agree to seven digits.
             assert two[key] == pytest.approx(one[key], rel=1e-5 if one["epoch"] == 1 else 2e-2), key
+
+
+def test_two_processes_have_the_gradient_of_one_where_labels_are_unknown(xrays: Path, tmp_path: Path) -> None:
+    """However many of them each process has: after one step, momentum is the gradient.
+
+    Of the head, above which is no ReLU: one value on its corner changes those below by a hundredth.
+    """
+    settings = SETTINGS | {"data.limit": 32, "class_weights": "balanced", "optimizer.weight_decay": 0}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    momentum = []
+    for ranks in (1, 2):
+        arguments = ("train", f"csv:{xrays}", "--model", "densenet_bc_10_4", "--epochs", "1", *words)
+        run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
+        state = load_file(tmp_path / f"by-{ranks}" / "checkpoints/last/state.safetensors")
+        last = max(int(name.split(".")[1]) for name in state if "momentum" in name)
+        momentum.append([state[f"optimizer.{i}.momentum_buffer"] for i in (last - 1, last)])
+    assert [tuple(tensor.shape) for tensor in momentum[0]] == [(4, 9), (4,)]
+    for one, two in zip(*momentum, strict=True):
+        assert (one - two).norm() < 1e-3 * one.norm()
+    first, second = (rows(tmp_path / f"by-{ranks}")[0]["train_loss"] for ranks in (1, 2))
+    assert second == pytest.approx(first, rel=1e-5)
 
 
 def test_pieces_one_after_the_other_train_on_several_processes(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from densekit.cli.main import main
 from densekit.data import sources
 from densekit.recipes.quick import _EPOCHS
 from tests.conftest import write_photos
+from tests.data.xrays import write_xrays
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")
@@ -43,6 +44,9 @@ SHORTENED = {
         "--epochs 1 --set data.limit=4 --set data.image_size=64"
     ),
     "densekit bench train --model densenet_bc_100_12": "--batch 2 --repeats 1 --threads 1 --plans shared",
+    "densekit train csv:xrays/labels.csv --set data.label_columns=Cardiomegaly,Effusion,Nodule --set data.channels=1": (
+        "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32 --set data.limit=16"
+    ),
     "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
 }
 
@@ -89,6 +93,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DENSEKIT_DATA", str(tmp_path / "data"))
     for photos in ("photos", "path/to/photos"):
         write_photos(tmp_path / photos)
+    write_xrays(tmp_path / "xrays")
     for picture in ("shoe.jpg", "new-picture.jpg", "photo.jpg"):
         Image.effect_noise((48, 40), 60).save(tmp_path / picture)
     write_fashion(tmp_path / "data" / "fashion-mnist")

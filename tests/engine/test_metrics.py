@@ -12,6 +12,7 @@ from densekit.config import Preprocessing
 from densekit.data import Loader
 from densekit.data.sets import ArrayImages, SkipList
 from densekit.engine.evaluate import evaluate
+from densekit.engine.single_label import SingleLabel
 
 CLASSES = 7
 
@@ -32,7 +33,7 @@ def case() -> tuple[Any, Tensor, Tensor]:
     preprocessing = Preprocessing(channels=1, size=(1, CLASSES), resize=1, mean=(0.0,), std=(1.0,))
     loader = Loader(ArrayImages(pixels, targets), preprocessing, 50)
     names = tuple(f"c{i}" for i in range(CLASSES))
-    result, _ = evaluate(Fixed(), loader, classes=names, names=("m", "d", "s"), skipped=SkipList(0))
+    result, _ = evaluate(Fixed(), loader, task=SingleLabel(names), names=("m", "d", "s"), skipped=SkipList(0))
     return result, Fixed()(pixels.float() / 255), targets
 
 

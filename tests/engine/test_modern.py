@@ -104,7 +104,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
 def test_balanced_classes_weigh_alike_in_the_loss(tmp_path: Path) -> None:
     prepared = prepare(recipe(class_weights="balanced", data__limit=150), tmp_path)
     labels = prepared.data.splits["train"].labels
-    weights = prepared.class_weights
+    weights = prepared.task.weights
     assert weights is not None
     counts = torch.bincount(labels, minlength=10)
     torch.testing.assert_close(weights * counts, torch.full((10,), 15.0))

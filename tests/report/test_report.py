@@ -16,10 +16,11 @@ from densekit.data.sets import FileImages
 from densekit.engine import fit, prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.progress import Display
+from densekit.engine.single_label import SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots, write_report
-from densekit.report.page import confused_pairs, wilson
+from densekit.report.single_label import confused_pairs, wilson
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<b>x</b>"><img src=http://example.org/a.png onerror=alert(1)>'
@@ -40,7 +41,7 @@ def evaluated_as(prepared, classes):
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
     loader, skipped = prepared.loader("test"), prepared.data.skipped
-    return prepared, *evaluate(prepared.model, loader, classes=classes, names=names, skipped=skipped)
+    return prepared, *evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
 
 
 def text_of(page):
@@ -165,10 +166,21 @@ def test_confused_pairs_come_commonest_first(digits):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 def test_browser_shows_it_without_a_complaint(digits):
-    from playwright.sync_api import sync_playwright
-
     run, prepared, *_ = digits
     page_file = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789")))
+    complaints, requests, widths, overflow, heading = looked_at(page_file)
+    assert complaints == []
+    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
+    assert len(widths) > 16
+    assert min(widths) > 0
+    assert overflow <= 0  # nothing wider than a phone
+    assert "digits" in heading
+
+
+def looked_at(page_file):
+    """In a browser as narrow as a phone: complaints, requests, widths of pictures, what sticks out, the heading."""
+    from playwright.sync_api import sync_playwright
+
     complaints, requests = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -185,9 +197,4 @@ def test_browser_shows_it_without_a_complaint(digits):
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         heading = page.inner_text("h1")
         browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert len(widths) > 16
-    assert min(widths) > 0
-    assert overflow <= 0  # nothing wider than a phone
-    assert "digits" in heading
+    return complaints, requests, widths, overflow, heading

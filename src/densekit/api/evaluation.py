@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from densekit.api.run import data_folder, display_of, load, refuse_planned
-from densekit.config import DataConfig, describe
+from densekit.config import DataConfig, describe, value_of
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import FileImages, SkipList
 from densekit.data.split import divide
 from densekit.engine import Classifier, Result
 from densekit.engine.evaluate import evaluate as measure
+from densekit.engine.multi_label import MultiLabel
 from densekit.engine.processes import joined
 from densekit.errors import BadData, InvalidInput, UnknownName
 
@@ -44,7 +44,7 @@ def evaluate(
         own = card.data is not None and data in (None, card.data.source)
         if data is not None:
             refuse_planned(data)
-        config = card.data if own and card.data is not None else DataConfig(source=str(data))
+        config = card.data if own and card.data is not None else _config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
@@ -70,13 +70,20 @@ def evaluate(
             result, _ = measure(
                 classifier.model,
                 loader,
-                classes=classifier.classes,
+                task=classifier.task,
                 names=(str(model), loaded.name, name),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
             )
         return result
+
+
+def _config_of(source: str, trained: DataConfig | None) -> DataConfig:
+    """Of other data; a table is read by the columns that the model's own table had."""
+    if trained is not None and trained.source.startswith("csv:") and source.startswith("csv:"):
+        return trained.model_copy(update={"source": source})
+    return DataConfig(source=source)
 
 
 def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
@@ -94,6 +101,8 @@ def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: 
         if set(data.splits) != {"train"}:
             raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
         return split, data.splits["train"]
+    if split in data.splits and split != "train":
+        return split, data.splits[split]
     divided = divide(data, config)
     if split not in divided.splits:
         raise UnknownName("split", split, [*divided.splits, "all"])
@@ -101,11 +110,16 @@ def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: 
 
 
 def _check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
+    if data.multi_label != isinstance(classifier.task, MultiLabel):
+        kinds = ("one label", "several labels") if data.multi_label else ("several labels", "one label")
+        raise BadData(
+            f"{model} gives an image {kinds[0]}, and {data.name} has {kinds[1]} an image; name data like its own"
+        )
     if classifier.classes != data.classes:
         odd = sorted(set(classifier.classes) ^ set(data.classes))[:5]
         raise BadData(
             f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
-            "name the folders after the model's classes, or train on these data"
+            "name its folders or labels after the model's classes, or train on these data"
         )
 
 
@@ -115,10 +129,7 @@ def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataC
     for key in settings:
         if key not in known:
             raise UnknownName("setting of data", key, known)
-    values = {
-        key.removeprefix("data."): yaml.safe_load(value) if isinstance(value, str) else value
-        for key, value in settings.items()
-    }
+    values = {key.removeprefix("data."): value_of(value) for key, value in settings.items()}
     try:
         return DataConfig.model_validate(config.model_dump() | values)
     except ValidationError as error:

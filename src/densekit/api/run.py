@@ -17,7 +17,6 @@ from densekit.errors import InvalidInput
 
 # Forms of DATA that are to come, and what to do until then.
 _PLANNED = {
-    "csv": "put the images into one folder for each class",
     "hf": "download the data set, and name its folder of images",
     "wds": "unpack the archives into one folder for each class",
 }

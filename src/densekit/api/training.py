@@ -72,7 +72,7 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     with joined() as world:
-        name = f"{Path(data).name}-{composed.model.name}"
+        name = f"{Path(data.removeprefix('csv:')).name}-{composed.model.name}"
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
             return _resume(folder, world, {}, data_dir, console, accept_changes=False)
@@ -231,7 +231,7 @@ def _finish(
             with runs.writing(folder):
                 report = write_report(folder, prepared, result, records)
                 runs.write_result(folder, result)  # last: it says that all is there
-                runs.note(folder, "finish", top1=result.top1)
+                runs.note(folder, "finish", **{prepared.task.metric: result.score})
             tracking.result(result, report)
     return Run(folder, result)
 

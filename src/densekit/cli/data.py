@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Looks after data sets.")
 @app.command()
 def check(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, or a folder.")
+        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, csv:FILE, or a folder.")
     ],
     group: Annotated[
         str | None,

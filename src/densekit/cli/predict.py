@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,10 +43,15 @@ def predict(
         if as_json:
             typer.echo(json.dumps({"path": name, "top": outcome.top(top)}))
         else:
-            best = "   ".join(f"{row['class']} {row['probability']:.1%}" for row in outcome.top(top))
+            best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
             typer.echo(f"{name}  {best}")
     if bad:
         raise typer.Exit(3)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Of a multi-label model: whether it is taken to be there, by the thresholds that validation chose."""
+    return "" if "present" not in row else " yes" if row["present"] else " no"
 
 
 def sources(paths: list[str]) -> Iterator[tuple[str, str | bytes]]:

@@ -13,6 +13,7 @@ from densekit.api import ImportedModel, Run
 from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
+from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
 from densekit.weights.foreign.account import listed
 
@@ -37,24 +38,29 @@ def print_run(run: Run) -> None:
 def print_result(result: Result, *, per_class: bool = False) -> None:
     """Headline metrics, and optionally a row a class."""
     out = Console(highlight=False)
-    top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
     out.print(
         f"{result.split} of {result.data}, {result.count:,} images, {result.seconds:.1f} s",
         soft_wrap=True,
         markup=False,
     )
-    out.print(
-        f"  [bold]top-1 {result.top1:.2%}[/]{top5}  loss {result.loss:.4f}  calibration error {result.ece:.2%}",
-        soft_wrap=True,
-    )
+    if isinstance(result, MultiLabelResult):
+        best = f"[bold]AUROC {_number(result.auroc)}[/]  average precision {_number(result.ap)}"
+    else:
+        top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
+        best = f"[bold]top-1 {result.top1:.2%}[/]{top5}"
+    out.print(f"  {best}  loss {result.loss:.4f}  calibration error {result.ece:.2%}", soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"skipped: {skipped['message']}", soft_wrap=True, markup=False)
     if per_class:
-        table = Table("class", "images", "precision", "recall", box=None, pad_edge=False)
+        several = isinstance(result, MultiLabelResult)
+        areas = ("AUROC", "AP") if several else ()
+        table = Table("class", "images", *areas, "precision", "recall", box=None, pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"
         for row in result.per_class:
-            table.add_row(str(row["class"]), f"{row['count']:,}", _share(row["precision"]), _share(row["recall"]))
+            numbers = (_number(row["auroc"]), _number(row["ap"])) if several else ()
+            shares = (_share(row["precision"]), _share(row["recall"]))
+            table.add_row(Text(str(row["class"])), f"{row['count']:,}", *numbers, *shares)
         out.print(table)
 
 
@@ -135,11 +141,13 @@ def print_check(found: Check) -> None:
 
 def _item(item: Item, found: Check) -> str:
     seen = found.survey
-    named = [
-        f"{seen.splits[seen.split[row]]}: {seen.names[row]} ({seen.classes[seen.labels[row]]})" for row in item.rows[:4]
-    ]
+    named = [f"{seen.splits[seen.split[row]]}: {seen.names[row]} ({seen.label(row)})" for row in item.rows[:4]]
     more = [f"{len(item.rows) - 4:,} more"] if len(item.rows) > 4 else []
     return "; ".join([*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _share(value: float | None) -> str:

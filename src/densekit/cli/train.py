@@ -10,7 +10,7 @@ from densekit.cli.options import DataDir, Settings, parse
 
 def train(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, or a folder.")
+        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, csv:FILE, or a folder.")
     ],
     model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
     recipe: Annotated[

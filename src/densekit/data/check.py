@@ -1,7 +1,7 @@
 """`densekit data check`: all that is wrong with a data set as training would see it, before anybody trains on it."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from densekit.data import findings
 from densekit.data.decode import IMAGE_SUFFIXES, begins_like_an_image
 from densekit.data.duplicates import alike, blank, identical
 from densekit.data.findings import Finding, Item
-from densekit.data.sets import DataSet, FileImages
+from densekit.data.sets import DataSet, FileImages, groups_of
 from densekit.data.survey import Survey, survey
 from densekit.errors import InvalidInput
 
@@ -61,10 +61,7 @@ def check(
     groups = _groups(data, seen, pattern)
     if pattern is not None and not any(groups):
         raise InvalidInput(f"--group {group} matches no file name, such as {seen.names[0]}; mend the pattern")
-    same, shape = identical(seen), (len(seen.splits), len(seen.classes))
-    rows = seen.readable
-    counts = np.zeros(shape, np.int64)
-    np.add.at(counts, (seen.split[rows], seen.labels[rows]), 1)
+    same, counts = identical(seen), seen.counts()
     found = [
         *findings.unreadable(seen, data.skipped.files, config),
         *findings.classes(seen, counts),
@@ -115,8 +112,7 @@ def as_dict(check: Check) -> dict[str, Any]:
 def _item(item: Item, seen: Survey) -> dict[str, Any]:
     named = {key: value for key, value in (("note", item.note), ("path", item.path)) if value}
     images = [
-        {"split": seen.splits[seen.split[row]], "image": seen.names[row], "class": seen.classes[seen.labels[row]]}
-        for row in item.rows
+        {"split": seen.splits[seen.split[row]], "image": seen.names[row], "class": seen.label(row)} for row in item.rows
     ]
     return named | ({"images": images} if images else {})
 
@@ -139,15 +135,8 @@ def _compiled(group: str | None) -> re.Pattern[str] | None:
 
 
 def _groups(data: DataSet, seen: Survey, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
-    """Of each row. A source may know them: as an attribute `groups` of its images, a name for each."""
+    """Of each row; a table may name them itself."""
     if pattern is None:
-        known: Iterable[Sequence[str | None] | None] = [
-            getattr(images, "groups", None) for images in data.splits.values()
-        ]
-        return [
-            group
-            for images, groups in zip(data.splits.values(), known, strict=True)
-            for group in (groups if groups is not None else [None] * len(images))
-        ]
+        return [group for images in data.splits.values() for group in (groups_of(images) or [None] * len(images))]
     matches = [pattern.search(name if "/" in pattern.pattern else name.rsplit("/", 1)[-1]) for name in seen.names]
     return [match.group(1) if match else None for match in matches]

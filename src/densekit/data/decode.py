@@ -1,7 +1,8 @@
 """Bytes or a file -> an upright 8-bit image. The only decoder: what training saw is what prediction and serving see.
 
 The content decides the format, never the suffix, and only the formats of the table below are opened: Pillow's other
-readers are for the curious, and one of them starts Ghostscript. Embedded colour profiles are not applied.
+readers are for the curious, and one of them starts Ghostscript. Embedded colour profiles are not applied. DICOM is
+pydicom's.
 
 Anything wrong with an image is a `BadImage` with a code of `ERROR_CODES`; whatever the bytes, nothing else escapes.
 """
@@ -21,7 +22,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from densekit.data import pillow
+from densekit.data import dicom, pillow
+from densekit.data.dicom import Dicom, Window
+from densekit.data.window import to_8_bits, windowed
 from densekit.errors import BadImage, InvalidInput
 
 Source = bytes | str | os.PathLike[str]
@@ -32,7 +35,8 @@ ERROR_CODES = {
     "missing": "there is no such file",
     "unreadable": "a folder or a device, a file without permission, or a failing disk",
     "empty_file": "no bytes at all",
-    "not_an_image": "does not begin like any format that is read",
+    "not_an_image": "does not begin like any format that is read, or has no picture",
+    "no_reader": "of a format whose reader, an extra, is not installed",
     "truncated": "ends before its last pixel",
     "corrupt": "begins like an image, but is damaged",
     "too_many_pixels": "its header claims more pixels than the limit; they were not decoded",
@@ -57,22 +61,27 @@ class Decoded:
     """How it kept its pixels, by Pillow's name: L, RGB, P, CMYK, I;16, ..."""
 
 
-def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> Decoded:
     """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
 
     Transparency is laid over white, as on a page, unless 4 channels are asked for: dropping the alpha channel would
     show whatever colour the editor left under transparent pixels. Values past 8 bits are scaled, never clipped: white
     is 65535 for 16-bit integers, and for 32-bit ones that fit into 16; it is 1.0 for floats. Grey is Rec. 601 luma.
-    Of an animation or a document the first picture is taken, with a notice.
+    With a `window`, (centre, width), black is centre - width / 2 and white centre + width / 2 instead, and what lies
+    beyond is clipped: in grey images of more than 8 bits, and in DICOM, which otherwise has its own. Of an animation or
+    a document the first picture is taken, with a notice.
     """
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels) as (image, name):
+        if isinstance(image, Dicom):
+            shown, said = image.pixels(window)
+            return Decoded(_with_channels(shown, channels), tuple(said), "DICOM", shown.mode)
         raw_mode, stored = pillow.raw_mode(image), image.mode
         image.load()
         notices: list[str] = []
         if image.mode in _DEEP_MODES:
-            pixels = _scaled(image, raw_mode, name, notices)
+            pixels = _scaled(image, raw_mode, name, notices, window)
         else:
             pillow.fix_colour_key(image, raw_mode)
             pixels = _shallow(image)
@@ -92,6 +101,8 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
 def format_of_suffix(path: str | os.PathLike[str]) -> str | None:
     """The format that a file's name promises, as `Decoded.format` has it; none for a suffix that is not read."""
     suffix = os.path.splitext(path)[1].lower()
+    if suffix in dicom.SUFFIXES:
+        return "DICOM"
     return next((name.upper() for name, known in pillow.FORMATS.items() if suffix in known.suffixes), None)
 
 
@@ -99,15 +110,16 @@ def begins_like_an_image(path: str | os.PathLike[str]) -> bool:
     """Whether a file of any name holds, by its first bytes, a format that is read."""
     try:
         with open(path, "rb") as file:
-            head = file.read(16)
+            head = file.read(_HEAD)
     except OSError:
         return False
-    return any(known.begins.match(head) for known in pillow.FORMATS.values())
+    return bool(dicom.BEGINS.match(head)) or any(known.begins.match(head) for known in pillow.FORMATS.values())
 
 
-IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes)
+IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes) | {*dicom.SUFFIXES}
 """Lower-case suffixes of the files that a scan of a folder takes for images."""
 
+_HEAD = 132  # bytes by which a format is known; DICOM's mark are the last four
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 _WHITE = {"I;12": 4095}  # else 65535
@@ -124,22 +136,25 @@ _UPRIGHT = {
 
 
 @contextmanager
-def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
     name = _name(source)
     with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
-        known = image = None
+        known: pillow.Format | None = None
+        image: ImageFile.ImageFile | Dicom | None = None
         try:
-            head = stream.read(16)
+            head = stream.read(_HEAD)
             if not head:
                 raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
-            known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
-            if known is None:
-                formats = ", ".join(pillow.FORMATS)
+            is_dicom = dicom.BEGINS.match(head)  # whatever the 128 bytes before are: some are a TIFF's
+            if not is_dicom:
+                known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
+            if known is None and not is_dicom:
+                formats = ", ".join((*pillow.FORMATS, "DICOM"))
                 raise BadImage(
                     "not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it"
                 )
-            image = known.open(stream)
+            image = Dicom(stream, name) if known is None else known.open(stream)
             width, height = image.size
             if width * height > max_pixels:
                 raise BadImage(
@@ -147,7 +162,8 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFi
                     f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
                     "make it smaller, or raise max_pixels",
                 )
-            pillow.check_layout(image, stream, max_pixels)
+            if not isinstance(image, Dicom):
+                pillow.check_layout(image, stream, max_pixels)
             yield image, name
         except BadImage:
             raise
@@ -197,7 +213,9 @@ def _explained(error: Exception, name: str, max_pixels: int, ended: bool) -> Bad
 _UNSUPPORTED = re.compile(
     r"unsupported bmp|cannot handle|unknown pixel mode|not yet supported|decoder \S+ not available", re.I
 )
-_TRUNCATED = re.compile(r"truncated|incomplete|not enough|reached eof|cannot load", re.I)
+_TRUNCATED = re.compile(
+    r"truncated|incomplete|not enough|less than expected|cannot reshape|reached eof|cannot load", re.I
+)
 
 
 def _reason(error: Exception) -> str:
@@ -224,10 +242,16 @@ def _shallow(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _scaled(image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str]) -> Image.Image:
+def _scaled(
+    image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str], window: Window | None
+) -> Image.Image:
     """Values of more than 8 bits -> L, or RGBA if one value is transparent."""
     values = np.asarray(image)
-    if image.mode == "F":
+    if window is not None:
+        if np.isnan(values).any():
+            raise BadImage("unsupported_values", f"{name} holds values that are no numbers; save it anew, or remove it")
+        grey = to_8_bits(windowed(values, *window))
+    elif image.mode == "F":
         notices.append("floating point: 0 is black, 1 is white")
         _check_range(values, 1, "floats", name)
         grey = (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)

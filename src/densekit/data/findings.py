@@ -74,6 +74,15 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             "add images, or remove the class from every split",
             tuple(missing),
         )
+    everywhere = [Item(note=name) for name in survey.in_all(survey.splits.index("train"))]
+    if everywhere:
+        yield Finding(
+            "constant_class",
+            "error",
+            f"{counted(len(everywhere), 'class', 'classes')} of which every training image is: {_some(everywhere)}",
+            "add images without it, or leave it out of the labels: there is nothing to tell apart",
+            tuple(everywhere),
+        )
     few = [Item(note=f"{name} ({n})") for name, n in zip(survey.classes, train, strict=True) if 0 < n < FEW]
     if few:
         yield Finding(
@@ -110,9 +119,9 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
 
 def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[Finding]:
     """Images with the same pixels: in several splits, under several classes, or only more often than needed."""
-    conflict = [group for group in groups if len(set(survey.labels[group])) > 1]
+    conflict = [group for group in groups if survey.disagree(group)]
     across = [group for group in groups if len(set(survey.split[group])) > 1]
-    within = [g for g in groups if len(set(survey.labels[g])) == 1 and len(set(survey.split[g])) == 1]
+    within = [group for group in groups if not survey.disagree(group) and len(set(survey.split[group])) == 1]
     if conflict:
         yield Finding(
             "label_conflict",
@@ -156,10 +165,11 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         note = f"similarity {min(similarity[row] for row in rows):.3f}"
         note += ", mirrored" if mirrored & set(rows) else ""
         items.append(Item(tuple(copy for row in rows for copy in copies.get(row, [row])), note))
-    classes, splits = ([len({of[row] for row in item.rows}) for item in items] for of in (survey.labels, survey.split))
-    conflict = [item for item, count in zip(items, classes, strict=True) if count > 1]
-    across = [item for item, count in zip(items, splits, strict=True) if count > 1]
-    within = [item for item, *counts in zip(items, classes, splits, strict=True) if max(counts) == 1]
+    odd = [survey.disagree(item.rows) for item in items]
+    apart = [len({survey.split[row] for row in item.rows}) > 1 for item in items]
+    conflict = [item for item, is_odd in zip(items, odd, strict=True) if is_odd]
+    across = [item for item, is_apart in zip(items, apart, strict=True) if is_apart]
+    within = [item for item, *wrong in zip(items, odd, apart, strict=True) if not any(wrong)]
     if conflict:
         yield Finding(
             "near_label_conflict",

@@ -7,11 +7,8 @@ import torch
 
 from densekit.config import DataConfig
 from densekit.data.decode import IMAGE_SUFFIXES, check_header
-from densekit.data.sets import DataSet, FileImages, SkipList, class_counts
+from densekit.data.sets import CHECKED_FILES, DataSet, FileImages, SkipList, class_counts
 from densekit.errors import BadData, BadImage
-
-# Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
-_CHECKED_FILES = 200_000
 
 
 def folder(root: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
@@ -73,7 +70,7 @@ def _images(root: Path, classes: tuple[str, ...], skipped: SkipList, config: Dat
     ]
     paths, labels = [], []
     for path, label in candidates:
-        if len(candidates) <= _CHECKED_FILES:
+        if len(candidates) <= CHECKED_FILES:
             try:
                 check_header(path, max_pixels=config.max_pixels)
             except BadImage as error:

@@ -31,7 +31,7 @@ class Batch:
     images: Tensor
     """(N, C, H, W), float32, normalised."""
     targets: Tensor
-    """(N,), int64."""
+    """The images' labels, as `sets.ArrayImages` describes them."""
     samples: Tensor
     """(N,), int64: positions in the split; on the CPU."""
     total: int
@@ -203,7 +203,12 @@ class _Decoder(Dataset[Any]):
     def __getitem__(self, sample: int) -> tuple[int, Path, Tensor | BadImage]:
         path = self.paths[sample]
         try:
-            image = decode(path, channels=self.preprocessing.channels, max_pixels=self.max_pixels).image
+            image = decode(
+                path,
+                channels=self.preprocessing.channels,
+                max_pixels=self.max_pixels,
+                window=self.preprocessing.window,
+            ).image
         except BadImage as error:
             return sample, path, error
         pixels = self.cut(image, self.preprocessing) if self._fixed() else self._random_crop(image, sample)

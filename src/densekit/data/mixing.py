@@ -11,6 +11,7 @@ from densekit.config import AugmentConfig
 def mixing_for(config: AugmentConfig, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """(N, C, H, W), (N,) labels -> (N, C, H, W), (N, classes) shares; None where the recipe mixes nothing.
 
+    Labels that are (N, classes) already are averaged; what is not known (NaN) of one is not known of the pair.
     Draws from torch's own generator.
     """
     kinds = (v2.MixUp, config.mixup), (v2.CutMix, config.cutmix)

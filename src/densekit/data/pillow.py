@@ -227,12 +227,12 @@ def fix_colour_key(image: ImageFile.ImageFile, raw_mode: str) -> None:
 
 
 class _PillowHere(threading.local):
-    """The module pattern of a filter of warnings: matches Pillow's modules, in threads that are decoding."""
+    """The module pattern of a filter of warnings: matches the decoders' modules, in threads that are decoding."""
 
     decoding = False
 
     def match(self, module: str) -> bool:
-        return self.decoding and module.startswith("PIL.")
+        return self.decoding and module.startswith(("PIL.", "pydicom."))
 
 
 _HERE = _PillowHere()
@@ -241,7 +241,7 @@ _IGNORE_PILLOW = ("ignore", None, Warning, _HERE, 0)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow's warnings about odd metadata are ignored in this thread; those of anybody else are not.
+    """Pillow's and pydicom's warnings of odd metadata are ignored in this thread; those of anybody else are not.
 
     warnings.catch_warnings would be wrong: it swaps the list of the whole process, so threads that overlap restore each
     other's. Here each thread adds a filter and takes one away; being equal, it does not matter whose.

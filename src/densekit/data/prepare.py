@@ -40,6 +40,7 @@ def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         background=data.background,
+        window=config.window,
     )
     if config.normalise == "unit":
         return plain
@@ -69,7 +70,7 @@ def _statistics(images: Images, plain: Preprocessing, max_pixels: int) -> tuple[
         seen = 0
         for path in images.paths[::stride]:
             try:
-                image = decode(path, channels=plain.channels, max_pixels=max_pixels).image
+                image = decode(path, channels=plain.channels, max_pixels=max_pixels, window=plain.window).image
             except BadImage:
                 continue  # the loader meets it again, and counts it
             x = pixels_of(image, plain).double() / 255

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from densekit.errors import BadData, BadImage
 
+# Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
+CHECKED_FILES = 200_000
 _QUICKLY_READ = 1_000_000_000  # bytes
 
 
@@ -24,7 +26,7 @@ class ArrayImages:
     pixels: Tensor
     """(N, C, H, W), uint8."""
     labels: Tensor
-    """(N,), int64."""
+    """(N,), int64; or (N, classes), float32: 1, 0, or NaN where it is not known (multi-label)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,7 +45,7 @@ class ArrayImages:
     def content_hashes(self) -> NDArray[np.uint64]:
         """(N,) 64-bit hashes of the pixels."""
         rows = self.pixels.numpy().reshape(len(self), -1)
-        return np.array([_hash(row.tobytes()) for row in rows], dtype=np.uint64)
+        return hashes(row.tobytes() for row in rows)
 
     def subset(self, indices: NDArray[np.int64]) -> "ArrayImages":
         """The images at `indices`, in that order."""
@@ -57,18 +59,22 @@ class FileImages:
 
     paths: tuple[Path, ...]
     labels: Tensor
-    """(N,), int64."""
+    """As those of `ArrayImages`."""
     root: Path
+    groups: tuple[str, ...] | None = None
+    """(N,): what each belongs to, such as a patient, and a split never divides."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def names(self) -> list[str]:
-        """Paths from the data set's folder."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
+        """Paths from the data set's folder; whole ones of files that are elsewhere."""
+        return [
+            (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix() for path in self.paths
+        ]
 
     def fingerprint(self) -> str:
-        """Changes with any file's name, size or label, and their order; up to 1 GB in all, with any byte of theirs.
+        """Changes with any file's name, size, label or group, and their order; up to 1 GB in all, with any byte.
 
         More would take long to read each time; an image that is changed but as long as before is rare.
         """
@@ -76,6 +82,8 @@ class FileImages:
         sizes = [path.stat().st_size for path in self.paths]
         for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
             digest.update(f"{name}\0{size}\0{label}\n".encode())
+        for group in self.groups or ():
+            digest.update(f"{group}\n".encode())
         if sum(sizes) <= _QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
@@ -86,11 +94,13 @@ class FileImages:
 
     @cached_property
     def _hashes(self) -> NDArray[np.uint64]:
-        return np.array([_hash(path.read_bytes()) for path in self.paths], dtype=np.uint64)
+        return hashes(path.read_bytes() for path in self.paths)
 
     def subset(self, indices: NDArray[np.int64]) -> "FileImages":
         """The images at `indices`, in that order."""
-        part = FileImages(tuple(self.paths[i] for i in indices), self.labels[torch.from_numpy(indices)], self.root)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
+        paths = tuple(self.paths[i] for i in indices)
+        part = FileImages(paths, self.labels[torch.from_numpy(indices)], self.root, groups)
         if "_hashes" in vars(self):
             vars(part)["_hashes"] = self._hashes[indices]
         return part
@@ -99,8 +109,15 @@ class FileImages:
 Images = ArrayImages | FileImages
 
 
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+def groups_of(images: Images) -> tuple[str, ...] | None:
+    """The group of each; none where there are none."""
+    return images.groups if isinstance(images, FileImages) else None
+
+
+def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:
+    """(N,), 64 bits each."""
+    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,13 @@ class DataSet:
     """Published statistics, in units where a pixel is 0 to 1; none: measured on the training images."""
     std: tuple[float, ...] | None = None
     skipped: "SkipList" = field(default_factory=lambda: SkipList(0))
+    columns: str = ""
+    """Of a table, which of its columns are what; for people."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of any number of the classes, not of exactly one."""
+        return self.splits["train"].labels.ndim == 2
 
     def with_splits(self, splits: Mapping[str, Images]) -> "DataSet":
         """The same data, divided otherwise."""
@@ -157,4 +181,29 @@ class SkipList:
 
 def class_counts(images: Images, classes: Sequence[str]) -> list[int]:
     """How many images each class has."""
+    if images.labels.ndim == 2:
+        return (images.labels == 1).sum(0).tolist()
     return torch.bincount(images.labels, minlength=len(classes)).tolist()
+
+
+def check_learnable(data: DataSet) -> None:
+    """Raises BadData where no training image is, or none is not, of some class."""
+    train = data.splits["train"]
+    counts = np.array(class_counts(train, data.classes))
+    known = np.array((~train.labels.isnan()).sum(0).tolist()) if data.multi_label else len(train)
+    for words, lacks in (("is", counts == 0), ("is not", counts == known)):
+        names = [name for name, lack in zip(data.classes, lacks, strict=True) if lack]
+        if names:
+            raise BadData(
+                f"no training image of {data.name} {words} {', '.join(names[:5])}, so that cannot be learned; "
+                "add some, or leave it out of the labels"
+            )
+
+
+def label_names(labels: Tensor, classes: Sequence[str], separator: str = "|") -> list[str]:
+    """(N,) or (N, classes) -> for each image its class, or its classes with `separator` between them."""
+    if labels.ndim == 1:
+        return [classes[label] for label in labels.tolist()]
+    return [
+        separator.join(name for name, value in zip(classes, row, strict=True) if value == 1) for row in labels.tolist()
+    ]

@@ -11,6 +11,7 @@ from densekit.config import DataConfig
 from densekit.data import archives
 from densekit.data.folder import folder
 from densekit.data.sets import ArrayImages, DataSet
+from densekit.data.table import table
 from densekit.errors import BadData, InvalidInput, UnknownName
 
 _SYNTHETIC = re.compile(
@@ -31,7 +32,7 @@ NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
 
 
 def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
-    """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, or a folder.
+    """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, `csv:FILE`, or a folder.
 
     Not `strict`: with the faults that would stop training, as far as there is anything left to look at.
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
@@ -41,17 +42,19 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
         return synthetic(source)
+    if source.startswith("csv:"):
+        return table(Path(source.removeprefix("csv:")).expanduser(), config)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
     path = Path(source).expanduser()
     if path.is_dir():
         return folder(path, config, strict=strict)
     if path.exists():
-        raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class")
+        raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class, or csv:FILE")
     if re.fullmatch(r"[\w:-]+", source):
         raise UnknownName("data set or folder", source, [*NAMED, "imagenet", "synthetic:32x32x3:10"])
     raise BadData(
-        f"no folder {source}; DATA is a folder with one subfolder for each class, or one of {', '.join(NAMED)}"
+        f"no folder {source}; DATA is a folder with a subfolder for each class, csv:FILE, or one of {', '.join(NAMED)}"
     )
 
 

@@ -1,10 +1,13 @@
-"""Splits by content: an image's bytes decide where it belongs, so adding or renaming files moves no other file."""
+"""Splits by content: an image's bytes decide where it belongs, so adding or renaming files moves no other file.
+
+Of images in groups the group decides, and nothing else.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densekit.config import DataConfig
-from densekit.data.sets import DataSet, Images
+from densekit.data.sets import DataSet, Images, groups_of, hashes
 from densekit.errors import BadData
 
 
@@ -27,7 +30,7 @@ def divide(data: DataSet, config: DataConfig) -> DataSet:
         if not len(images):
             raise BadData(
                 f"no images are left for the {name} split of {data.name}: {len(data.splits['train'])} training images "
-                "are too few to hold some out; add images, or bring your own train/, val/ and test/ folders"
+                "are too few to hold some out; add images, or bring your own train, val and test splits"
             )
     return data.with_splits(splits)
 
@@ -35,17 +38,21 @@ def divide(data: DataSet, config: DataConfig) -> DataSet:
 def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Images]:
     """(rest, held out). `share` is a fraction by hash, or an exact count of the smallest hashes.
 
-    By fraction every class with two or more different images keeps one on each side.
+    By fraction every class with two or more different images keeps one on each side, where each image has one class
+    and no group. Groups are held out whole, so that a count may come out higher.
     """
     keys = _keys(images, salt)
+    grouped = groups_of(images) is not None
     if isinstance(share, int):
         if share >= len(images):
             raise BadData(f"cannot hold out {share} of {len(images)} images; lower data.val_count")
         out = np.zeros(len(images), dtype=bool)
         out[np.argsort(keys, kind="stable")[:share]] = True
+        if grouped:
+            out = np.isin(keys, keys[out])
     else:
         out = keys < np.uint64(share * 2**64)
-        for label in np.unique(images.labels.numpy()) if share else ():
+        for label in np.unique(images.labels.numpy()) if share and images.labels.ndim == 1 and not grouped else ():
             members = np.flatnonzero(images.labels.numpy() == label)
             low, high = keys[members].min(), keys[members].max()
             if low != high:
@@ -55,9 +62,11 @@ def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Ima
 
 
 def _keys(images: Images, salt: int) -> NDArray[np.uint64]:
-    """Uniform 64-bit keys from content: the last steps of splitmix64, over the salted hash."""
+    """Uniform 64-bit keys from content or group: the last steps of splitmix64, over the salted hash."""
+    groups = groups_of(images)
+    key = images.content_hashes() if groups is None else hashes(group.encode() for group in groups)
     with np.errstate(over="ignore"):
-        key = images.content_hashes() + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        key = key + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densekit.config import DataConfig
-from densekit.data.decode import decode, format_of_suffix
+from densekit.data.decode import Window, decode, format_of_suffix
 from densekit.data.sets import ArrayImages, DataSet, FileImages
 from densekit.errors import BadImage
 
@@ -40,8 +40,8 @@ class Survey:
     """(N,): position in `splits`."""
     sample: NDArray[np.int64]
     """(N,): position in its split."""
-    labels: NDArray[np.int64]
-    """(N,)."""
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    """(N,), or (N, classes) with 1, 0 and NaN where not known, as a data set has them."""
     names: list[str]
     sizes: NDArray[np.int64]
     """(N, 2): width and height; 0 where it could not be read."""
@@ -61,6 +61,36 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def label(self, row: int) -> str:
+        """An image's class, or its classes."""
+        if self.labels.ndim == 1:
+            return self.classes[self.labels[row]]
+        return ", ".join(name for name, value in zip(self.classes, self.labels[row], strict=True) if value == 1)
+
+    def disagree(self, rows: NDArray[np.int64] | list[int] | tuple[int, ...]) -> bool:
+        """Whether these images, if they were one, would have to be of a class and not of it."""
+        labels = self.labels[np.asarray(rows)]
+        if labels.ndim == 1:
+            return len(set(labels.tolist())) > 1
+        return bool(((labels == 1).any(0) & (labels == 0).any(0)).any())
+
+    def counts(self) -> NDArray[np.int64]:
+        """(splits, classes) readable images of each class."""
+        rows, counts = self.readable, np.zeros((len(self.splits), len(self.classes)), np.int64)
+        if self.labels.ndim == 1:
+            np.add.at(counts, (self.split[rows], self.labels[rows]), 1)
+        else:
+            np.add.at(counts, self.split[rows], self.labels[rows] == 1)
+        return counts
+
+    def in_all(self, split: int) -> list[str]:
+        """Classes of which all readable images of a split are, as far as that is known; of several labels only."""
+        labels = self.labels[self.readable[self.split[self.readable] == split]]
+        if labels.ndim == 1:
+            return []
+        constant = (labels == 1).any(0) & ~(labels == 0).any(0)
+        return [name for name, always in zip(self.classes, constant, strict=True) if always]
 
     @property
     def readable(self) -> NDArray[np.int64]:
@@ -136,16 +166,16 @@ def _thumb_shape(data: DataSet) -> tuple[int, int]:
 
 def _files(images: FileImages, config: DataConfig) -> Iterator[_Look | BadImage]:
     def look(path: Path) -> _Look | BadImage:
-        return _look(path, config.channels or 3, config.max_pixels)
+        return _look(path, config.channels or 3, config.max_pixels, config.window)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes without the interpreter's lock
         for first in range(0, len(images), _AT_ONCE):
             yield from threads.map(look, images.paths[first : first + _AT_ONCE])
 
 
-def _look(path: Path, channels: int, max_pixels: int) -> _Look | BadImage:
+def _look(path: Path, channels: int, max_pixels: int, window: Window | None) -> _Look | BadImage:
     try:
-        decoded = decode(path, channels=channels, max_pixels=max_pixels)
+        decoded = decode(path, channels=channels, max_pixels=max_pixels, window=window)
     except BadImage as error:
         return error
     image = decoded.image

@@ -16,6 +16,7 @@ from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
+from densekit.engine.task import task_of
 from densekit.errors import BadImage, InvalidInput
 from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
@@ -29,14 +30,30 @@ class Prediction:
 
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
-    """(classes,), sums to 1."""
+    """(classes,), sums to 1; of a multi-label model each for itself."""
     notices: tuple[str, ...] = ()
     """What a person should know about how the image was read."""
+    thresholds: tuple[float, ...] = ()
+    """(classes,): of a multi-label model, the probabilities from which on the image is taken to be of each."""
 
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
-        """The `k` most probable classes, best first: class, index, probability."""
-        best = np.argsort(-self.probabilities, kind="stable")[:k]
-        return [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
+        """The `k` most probable classes, best first: class, index, probability.
+
+        Of a multi-label model also whether each is present, and whatever else is.
+        """
+        order = np.argsort(-self.probabilities, kind="stable")
+        rows = [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in order]
+        if not self.thresholds:
+            return rows[:k]
+        present = self.present
+        answered = [row | {"present": row["class"] in present} for row in rows]
+        return [row for place, row in enumerate(answered) if place < k or row["present"]]
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Of a multi-label model, the classes whose probability reaches their threshold."""
+        chances = zip(self.classes, self.probabilities.tolist(), self.thresholds, strict=bool(self.thresholds))
+        return tuple(name for name, probability, threshold in chances if probability >= threshold)
 
 
 class Classifier:
@@ -45,6 +62,7 @@ class Classifier:
     def __init__(self, model: ImageClassifier, card: ModelCard, device: torch.device) -> None:
         self.model = placed(model.eval(), device)
         self.card = card
+        self.task = task_of(card)
         self.device = device
 
     @classmethod
@@ -87,7 +105,8 @@ class Classifier:
 
     def _decode(self, source: ImageSource, max_pixels: int) -> Decoded | BadImage:
         try:
-            return decode(source, channels=self.card.preprocessing.channels, max_pixels=max_pixels)
+            preprocessing = self.card.preprocessing
+            return decode(source, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
         except BadImage as error:
             return error
 
@@ -96,12 +115,14 @@ class Classifier:
         preprocessing = self.card.preprocessing
         pixels = torch.stack([pixels_of(each.image, preprocessing) for each in decoded])
         x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
-        probabilities = self.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).cpu().numpy()
+        logits = self.model(x.contiguous(memory_format=torch.channels_last))
+        probabilities = self.task.probabilities(logits).cpu().numpy()
         return [
             Prediction(
                 self.classes,
                 row,
                 (*each.notices, *background_notice(each.image, preprocessing, invert), *unknown_notice(preprocessing)),
+                self.task.decisions(),
             )
             for row, each in zip(probabilities, decoded, strict=True)
         ]

@@ -28,6 +28,8 @@ class Forecast:
     plan_reason: str
     memory_bytes: int
     seconds: float
+    columns: str = ""
+    """Of a table, which are used."""
 
 
 def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
@@ -56,4 +58,5 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
         plan_reason=choice.reason(),
         memory_bytes=copies * weights + choice.memory,
         seconds=choice.seconds[choice.plan] * (whole * counts["train"] + evaluated / 3),
+        columns=prepared.data.columns,
     )

@@ -59,8 +59,10 @@ class Display:
         """What is about to happen, and what it will cost."""
         channels, height, width = forecast.input
         classes = counted(forecast.classes, "class", "classes")
-        rows = {
-            "images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items()),
+        rows = {"images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())}
+        if forecast.columns:
+            rows["columns"] = forecast.columns
+        rows |= {
             "input": f"{height} x {width}, {counted(channels, 'channel')}; {classes}",
             "network": f"{forecast.parameters:,} parameters, {amount(forecast.macs)} MACs an image",
         }
@@ -114,7 +116,7 @@ class Display:
         line = f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
         for split in ("train", "val"):
             if f"{split}_loss" in row:
-                line += f"  {split} {row[f'{split}_top1']:.2%} loss {row[f'{split}_loss']:.3f}"
+                line += f"  {split} {_headline(row, split)}loss {row[f'{split}_loss']:.3f}"
         self.say(f"{line}  {duration(row['seconds'])}")
 
     @contextmanager
@@ -130,6 +132,13 @@ class Display:
             task = self._bar.add_task(what, total=total, note="")
             yield lambda count: self._bar.advance(task, count)
             self._bar.remove_task(task)
+
+
+def _headline(row: dict[str, Any], split: str) -> str:
+    """The metric that a split is known by, if the row has it."""
+    if f"{split}_top1" in row:
+        return f"{row[f'{split}_top1']:.2%} "
+    return f"AUROC {row[f'{split}_auroc']:.4f} " if f"{split}_auroc" in row else ""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,8 +24,10 @@ import yaml
 
 from densekit import ops
 from densekit.config import Recipe, recipe_from
-from densekit.data import DataSet
-from densekit.engine.evaluate import Result
+from densekit.data import DataSet, Images
+from densekit.data.sets import groups_of, label_names
+from densekit.engine.multi_label import MultiLabelRecords
+from densekit.engine.task import Result, result_from
 from densekit.errors import BadData, InvalidInput
 from densekit.version import __version__
 from densekit.weights import atomic
@@ -43,18 +45,22 @@ def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
-        rows = (
-            (split, name, data.classes[label])
-            for split, images in data.splits.items()
-            for name, label in zip(images.names(), images.labels.tolist(), strict=True)
-        )
-        atomic.write(folder / "split.csv", _csv(("split", "image", "class"), rows))
+        grouped = any(groups_of(images) for images in data.splits.values())
+        head = ("split", "image", "class", "group") if grouped else ("split", "image", "class")
+        atomic.write(folder / "split.csv", _csv(head, _members(data)))
         note(folder, "start", **facts)
         write_recipe(folder, recipe)  # last: a folder without it is not yet a run
     except OSError as error:
         raise BadData(
             f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
         ) from error
+
+
+def _members(data: DataSet) -> Iterator[tuple[str, ...]]:
+    for split, images in data.splits.items():
+        groups = groups_of(images)
+        columns = [images.names(), label_names(images.labels, data.classes), *([] if groups is None else [groups])]
+        yield from ((split, *row) for row in zip(*columns, strict=True))
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -189,7 +195,7 @@ def note(folder: Path, event: str, **facts: Any) -> None:
 def result_of(folder: Path) -> Result | None:
     """What a finished run measured; None where there is no result yet."""
     path = folder / "result.json"
-    return Result(**json.loads(path.read_text())) if path.is_file() else None
+    return result_from(json.loads(path.read_text())) if path.is_file() else None
 
 
 def forget_result(folder: Path) -> None:
@@ -200,6 +206,18 @@ def forget_result(folder: Path) -> None:
 def write_result(folder: Path, result: Result) -> None:
     """result.json: the metrics of the reported split."""
     atomic.write(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+
+
+def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:
+    """predictions.csv: for each image of the reported split its labels, empty where not known, and probabilities."""
+    names = images.names()
+    rows = (
+        # NaN is not itself.
+        (names[sample], *("" if value != value else str(int(value)) for value in target), *map(repr, score))
+        for sample, target, score in zip(records.sample, records.target.tolist(), records.score.tolist(), strict=True)
+    )
+    head = ("image", *classes, *(f"{name} probability" for name in classes))
+    atomic.write(folder / "predictions.csv", _csv(head, rows))
 
 
 def write_skipped(folder: Path, data: DataSet) -> None:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
-from densekit.data.sets import class_counts
+from densekit.data.sets import check_learnable
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
+from densekit.engine.task import Task, task_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
 from densekit.weights.initial import Start, start_from
@@ -25,13 +25,12 @@ class Prepared:
     recipe: Recipe
     data: DataSet
     preprocessing: Preprocessing
+    task: Task
     model: ImageClassifier
     device: torch.device
     world: World = ALONE
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Of the images of each split."""
-    class_weights: Tensor | None = None
-    """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
     adapted: tuple[str, ...] = ()
@@ -63,6 +62,7 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     torch.manual_seed(recipe.seed)
     with world.first_of_host_first():
         loaded = load(recipe.data, data_dir)
+    check_learnable(loaded)
     data = divide(loaded, recipe.data)
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
@@ -86,15 +86,8 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     begun = Start((), ())
     if start and recipe.init is not None:
         begun = start_from(model, recipe.model, recipe.init, data.classes)
-    weights = balanced(data).to(device) if recipe.class_weights == "balanced" else None
-    return Prepared(recipe, data, preprocessing, placed(model, device), device, world, fingerprint, weights, *begun)
-
-
-def balanced(data: DataSet) -> Tensor:
-    """(classes,) float32: inverse to a class's number of training images, 1 on average over these."""
-    counts = torch.tensor(class_counts(data.splits["train"], data.classes), dtype=torch.float64)
-    present = counts > 0
-    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0).float()
+    task = task_for(data, recipe, device)
+    return Prepared(recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, *begun)
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:

@@ -49,6 +49,7 @@ class Progress:
     seconds: float = 0.0
     """Trained so far, over all sessions."""
     best_top1: float = -1.0
+    """The highest `Result.score`; called so since it was always top-1, and checkpoints have it by this name."""
     rollbacks: int = 0
     """How often training went back to a checkpoint because the loss was not finite."""
 

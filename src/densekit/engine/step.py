@@ -73,16 +73,10 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
             with _together(state.network, last=piece == pieces):
                 with autocast(some.device, recipe.precision):
                     logits: Tensor = state.network(some.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(
-                    logits.float(),
-                    wanted,
-                    weight=prepared.class_weights,
-                    label_smoothing=recipe.label_smoothing,
-                    reduction="sum",
-                )
+                loss = prepared.task.loss(logits.float(), wanted)
                 state.scaler.scale(loss * scale).backward()  # type: ignore[no-untyped-call]
             summed += loss.item()
-            correct += int((logits.argmax(1) == (wanted if wanted.dim() == 1 else wanted.argmax(1))).sum())
+            correct += prepared.task.hits(logits, wanted)
     if not whole:
         summed, hits = world.sums(summed, correct)
         correct = int(hits)

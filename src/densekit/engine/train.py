@@ -3,6 +3,7 @@
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from densekit.engine import runs
 from densekit.engine.continuity import made_by
 from densekit.engine.divergence import FILE, write_dump
 from densekit.engine.ema import average_of
-from densekit.engine.evaluate import Records, Result, evaluate
+from densekit.engine.evaluate import evaluate
 from densekit.engine.interrupt import Stop, catch_signals
+from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import scaler_for
 from densekit.engine.processes import World
@@ -33,6 +35,7 @@ from densekit.engine.state import (
     save_checkpoint,
 )
 from densekit.engine.step import is_whole, share_failures, train_step
+from densekit.engine.task import Records, Result
 from densekit.engine.tracking import Tracking
 from densekit.errors import Diverged, Interrupted
 from densekit.weights import ModelCard, atomic
@@ -159,7 +162,7 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
         "step": progress.step,
         "lr": _rate(recipe, progress, 1 - 1 / len(prepared.loader("train", recipe.augment))),
         "train_loss": totals.loss / max(1, totals.count),
-        "train_top1": totals.correct / max(1, totals.count),
+        f"train_{prepared.task.hit}": totals.correct / max(1, totals.count),
         "seconds": progress.seconds,
     }
     if "val" in prepared.data.splits:
@@ -170,9 +173,9 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
         except Interrupted:
             save(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
-        row |= {"val_loss": result.loss, "val_top1": result.top1, "val_ece": result.ece}
-        if recipe.select == "best" and result.top1 > progress.best_top1:
-            progress.best_top1 = result.top1
+        row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
+        if recipe.select == "best" and result.score > progress.best_top1:
+            progress.best_top1 = result.score
             save(state, prepared, run, "best")
     progress.epoch += 1
     progress.step_in_epoch = 0
@@ -196,7 +199,7 @@ def evaluate_split(
         return evaluate(
             state.result_model,
             loader,
-            classes=prepared.data.classes,
+            task=prepared.task,
             names=(prepared.recipe.model.name, prepared.data.name, split),
             skipped=prepared.data.skipped,
             world=prepared.world,
@@ -211,14 +214,19 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     folder = run / "checkpoints" / chosen
     if chosen == "best":
         restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
+    if "val" in prepared.data.splits:
+        task = prepared.task.decided(lambda: evaluate_split(state, prepared, "val", display)[1])
+        prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
     result, rows = evaluate_split(state, prepared, split, display)
     if prepared.world.leads:
-        metrics = {"split": split, **{key: getattr(result, key) for key in ("count", "top1", "top5", "loss", "ece")}}
+        metrics = {"split": split, **result.headline()}
         card = card_for(prepared, state.progress).model_copy(update={"metrics": metrics})
         with runs.writing(run):
             atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
             atomic.write(run / "checkpoints" / "result", chosen)
+            if isinstance(rows, MultiLabelRecords):
+                runs.write_predictions(run, prepared.data.splits[split], prepared.data.classes, rows)
     return result, rows
 
 
@@ -240,6 +248,8 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
         model=prepared.recipe.model,
         classes=prepared.data.classes,
         preprocessing=prepared.preprocessing,
+        task=prepared.task.kind,
+        thresholds=prepared.task.thresholds,
         data=prepared.recipe.data,
         provenance={
             "recipe": prepared.recipe.name,

@@ -88,7 +88,7 @@ def _shown(item: Item, found: Check, config: DataConfig) -> Shown:
 
 def _varied(rows: tuple[int, ...], found: Check) -> list[int]:
     """A few of them, first one of each split and class: what a group is about is that they differ."""
-    first = {(found.survey.split[row], found.survey.labels[row]): row for row in reversed(rows)}
+    first = {(found.survey.split[row], found.survey.label(row)): row for row in reversed(rows)}
     chosen = [*first.values(), *(row for row in rows if row not in first.values())][:_OF_A_GROUP]
     return sorted(chosen)
 
@@ -96,11 +96,11 @@ def _varied(rows: tuple[int, ...], found: Check) -> list[int]:
 def _picture(row: int, found: Check, config: DataConfig) -> Picture:
     seen = found.survey
     images = found.data.splits[seen.splits[seen.split[row]]]
-    image = image_of(images, int(seen.sample[row]), config.channels or 3, config.max_pixels)
+    image = image_of(images, int(seen.sample[row]), config.channels or 3, config.max_pixels, config.window)
     return Picture(
         uri=None if image is None else picture_uri(image, _LARGEST),
         small=image is not None and max(image.size) <= SMALL,
-        true=seen.classes[seen.labels[row]],
+        true=seen.label(row),
         name=seen.names[row].rsplit("/", 1)[-1],  # its folder is its class
     )
 

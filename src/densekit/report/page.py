@@ -1,31 +1,23 @@
 """A finished run -> RUN/report.html, one file that needs nothing else: its pictures, plots and style are inside."""
 
 import json
-import math
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-
-from densekit.data.sets import ArrayImages, Images
+from densekit.data.sets import ArrayImages, Images, groups_of
 from densekit.engine import Result, runs
-from densekit.engine.evaluate import Records
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
-from densekit.errors import BadData
-from densekit.report import plots
-from densekit.report.pictures import SMALL, Picture, from_pixels, image_of, picture_uri, template, uri
+from densekit.engine.task import Records
+from densekit.report import multi_label, pictures, plots, single_label
 from densekit.weights import atomic
 
-_PICTURES = 16
-_PAIRS = 12
-
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+# Each has figures and facts of its own kind of result, and the template that shows them.
+_KINDS: dict[str, Any] = {"single-label": single_label, "multi-label": multi_label}
 
 
 def write_report(run: Path, prepared: Prepared, result: Result, records: Records) -> Path:
@@ -33,32 +25,27 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
 
     `result` and `records` are of the split `result.split` of `prepared.data`.
     """
-    rows = runs.metrics(run)
-    figures = {name: plots.svg(figure) for name, figure in _figures(rows, prepared, result)}
+    rows, kind = runs.metrics(run), _KINDS[prepared.task.kind]
+    drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
+    drawn["learning_rate"] = plots.rate_curve(prepared.recipe)
+    figures = {name: plots.svg(figure) for name, figure in drawn.items()}
     (run / "plots").mkdir(exist_ok=True)
     for name, drawing in figures.items():
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
     environment = run / "env.json"
-    page = template("template.html").render(
+    page = pictures.template(kind.TEMPLATE).render(
+        kind.facts(prepared, result, records),
         result=result,
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
-        plots={name: uri("svg+xml", drawing) for name, drawing in figures.items()},
+        plots={name: pictures.uri("svg+xml", drawing) for name, drawing in figures.items()},
+        curves=kind.CURVES,
         split=SPLITS[result.split],
-        right=round(result.top1 * result.count),
-        interval=wilson(round(result.top1 * result.count), result.count),
-        commonest=max(row["count"] for row in result.per_class) / result.count,
-        chance_loss=math.log(len(prepared.data.classes)),
-        calibration=calibration_in_words(result, records),
         splits=[_split(name, images, result.split) for name, images in _in_order(prepared)],
         selection=selection_in_words(rows, prepared, result.split),
         about_curves=_about_curves(rows, prepared),
-        most_numbered=plots.MOST_NUMBERED,
-        pairs=confused_pairs(result),
-        wrong=int((records.predicted != records.target).sum()),
-        mistakes=list(_mistakes(prepared, result.split, records)),
-        batch=_augmented(prepared),
+        batch=pictures.augmented(prepared),
         skipped=[(str(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
         config=config.read_text() if config.exists() else "",
@@ -71,32 +58,14 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     return path
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927): where the accuracy on other images of this kind probably lies."""
-    z, share = 1.96, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def calibration_in_words(result: Result, records: Records) -> str:
-    """What the calibration error means for somebody who reads the model's percentages."""
-    sure, right = float(records.confidence.mean()), result.top1
-    claim = f"On average it says it is {sure:.1%} sure, and it is right {right:.1%} of the time"
-    if result.ece < 0.02:
-        return f"{claim}: its percentages can be taken at their word."
-    if abs(sure - right) < result.ece / 3:
-        return f"{claim}, but by turns too sure and too modest: see how far its percentages can be trusted below."
-    return f"{claim}: {'too sure of itself' if sure > right else 'more modest than it needs to be'}."
-
-
 def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, split: str) -> list[str]:
     """Which weights these are, what chose them, and what that means for the numbers."""
     recipe, validated = prepared.recipe, "val" in prepared.data.splits
     averaged = f", averaged over the last steps (EMA, decay {recipe.ema.decay:g})" if recipe.ema.decay else ""
     best = kept_epoch(rows, prepared)
     if best is not None:
-        words = [f"The weights are those of epoch {best}, the most accurate on the validation images{averaged}."]
+        chosen = _KINDS[prepared.task.kind].MOST_ACCURATE
+        words = [f"The weights are those of epoch {best}, {chosen}{averaged}."]
     else:
         words = [f"The weights are those of the last epoch{averaged}; no image chose them."]
     if recipe.data.protocol == "final" and not validated:
@@ -115,46 +84,19 @@ def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, split
 
 
 def kept_epoch(rows: Sequence[dict[str, Any]], prepared: Prepared) -> int | None:
-    """The epoch that validation chose; none if the last is kept whatever its accuracy."""
-    known = [row for row in rows if "val_top1" in row]
+    """The epoch that validation chose; none if the last is kept whatever its metric."""
+    metric = f"val_{prepared.task.metric}"
+    known = [row for row in rows if metric in row]
     if prepared.recipe.select != "best" or not known:
         return None
-    return int(max(known, key=lambda row: row["val_top1"])["epoch"])  # the first of equals, as training keeps it
-
-
-def confused_pairs(result: Result) -> list[dict[str, Any]]:
-    """The commonest mistakes: true class, answer, how often, and of how many."""
-    counts = np.array(result.confusion)
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:_PAIRS]
-    cells = [divmod(int(cell), len(counts)) for cell in order]
-    return [
-        {
-            "true": result.per_class[i]["class"],
-            "predicted": result.per_class[j]["class"],
-            "count": int(counts[i, j]),
-            "of": result.per_class[i]["count"],
-        }
-        for i, j in cells
-        if counts[i, j]
-    ]
-
-
-def _figures(rows: Sequence[dict[str, Any]], prepared: Prepared, result: Result) -> Iterator[tuple[str, Figure]]:
-    if rows:
-        kept = kept_epoch(rows, prepared)
-        yield "loss", plots.loss_curve(rows, kept)
-        yield "accuracy", plots.accuracy_curve(rows, kept)
-    yield "learning_rate", plots.rate_curve(prepared.recipe)
-    yield "confusion", plots.confusion_matrix(result)
-    yield "reliability", plots.reliability_diagram(result)
+    return int(max(known, key=lambda row: row[metric])["epoch"])  # the first of equals, as training keeps it
 
 
 def _data_name(prepared: Prepared, result: Result) -> str:
     """Of a folder its own name: the path to it is in the recipe, and says little in a title."""
     if isinstance(prepared.data.splits["train"], ArrayImages):
         return result.data
-    return Path(result.data).name or result.data
+    return Path(result.data.removeprefix("csv:")).name or result.data
 
 
 def _in_order(prepared: Prepared) -> list[tuple[str, Images]]:
@@ -167,7 +109,10 @@ def _split(name: str, images: Images, reported: str) -> dict[str, Any]:
         "val": "checked after each epoch",
         "test": "kept aside until the end",
     }
-    return {"name": SPLITS[name], "count": len(images), "use": uses[name], "reported": name == reported}
+    groups = groups_of(images)
+    counts = {"count": len(images), "groups": None if groups is None else len(set(groups))}
+    row = {"name": SPLITS[name], **counts, "use": uses[name]}
+    return row | {"reported": name == reported}
 
 
 def _about_curves(rows: Sequence[dict[str, Any]], prepared: Prepared) -> list[str]:
@@ -182,40 +127,3 @@ def _about_curves(rows: Sequence[dict[str, Any]], prepared: Prepared) -> list[st
             "may stay above the validation loss, which has none."
         )
     return words
-
-
-def _mistakes(prepared: Prepared, split: str, records: Records) -> Iterator[Picture]:
-    """The wrong answers that it was surest of."""
-    images, classes = prepared.data.splits[split], prepared.data.classes
-    wrong = np.flatnonzero(records.predicted != records.target)
-    names = images.names() if len(wrong) else []
-    for row in wrong[np.argsort(-records.confidence[wrong], kind="stable")][:_PICTURES]:
-        sample = int(records.sample[row])
-        picture = image_of(images, sample, prepared.preprocessing.channels, prepared.recipe.data.max_pixels)
-        yield Picture(
-            uri=None if picture is None else picture_uri(picture),
-            small=picture is not None and max(picture.size) <= SMALL,
-            true=classes[records.target[row]],
-            name=names[sample].rsplit("/", 1)[-1],  # its folder is its class
-            predicted=classes[records.predicted[row]],
-            confidence=float(records.confidence[row]),
-        )
-
-
-def _augmented(prepared: Prepared) -> list[Picture]:
-    """The first training images as the network met them in its first epoch."""
-    # The order and the random changes belong to the samples: a smaller batch holds the same images.
-    loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=_PICTURES, workers=0)
-    try:
-        batch = next(loader.epoch(0), None)
-    except BadData:  # more files have become unreadable since: no reason to go without a report
-        batch = None
-    if batch is None:
-        return []
-    mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
-    pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    pictures = [from_pixels(x) for x in pixels]
-    return [
-        Picture(picture_uri(picture), max(picture.size) <= SMALL, prepared.data.classes[target])
-        for picture, target in zip(pictures, batch.targets.tolist(), strict=True)
-    ]

@@ -1,17 +1,22 @@
-"""What pages are made of: pictures that stand inside the page, and templates."""
+"""What pages are made of: pictures that stand inside the page, with what there is to say of each, and templates."""
 
 import base64
 import io
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import jinja2
+import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.data.decode import decode
-from densekit.data.sets import ArrayImages, Images
-from densekit.errors import BadImage
+from densekit.data.decode import Window, decode
+from densekit.data.sets import ArrayImages, Images, label_names
+from densekit.engine.setup import Prepared
+from densekit.errors import BadData, BadImage
 
+MOST = 16
+"""Pictures of one kind that a page shows."""
 SMALL = 64
 """Pixels; smaller pictures are shown as squares of colour, not blurred."""
 _LARGEST = 224  # pixels; enough for a sharp thumbnail on a dense screen, and light
@@ -31,12 +36,51 @@ class Picture:
     confidence: float = 0.0
 
 
-def image_of(images: Images, sample: int, channels: int, max_pixels: int) -> Image.Image | None:
+def mistakes(prepared: Prepared, split: str, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:
+    """Pictures of samples of a split, with what each is, what was predicted, and how sure that was."""
+    images, names = prepared.data.splits[split], None
+    channels, window = prepared.preprocessing.channels, prepared.preprocessing.window
+    for sample, true, predicted, confidence in answers:
+        names = names or images.names()
+        picture = image_of(images, sample, channels, prepared.recipe.data.max_pixels, window)
+        yield Picture(
+            uri=None if picture is None else picture_uri(picture),
+            small=picture is not None and max(picture.size) <= SMALL,
+            true=true,
+            name=names[sample].rsplit("/", 1)[-1],  # its folder is its class
+            predicted=predicted,
+            confidence=confidence,
+        )
+
+
+def augmented(prepared: Prepared) -> list[Picture]:
+    """The first training images as the network met them in its first epoch."""
+    # The order and the random changes belong to the samples: a smaller batch holds the same images.
+    loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=MOST, workers=0)
+    try:
+        batch = next(loader.epoch(0), None)
+    except BadData:  # more files have become unreadable since: no reason to go without a report
+        batch = None
+    if batch is None:
+        return []
+    mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
+    pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    pictures = [from_pixels(x) for x in pixels]
+    return [
+        Picture(picture_uri(picture), max(picture.size) <= SMALL, name or "of no known class")
+        for picture, name in zip(pictures, label_names(batch.targets, prepared.data.classes, ", "), strict=True)
+    ]
+
+
+def image_of(
+    images: Images, sample: int, channels: int, max_pixels: int, window: Window | None = None
+) -> Image.Image | None:
     """The image as people see it, whole; none for a file that has become unreadable since."""
     if isinstance(images, ArrayImages):
         return from_pixels(images.pixels[sample])
+    shown = 1 if channels == 1 else 3
     try:
-        return decode(images.paths[sample], channels=1 if channels == 1 else 3, max_pixels=max_pixels).image
+        return decode(images.paths[sample], channels=shown, max_pixels=max_pixels, window=window).image
     except BadImage:
         return None
 
@@ -68,7 +112,7 @@ def template(name: str) -> jinja2.Template:
     """One of the pages in this package."""
     # Class names and paths come from anywhere: everything is escaped, and a name that is missing is an error.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("densekit", "report"),
+        loader=jinja2.PackageLoader("densekit.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

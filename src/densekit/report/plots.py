@@ -6,6 +6,7 @@ Only matplotlib's objects are used, never pyplot: it keeps figures and settings 
 import io
 from collections.abc import Sequence
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from densekit.config import Recipe
-from densekit.engine import Result
+from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
 from densekit.engine.schedule import learning_rate
+from densekit.engine.single_label import Result as SingleResult
 
 # Okabe and Ito 2008: told apart with any colour vision. One meaning each, on the whole page.
 TRAIN, VAL, RATE, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#33404d", "#d9dfe5"
+
+# Of Petroff 2021, ten that can be told apart, and the same darker.
+_COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+    "#1f5587", "#a86d00", "#5f1000", "#566664", "#46176a", "#5c382e", "#8a3b00", "#6f6640", "#3a3d45", "#418a8d",
+)  # fmt: skip
 
 MOST_NUMBERED = 30
 """Classes up to which a confusion matrix is written out; beyond, nobody reads its numbers."""
@@ -59,7 +68,55 @@ def rate_curve(recipe: Recipe) -> Figure:
     return figure
 
 
-def confusion_matrix(result: Result) -> Figure:
+def auroc_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
+    """Mean AUROC of the classes on validation images by epoch."""
+    figure, axes = _figure("AUROC (higher is better)")
+    _curves(axes, rows, "auroc", kept)
+    axes.axhline(0.5, color=INK, lw=1, ls="--")  # of guessing
+    axes.set_ylim(top=1.01)
+    return figure
+
+
+def roc_curves(result: MultiLabelResult, records: MultiLabelRecords) -> Figure:
+    """Of each class that has one: true positive rate by false positive rate, and its area."""
+    figure, axes = _square("ROC", "share of the others that it takes, too", "share that it finds (recall)")
+    axes.plot([0, 1], [0, 1], color=INK, lw=1, ls="--")
+    curves = [(row["auroc"], *roc_curve(*records.known(i))[:2]) for i, row in _with_curves(result)]
+    _by_class(axes, result, curves)
+    return figure
+
+
+def precision_recall_curves(result: MultiLabelResult, records: MultiLabelRecords) -> Figure:
+    """Of each class that has one: precision by recall, and the average precision."""
+    figure, axes = _square("Precision and recall", "share that it finds (recall)", "share that is right (precision)")
+    curves = [(row["ap"], *precision_recall_curve(*records.known(i))[1::-1]) for i, row in _with_curves(result)]
+    _by_class(axes, result, curves, "steps-post")
+    return figure
+
+
+def _with_curves(result: MultiLabelResult) -> list[tuple[int, dict[str, Any]]]:
+    return [(i, row) for i, row in enumerate(result.per_class) if row["auroc"] is not None]
+
+
+def _by_class(
+    axes: Axes, result: MultiLabelResult, curves: Sequence[tuple[float, Any, Any]], drawstyle: str = "default"
+) -> None:
+    """A line a class, named up to as many as colours can tell apart; `curves` are area, x, y."""
+    many = len(curves) > len(_COLOURS)
+    lines = []
+    for (i, row), (area, x, y), colour in zip(_with_curves(result), curves, cycle(_COLOURS), strict=False):
+        look: dict[str, Any] = {"color": TRAIN, "lw": 0.8, "alpha": 0.4} if many else {"color": colour, "lw": 1.8}
+        (line,) = axes.plot(x, y, drawstyle=drawstyle, **look)
+        lines.append((line, f"{area:.3f}  {_label(i, str(row['class']))}"))
+    if lines and not many:
+        handles, labels = zip(*lines, strict=True)
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.16), "ncols": 2}
+        legend = axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=8.5, **place)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be called $x$
+
+
+def confusion_matrix(result: SingleResult) -> Figure:
     """True classes down, answers across, each row in shares of its class: right answers blue, mistakes orange."""
     counts = np.array(result.confusion)
     n = len(counts)
@@ -97,11 +154,10 @@ def confusion_matrix(result: Result) -> Figure:
     return figure
 
 
-def reliability_diagram(result: Result) -> Figure:
+def reliability_diagram(bins: Sequence[dict[str, float]], was: str = "was right", answers: str = "answers") -> Figure:
     """How often it was right against how sure it was, above how many answers each bar stands for."""
     figure = Figure(figsize=(5.4, 4.9), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
-    bins = result.reliability
     left = np.array([b["lower"] for b in bins])
     width = np.array([b["upper"] for b in bins]) - left
     counts = np.array([int(b["count"]) for b in bins])
@@ -112,7 +168,7 @@ def reliability_diagram(result: Result) -> Figure:
     upper.plot([0, 1], [0, 1], color=INK, lw=1.5, ls="--", label="perfectly honest")
     upper.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o", color=VAL, mec="white", ms=6)
     upper.set_ylim(0, 1.05)
-    upper.set_ylabel("was right")
+    upper.set_ylabel(was)
     # Above the axes: inside, bars may stand anywhere.
     upper.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, labelcolor=INK)
     lower.bar(left, counts, width, align="edge", color="#9aa7b4", ec="white")
@@ -121,7 +177,7 @@ def reliability_diagram(result: Result) -> Figure:
     lower.set_xlim(0, 1)
     lower.set_ylim(0, 1.25 * counts.max())
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lower.set_ylabel("answers")
+    lower.set_ylabel(answers)
     lower.set_xlabel("how sure the model said it was")
     for axis in (upper.xaxis, upper.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -141,6 +197,18 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     _plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_title(title, loc="left", size=11, color=INK, weight="bold")
+    return figure, axes
+
+
+def _square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.0, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    _plain(axes)
+    axes.grid(color=FAINT, lw=0.8)
+    axes.set_title(title, loc="left", size=11, color=INK, weight="bold")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=across, ylabel=up)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure, axes
 
 

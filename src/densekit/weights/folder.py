@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -25,6 +25,10 @@ class ModelCard(Frozen):
     model: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    task: Literal["single-label", "multi-label"] = "single-label"
+    """Whether an image is of exactly one class or of any number."""
+    thresholds: tuple[float, ...] = ()
+    """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None
     """What it was trained on, and how that was split; evaluation finds the same split by it."""
     metrics: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""What a network's outputs mean: how they are trained, recorded and measured. The one place that knows the kinds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densekit.config import Recipe
+from densekit.data import DataSet
+from densekit.data.sets import class_counts
+from densekit.engine import single_label
+from densekit.engine.multi_label import MultiLabel, MultiLabelRecords, MultiLabelResult
+from densekit.engine.single_label import SingleLabel
+from densekit.weights import ModelCard
+
+Task = SingleLabel | MultiLabel
+Result = single_label.Result | MultiLabelResult
+Records = single_label.Records | MultiLabelRecords
+
+
+def task_for(data: DataSet, recipe: Recipe, device: torch.device) -> Task:
+    """Of data that are to be trained on, with the recipe's loss."""
+    weights = balanced(data).to(device) if recipe.class_weights == "balanced" else None
+    if not data.multi_label:
+        return SingleLabel(data.classes, weights, recipe.label_smoothing)
+    known = (~data.splits["train"].labels.isnan()).sum(1).double().mean().item()
+    return MultiLabel(data.classes, weights, recipe.label_smoothing, known)
+
+
+def task_of(card: ModelCard) -> Task:
+    """Of a trained model."""
+    if card.task == "single-label":
+        return SingleLabel(card.classes)
+    return MultiLabel(card.classes, thresholds=card.thresholds)
+
+
+def result_from(document: Mapping[str, Any]) -> Result:
+    """What result.json holds."""
+    return MultiLabelResult(**document) if "auroc" in document else single_label.Result(**document)
+
+
+def balanced(data: DataSet) -> Tensor:
+    """Float32, inverse to how many training images there are of each, and 1 on average over these.
+
+    Of single labels (classes,). Of several (2, classes), where an image is not of the class and where it is: what torch
+    calls pos_weight is the second divided by the first.
+    """
+    images = data.splits["train"]
+    counts = torch.tensor(class_counts(images, data.classes), dtype=torch.float64)
+    if data.multi_label:
+        both = torch.stack(((images.labels == 0).sum(0).double(), counts))
+        # A class that is always or never there has nothing to balance.
+        return torch.where((both > 0).all(0), both.sum(0) / (2 * both.clamp(min=1)), 1).float()
+    present = counts > 0
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0).float()

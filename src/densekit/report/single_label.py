@@ -1,0 +1,87 @@
+"""What a report says of a model that names one class an image."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from densekit.engine.setup import Prepared
+from densekit.engine.single_label import Records, Result
+from densekit.report import pictures, plots
+
+TEMPLATE = "single_label.html"
+CURVES = {"accuracy": "Accuracy", "loss": "Loss"}
+MOST_ACCURATE = "the most accurate on the validation images"
+_PAIRS = 12
+
+
+def figures(
+    rows: Sequence[dict[str, Any]], kept: int | None, result: Result, _: Records
+) -> Iterator[tuple[str, Figure]]:
+    """Curves of accuracy and loss, the confusion matrix, and whether its percentages can be trusted."""
+    if rows:
+        yield "loss", plots.loss_curve(rows, kept)
+        yield "accuracy", plots.accuracy_curve(rows, kept)
+    yield "confusion", plots.confusion_matrix(result)
+    yield "reliability", plots.reliability_diagram(result.reliability)
+
+
+def facts(prepared: Prepared, result: Result, records: Records) -> dict[str, Any]:
+    """What only the template of this kind shows."""
+    right, classes = round(result.top1 * result.count), prepared.data.classes
+    wrong = np.flatnonzero(records.predicted != records.target)
+    surest = wrong[np.argsort(-records.confidence[wrong], kind="stable")][: pictures.MOST]
+    answers = (
+        (int(records.sample[row]), classes[records.target[row]], classes[records.predicted[row]], float(confidence))
+        for row, confidence in zip(surest, records.confidence[surest], strict=True)
+    )
+    return {
+        "right": right,
+        "interval": wilson(right, result.count),
+        "commonest": max(row["count"] for row in result.per_class) / result.count,
+        "chance_loss": math.log(len(classes)),
+        "calibration": calibration_in_words(result, records),
+        "most_numbered": plots.MOST_NUMBERED,
+        "pairs": confused_pairs(result),
+        "wrong": len(wrong),
+        "mistakes": list(pictures.mistakes(prepared, result.split, answers)),
+    }
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927): where the accuracy on other images of this kind probably lies."""
+    z, share = 1.96, right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def calibration_in_words(result: Result, records: Records) -> str:
+    """What the calibration error means for somebody who reads the model's percentages."""
+    sure, right = float(records.confidence.mean()), result.top1
+    claim = f"On average it says it is {sure:.1%} sure, and it is right {right:.1%} of the time"
+    if result.ece < 0.02:
+        return f"{claim}: its percentages can be taken at their word."
+    if abs(sure - right) < result.ece / 3:
+        return f"{claim}, but by turns too sure and too modest: see how far its percentages can be trusted below."
+    return f"{claim}: {'too sure of itself' if sure > right else 'more modest than it needs to be'}."
+
+
+def confused_pairs(result: Result) -> list[dict[str, Any]]:
+    """The commonest mistakes: true class, answer, how often, and of how many."""
+    counts = np.array(result.confusion)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:_PAIRS]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [
+        {
+            "true": result.per_class[i]["class"],
+            "predicted": result.per_class[j]["class"],
+            "count": int(counts[i, j]),
+            "of": result.per_class[i]["count"],
+        }
+        for i, j in cells
+        if counts[i, j]
+    ]

@@ -1,0 +1,229 @@
+"""DICOM and 16-bit greyscale are seen through a window: their own, the one that was asked for, or all there is."""
+
+import io
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+import densekit
+from densekit.config import DataConfig
+from densekit.data import load
+from densekit.data.decode import check_header, decode
+from densekit.errors import BadData, BadImage
+from tests.data.pictures import code_of, encoded, tiff
+
+RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)  # 12 bits of 16, as X-ray detectors give
+VALUES = RAMP.astype(int)
+
+
+def dicom(values: np.ndarray, photometric: str = "MONOCHROME2", **elements: Any) -> bytes:
+    """A file of `values`, with such elements beside what every image has."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.Modality = "DX"
+    dataset.Rows, dataset.Columns = values.shape[:2]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsAllocated = 8 * values.itemsize
+    dataset.BitsStored = elements.pop("BitsStored", 8 * values.itemsize)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(values.dtype.kind == "i")
+    dataset.PixelData = values.tobytes()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def grey(content: bytes, window: tuple[float, float] | None = None) -> np.ndarray:
+    return np.asarray(decode(content, channels=1, window=window).image).astype(int)
+
+
+def test_a_file_without_a_window_is_shown_from_its_lowest_to_its_highest_value() -> None:
+    shown = grey(dicom(RAMP, BitsStored=12))
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert np.abs(shown - VALUES * 255 / 4080).max() <= 0.5
+    assert len(np.unique(grey(dicom(np.full((4, 4), 7, np.uint16))))) == 1
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_its_own_window_is_pydicoms(function: str) -> None:
+    """Which scales it to the range of the stored bits."""
+    elements = {"WindowCenter": 2000, "WindowWidth": 1000, "VOILUTFunction": function, "BitsStored": 12}
+    content = dicom(RAMP, **elements)
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    theirs = apply_voi_lut(dataset.pixel_array, dataset) / 4095 * 255
+    assert np.abs(grey(content) - theirs).max() <= 0.51
+    assert len(np.unique(grey(content))) > 40
+
+
+def test_the_first_of_several_windows_is_taken() -> None:
+    two = dicom(RAMP, WindowCenter=[2000, 50], WindowWidth=[1000, 10])
+    assert np.array_equal(grey(two), grey(dicom(RAMP, WindowCenter=2000, WindowWidth=1000)))
+
+
+def test_rescaling_comes_before_the_window() -> None:
+    """Of CT: stored values are Hounsfield units, moved and scaled."""
+    elements = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
+    shown = grey(dicom(RAMP, BitsStored=12, **elements))
+    units = VALUES * 2 - 1024
+    assert shown[units < -160].max() == 0
+    assert shown[units >= 240].min() == 255
+    assert 120 < shown[np.abs(units - 40) < 20].mean() < 135
+
+
+def test_signed_values_are_read() -> None:
+    assert grey(dicom(np.array([[-100, 0], [50, 100]], np.int16))).tolist() == [[0, 128], [191, 255]]
+
+
+def test_low_is_white_where_the_file_says_so() -> None:
+    """MONOCHROME1, of most digital X-ray machines: also under a window that was asked for."""
+    for window in (None, (2000.0, 1000.0)):
+        inverted = grey(dicom(RAMP, "MONOCHROME1"), window)
+        assert np.abs(inverted - (255 - grey(dicom(RAMP), window))).max() <= 1
+        assert inverted[0, 0] == 255
+
+
+def test_a_window_that_was_asked_for_goes_before_the_files_own() -> None:
+    shown = grey(dicom(RAMP, WindowCenter=100, WindowWidth=10), (2048, 1024))
+    assert shown[RAMP <= 2048 - 512].max() == 0
+    assert shown[RAMP >= 2048 + 512].min() == 255
+    assert shown[RAMP == 2048] == 128
+
+
+def test_the_first_of_several_frames_is_taken_with_a_notice() -> None:
+    frames = np.concatenate([RAMP, RAMP[::-1]])
+    decoded = decode(dicom(frames, NumberOfFrames=2, Rows=16), channels=1)
+    assert np.array_equal(np.asarray(decoded.image), grey(dicom(RAMP)))
+    assert decoded.notices == ("2 frames: the first is used",)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm"])
+def test_scanners_files_are_read(name: str) -> None:
+    path = Path(get_testdata_file(name, download=False))
+    shown = grey(path.read_bytes())
+    dataset = pydicom.dcmread(path)
+    values = apply_modality_lut(dataset.pixel_array, dataset)
+    assert shown.shape == dataset.pixel_array.shape
+    assert shown.std() > 10
+    assert np.corrcoef(shown.ravel(), values.ravel())[0, 1] > 0.7
+
+
+def test_colour_is_read_as_it_is() -> None:
+    path = get_testdata_file("examples_rgb_color.dcm", download=False)
+    assert np.array_equal(np.asarray(decode(path).image), pydicom.dcmread(path).pixel_array)
+
+
+def test_what_is_no_good_has_its_code() -> None:
+    whole = dicom(RAMP)
+    assert code_of(whole[:-100]) == "truncated"
+    assert code_of(get_testdata_file("rtplan.dcm", download=False)) == "not_an_image"
+    assert code_of(whole, max_pixels=255) == "too_many_pixels"
+    assert code_of(whole[:132] + b"\xff" * 200) in {"corrupt", "truncated", "not_an_image"}
+    assert code_of(get_testdata_file("examples_palette.dcm", download=False)) == "unsupported_mode"
+    with pytest.raises(BadImage, match=r"compressed as JPEG-LS.*pip install"):
+        decode(get_testdata_file("JPEGLSNearLossless_16.dcm", download=False))
+    check_header(whole)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damage_is_a_bad_image_and_nothing_else(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    content = np.frombuffer(dicom(RAMP, WindowCenter=2000, WindowWidth=1000), np.uint8).copy()
+    content[random.integers(132, len(content) - RAMP.nbytes, 12)] = random.integers(0, 256, 12)
+    with suppress(BadImage):
+        decode(content.tobytes(), channels=1)
+
+
+def test_without_pydicom_one_line_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_bytes(dicom(RAMP))
+    code = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from densekit.cli.main import main\n"
+        "sys.argv = ['densekit', 'predict', 'fashion-mnist', 'x.dcm']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "x.dcm is DICOM, which needs pydicom, an extra: pip install 'densekit[dicom]'" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_greyscale_is_shown_through_the_window(kind: str) -> None:
+    content = encoded(Image.fromarray(RAMP), kind)
+    assert grey(content).max() == 16  # all of 16 bits: nearly black
+    assert np.abs(grey(content, (2048, 4096)) - VALUES * 255 / 4096).max() <= 0.5
+    assert grey(content, (2048, 1024))[RAMP >= 2560].min() == 255
+
+
+def test_a_window_gives_floats_a_black_and_a_white() -> None:
+    values = np.array([-1000, 0, 400, 3000], np.float32)
+    content = tiff(values.tobytes(), 4, 1, bits=(32,), sample_format=3)
+    assert code_of(content, channels=1) == "unsupported_values"
+    assert grey(content, (40, 400)).tolist() == [[0, 102, 255, 255]]
+    values[0] = np.nan
+    assert code_of(tiff(values.tobytes(), 4, 1, bits=(32,), sample_format=3), window=(40, 400)) == "unsupported_values"
+
+
+def test_8_bit_images_are_what_they_are_under_any_window() -> None:
+    content = encoded(Image.linear_gradient("L"), "PNG")
+    assert np.array_equal(grey(content), grey(content, (2048, 100)))
+
+
+def test_training_and_prediction_look_through_the_same_window(tmp_path: Path) -> None:
+    """Bright is a class; all of it lies in the lowest tenth of 16 bits."""
+    random = np.random.default_rng(0)
+    rows = ["path,label"]
+    for i in range(40):
+        values = random.integers(1000, 1400, (16, 16), dtype=np.uint16) + np.uint16(300 * (i % 2))
+        name = f"{i}.dcm" if i % 4 < 2 else f"{i}.png"
+        content = dicom(values) if name.endswith("dcm") else encoded(Image.fromarray(values), "PNG")
+        (tmp_path / name).write_bytes(content)
+        rows.append(f"{name},{'bright' if i % 2 else 'dark'}")
+    (tmp_path / "x.csv").write_text("\n".join(rows))
+    settings = {"data.window": [1300, 800], "data.image_size": 16, "data.channels": 1, "batch_size": 8}
+    run = densekit.train(
+        f"csv:{tmp_path}/x.csv", model="densenet_bc_10_8", epochs=6, out=tmp_path / "run", settings=settings
+    )
+    classifier = densekit.load(run.folder)
+    assert classifier.card.preprocessing.window == (1300, 800)
+    assert run.result.top1 is not None
+    for i in (0, 1, 2, 3):
+        name = f"{i}.dcm" if i % 4 < 2 else f"{i}.png"
+        assert classifier.predict(tmp_path / name).top(1)[0]["class"] == ("bright" if i % 2 else "dark")
+
+
+def test_statistics_are_of_what_is_seen(tmp_path: Path) -> None:
+    from densekit.data.prepare import preprocessing_for
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.dcm").write_bytes(dicom(np.full((8, 8), 1500, np.uint16)))
+    config = DataConfig(source=str(tmp_path), window=(1500, 800), channels=1, image_size=8)
+    data = load(config, tmp_path)
+    assert preprocessing_for(data, config).mean == pytest.approx((128 / 255,), abs=1e-3)
+    assert torch.equal(data.splits["train"].labels, torch.tensor([0, 1]))
+
+
+def test_a_folder_with_bad_dicom_is_refused_as_any_other(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.dcm").write_bytes(b"no")
+    with pytest.raises(BadData, match=r"x\.dcm does not begin like"):
+        load(DataConfig(source=str(tmp_path)), tmp_path)
