@@ -411,3 +411,48 @@ def test_what_is_put_into_clothing_is_all_that_is_found(clothing: DataSet) -> No
     found = check(data, DataConfig(source="fashion-mnist"))
     assert images_of(found, "duplicates") == [["train/0", "train/10000"], ["train/1", "train/10001"]]
     assert images_of(found, "label_conflict") == [["train/2", "train/10002"]]
+
+
+def table_of(folder: Path, rows: list[str]) -> Path:
+    """path, patient, split and two labels of 0.png, 1.png, ..., which are scenes of these numbers."""
+    folder.mkdir(exist_ok=True)
+    for number in range(len(rows)):
+        scene(number, (256, 240)).save(folder / f"{number}.png")
+    (folder / "table.csv").write_text(
+        "path,patient,split,a,b\n" + "".join(f"{i}.png,{r}\n" for i, r in enumerate(rows))
+    )
+    return folder / "table.csv"
+
+
+SOUND = [f"p{i},{'train' if i < 22 else 'test'},{i % 2},{i // 2 % 2}" for i in range(30)]
+
+
+def examined_table(path: Path) -> Check:
+    config = DataConfig.model_validate({"source": f"csv:{path}", "label_columns": ["a", "b"]})
+    return check(load(config, path, strict=False), config)
+
+
+def test_a_table_of_several_labels_is_counted_by_class(tmp_path: Path) -> None:
+    found = examined_table(table_of(tmp_path, SOUND))
+    assert codes(found) == {}
+    assert found.counts.tolist() == [[11, 10], [4, 4]]
+
+
+def test_a_patient_of_a_table_in_two_splits_is_found_without_a_pattern(tmp_path: Path) -> None:
+    found = examined_table(table_of(tmp_path, [*SOUND[:-1], "p3,test,1,0"]))
+    assert codes(found) == {"group_leak": 1}
+    assert images_of(found, "group_leak") == [["train/3.png", "test/29.png"]]
+
+
+def test_a_label_that_every_training_image_has_is_an_error(tmp_path: Path) -> None:
+    found = examined_table(table_of(tmp_path, [row[:-1] + "1" for row in SOUND]))
+    assert codes(found) == {"constant_class": 1}
+    assert not found.passed
+
+
+@pytest.mark.parametrize(("labels", "code"), [("1,1", "label_conflict"), ("1,-1", "duplicates")])
+def test_an_unknown_label_contradicts_none(tmp_path: Path, labels: str, code: str) -> None:
+    path = table_of(tmp_path, [*SOUND, "p1,train,1,0", f"p1,train,{labels}"])
+    for number in (30, 31):
+        scene(100, (256, 240)).save(tmp_path / f"{number}.png")
+    assert codes(examined_table(path)) == {code: 1}

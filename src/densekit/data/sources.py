@@ -43,7 +43,7 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     if source.startswith("synthetic:"):
         return synthetic(source)
     if source.startswith("csv:"):
-        return table(Path(source.removeprefix("csv:")).expanduser(), config)
+        return table(Path(source.removeprefix("csv:")).expanduser(), config, strict=strict)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
     path = Path(source).expanduser()

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,11 @@ class _Table:
         return next((plain[name] for name in names if name in plain), None)
 
 
-def table(path: Path, config: DataConfig) -> DataSet:
+def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     """The images that the rows of `path` name. Raises BadData for what the file or its images lack.
 
-    Several label columns, or one with `label_separator`, make labels (N, classes): 1, 0, or NaN where not known.
+    Several label columns, or one with `label_separator`, make labels (N, classes): 1, 0, or NaN where not known. Not
+    `strict`, for somebody who looks for faults: with groups in several splits, and any number of unreadable files.
     """
     content = _read(path)
     root = path.parent if config.image_root is None else Path(config.image_root).expanduser()
@@ -73,9 +75,9 @@ def table(path: Path, config: DataConfig) -> DataSet:
     groups = None if group_column is None else content.column(group_column)
     split_column = config.split_column or content.usual(_SPLIT)
     places = ["train"] * len(names) if split_column is None else _places(content, split_column)
-    if groups is not None:
+    if groups is not None and strict:
         _refuse_divided(content, groups, places, str(group_column))
-    skipped = SkipList(config.max_bad)
+    skipped = SkipList(config.max_bad if strict else sys.maxsize)
     paths = [root / name for name in names]
     good = _readable(paths, skipped, config)
     splits = {}
