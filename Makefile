@@ -7,7 +7,7 @@ KERNELS := $(wildcard src/densekit/ops/native/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow fuzz check format bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ test: $(VENV)/.installed-test ## run the test suite
 
 test-slow: $(VENV)/.installed-test ## run what stands apart: many processes, kills, sanitizers, other runtimes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/.installed-test ## give each reader a minute of inputs that coverage leads to; needs a libFuzzer wheel
+	$(PIP) -e ".[fuzz]"
+	for reader in image weights card checkpoint foreign config table; do \
+	    $(BIN)/python -m tests.fuzz.guided $$reader -max_total_time=60 || exit 1; done
 
 check: $(VENV)/.installed-test ## format, lint, types, import rules
 	$(BIN)/ruff format --check src tests

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densekit.config import DataConfig
-from densekit.data.decode import Window, decode, format_of_suffix
+from densekit.data.decode import decode, format_of_suffix
+from densekit.data.dicom import Window
 from densekit.data.sets import ArrayImages, DataSet, FileImages
 from densekit.errors import BadImage
 
@@ -79,7 +80,7 @@ class Survey:
         """(splits, classes) readable images of each class."""
         rows, counts = self.readable, np.zeros((len(self.splits), len(self.classes)), np.int64)
         if self.labels.ndim == 1:
-            np.add.at(counts, (self.split[rows], self.labels[rows]), 1)
+            np.add.at(counts, (self.split[rows], self.labels[rows].astype(np.int64)), 1)
         else:
             np.add.at(counts, self.split[rows], self.labels[rows] == 1)
         return counts

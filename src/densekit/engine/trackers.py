@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from densekit.config import Recipe, flatten
-from densekit.engine.evaluate import Result
+from densekit.engine.task import Result
 from densekit.engine.tracking import Tracker
 
 _PROJECT = "densekit"
-_RESULTS = ("top1", "top5", "loss", "ece", "count")
 
 
 class TensorBoard:
@@ -43,8 +42,8 @@ class TensorBoard:
         self._writer.flush()
 
     def result(self, result: Result, report: Path) -> None:
-        for key in _RESULTS:
-            self._writer.add_scalar(f"result/{result.split}_{key}", getattr(result, key))
+        for key, value in _numbers(result).items():
+            self._writer.add_scalar(f"result/{key}", value)
         self._writer.add_text("report", str(report))
 
     def close(self, *, finished: bool) -> None:
@@ -73,7 +72,7 @@ class WeightsAndBiases:
         self._run.log(dict(row))
 
     def result(self, result: Result, report: Path) -> None:
-        self._run.summary.update({f"{result.split}_{key}": getattr(result, key) for key in _RESULTS})
+        self._run.summary.update(_numbers(result))
         shutil.copy(report, self._run.dir)
         self._run.save(str(Path(self._run.dir, report.name)), base_path=self._run.dir, policy="now")
 
@@ -108,7 +107,7 @@ class MLflow:
         self._metrics({key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
 
     def result(self, result: Result, report: Path) -> None:
-        self._metrics({f"{result.split}_{key}": getattr(result, key) for key in _RESULTS}, 0)
+        self._metrics(_numbers(result), 0)
         self._client.set_tag(self._id, "densekit.report", str(report))
         self._client.log_artifact(self._id, str(report))
 
@@ -122,6 +121,11 @@ class MLflow:
         self._client.log_batch(
             self._id, metrics=[Metric(key, float(value), now, step) for key, value in values.items()]
         )
+
+
+def _numbers(result: Result) -> dict[str, float]:
+    """Without what is not defined for these images."""
+    return {f"{result.split}_{key}": value for key, value in result.headline().items() if value is not None}
 
 
 TRACKERS: dict[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from densekit.config import Recipe
 from densekit.engine import runs
-from densekit.engine.evaluate import Result
 from densekit.engine.processes import World
 from densekit.engine.progress import Display
+from densekit.engine.task import Result
 from densekit.errors import InvalidInput
 from densekit.weights import atomic
 
@@ -70,7 +70,8 @@ class Tracking:
             self._thread.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """After an epoch."""
+        """After an epoch; trackers hear nothing of what is not defined for its images."""
+        row = {key: value for key, value in row.items() if value is not None}
 
         def send(name: str, tracker: Tracker) -> None:
             tracker.row(row)

@@ -38,7 +38,7 @@ from densekit.engine.step import is_whole, share_failures, train_step
 from densekit.engine.task import Records, Result
 from densekit.engine.tracking import Tracking
 from densekit.errors import Diverged, Interrupted
-from densekit.weights import ModelCard, atomic
+from densekit.weights import ModelCard, atomic, read_card
 
 
 def fit(
@@ -221,7 +221,9 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     result, rows = evaluate_split(state, prepared, split, display)
     if prepared.world.leads:
         metrics = {"split": split, **result.headline()}
-        card = card_for(prepared, state.progress).model_copy(update={"metrics": metrics})
+        card = card_for(prepared, state.progress).model_copy(
+            update={"metrics": metrics, "sha256": read_card(folder).sha256}
+        )
         with runs.writing(run):
             atomic.write(folder / "config.json", card.model_dump_json(indent=2) + "\n")
             atomic.write(run / "checkpoints" / "result", chosen)

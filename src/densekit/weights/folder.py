@@ -1,5 +1,6 @@
 """A model folder: config.json and model.safetensors, all that a prediction needs."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,12 +36,16 @@ class ModelCard(Frozen):
     """Of these weights, as measured when they were made; fractions, not percent."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Command, seed, versions, data."""
+    sha256: str | None = None
+    """Of the weights beside it; none: they are not checked."""
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Writes a model folder. `state` is moved to the CPU and made contiguous."""
+    """Writes a model folder, with the weights' sha256. `state` is moved to the CPU and made contiguous."""
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write(folder / WEIGHTS, save(plain(state)))
+    packed = save(plain(state))
+    card = card.model_copy(update={"sha256": hashlib.sha256(packed).hexdigest()})
+    atomic.write(folder / WEIGHTS, packed)
     atomic.write(folder / CONFIG, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
 
 
@@ -61,14 +66,21 @@ def load_model(folder: Path, plan: str = "auto") -> tuple[ImageClassifier, Model
     """The network in evaluation mode, and its card. Raises BadWeights for damaged or foreign weights."""
     card = read_card(folder)
     model = build(card.model, plan)
-    load_state(model, read_tensors(folder / WEIGHTS), folder)
+    load_state(model, read_tensors(folder, card), folder)
     return model.eval(), card
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file. Raises BadWeights."""
+def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
+    """The weights that stand beside a card. Raises BadWeights, also for those of another card."""
+    path = folder / WEIGHTS
     try:
-        return load(path.read_bytes())
+        packed = path.read_bytes()
+        if card.sha256 not in (None, hashlib.sha256(packed).hexdigest()):
+            raise BadWeights(
+                f"{path} is not what {CONFIG} beside it was written for: its sha256 differs; fetch both again, or, "
+                f"if you changed the weights yourself, take sha256 out of {CONFIG}"
+            )
+        return load(packed)
     except FileNotFoundError:
         raise BadWeights(f"no {path}") from None
     except (OSError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
-from densekit.weights.folder import WEIGHTS, load_state, read_card, read_tensors
+from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
 from densekit.words import counted
@@ -37,7 +37,7 @@ def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes
         folder = model_folder(source)
         card = read_card(folder)
         _same_function(card.model, config, source)
-        state, same_classes = read_tensors(folder / WEIGHTS), card.classes == classes
+        state, same_classes = read_tensors(folder, card), card.classes == classes
     new = () if same_classes else head_of(config)
     own = model.state_dict()
     adapted = []
