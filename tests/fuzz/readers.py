@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -91,8 +93,6 @@ def _read_image(content: bytes) -> None:
 
 def _sound_png(content: bytes) -> bool:
     """Whether every chunk up to the end has the checksum that it says."""
-    import zlib
-
     at = 8
     while at + 12 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
@@ -107,7 +107,8 @@ def _sound_png(content: bytes) -> bool:
 
 def _card() -> ModelCard:
     preprocessing = Preprocessing(channels=3, size=(8, 8), resize=8, mean=(0, 0, 0), std=(1, 1, 1))
-    return ModelCard(model=config_for(MODEL), classes=("a", "b"), preprocessing=preprocessing)
+    model = config_for(MODEL).model_copy(update={"num_classes": 2})
+    return ModelCard(model=model, classes=("a", "b"), preprocessing=preprocessing)
 
 
 @cache
@@ -182,7 +183,11 @@ def _foreign_files() -> Sequence[bytes]:
         group = file.create_group("conv0")
         group.attrs["weight_names"] = np.array([b"conv0/kernel:0"])
         group["conv0/kernel:0"] = np.ones((3, 3, 3, 8), np.float32)
-    return [*found, buffer.getvalue()]
+    keras = io.BytesIO()
+    with zipfile.ZipFile(keras, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": []}}))
+        archive.writestr("model.weights.h5", buffer.getvalue())
+    return [*found, buffer.getvalue(), keras.getvalue()]
 
 
 def _read_foreign(content: bytes) -> None:

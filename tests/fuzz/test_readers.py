@@ -96,4 +96,5 @@ def test_damaged_inputs_are_read_or_refused(name: str, tmp_path: Path) -> None:
     print(f"{name}: {dict(total)} in {time.monotonic() - started:.0f} s")
     assert not found, f"{len(found)} faults; the first:\n{found[0]}"
     assert sum(total.values()) == count
-    assert len(total) > 1, "every input ended alike: the damage does not reach the reader"
+    # Weights have a checksum, so that none of them is read.
+    assert name == "weights" or len(total) > 1, "every input ended alike: the damage does not reach the reader"

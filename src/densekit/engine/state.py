@@ -122,7 +122,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint(document, (folder / STATE_TENSORS).read_bytes(), (folder / WEIGHTS).read_bytes())
         expected = dict(document["sha256"])
         Progress(**document["progress"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadWeights(f"no usable checkpoint in {folder} ({error}); train again") from error
     actual = {
         WEIGHTS: _sha256(checkpoint.weights),

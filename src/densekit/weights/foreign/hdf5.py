@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ _HARMLESS = frozenset(
     }
 )
 _ACTIVATIONS = {"relu", "linear", "softmax", None}
+# ValueError: names that are no UTF-8. RuntimeError: a packing that is not known, a password, JSON that is too deep.
+_UNREADABLE = (KeyError, ValueError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _OWN = "top_level_model_weights"  # what a network has beside its layers
 _NESTED = ("Functional", "Sequential", "Model")
 
@@ -35,7 +38,7 @@ def is_keras(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return WEIGHTS in archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except _UNREADABLE:
         return False
 
 
@@ -50,7 +53,7 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
             with archive.open(entry) as packed, (folder / WEIGHTS).open("wb") as file:
                 while chunk := packed.read(_CHUNK):
                     file.write(chunk)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadWeights(f"{path} is damaged, or no .keras file ({error}); fetch it again") from error
     return read(folder / WEIGHTS, config, room, path)
 
