@@ -15,9 +15,9 @@ from torchvision.transforms.v2 import functional as vision
 
 from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import augment
-from densekit.data.decode import MAX_PIXELS, decode
+from densekit.data.decode import MAX_PIXELS
 from densekit.data.policy import policy_for
-from densekit.data.sets import ArrayImages, FileImages, Images
+from densekit.data.sets import ArrayImages, EncodedImages, Images
 from densekit.errors import BadImage
 
 _CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class Loader:
     workers: int = 0
     max_pixels: int = MAX_PIXELS
     ten_crop: bool = False
-    """Files only: (N, 10, C, H, W), four corners and the middle of the resized image, and their mirrors."""
+    """Not of arrays: (N, 10, C, H, W), four corners and the middle of the resized image, and their mirrors."""
     rank: int = 0
     size: int = 1
     """Processes that divide the work: each batch of a shuffled split, or the batches of one in order."""
@@ -98,9 +98,9 @@ class Loader:
             yield pixels, samples, []
 
     def _files(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
-        assert isinstance(self.images, FileImages)
+        assert isinstance(self.images, EncodedImages)
         decoder = _Decoder(
-            self.images.paths,
+            self.images,
             self.preprocessing,
             self.augmentation,
             self.seed,
@@ -110,7 +110,8 @@ class Loader:
         )
         reader = DataLoader(
             decoder,
-            batch_sampler=[batch.tolist() for batch in batches],
+            # Lists when they are needed: a million positions as Python's integers are 40 MB.
+            batch_sampler=_Lists(batches),
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_deaf,
@@ -178,12 +179,25 @@ def _resized(image: Any, preprocessing: Preprocessing) -> Any:
     return vision.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
+class _Lists:
+    """Tensors of positions as lists, each when it is asked for."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.batches)
+
+
 class _Decoder(Dataset[Any]):
     """Position in a split -> pixels (C, H, W), or the reason why not."""
 
     def __init__(
         self,
-        paths: tuple[Path, ...],
+        images: EncodedImages,
         preprocessing: Preprocessing,
         augmentation: AugmentConfig | None,
         seed: int,
@@ -191,7 +205,7 @@ class _Decoder(Dataset[Any]):
         max_pixels: int,
         cut: Callable[[Any, Preprocessing], Tensor],
     ) -> None:
-        self.paths = paths
+        self.images = images
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
@@ -200,19 +214,18 @@ class _Decoder(Dataset[Any]):
         self.cut = cut
         self.policy = policy_for(augmentation) if augmentation is not None else None
 
-    def __getitem__(self, sample: int) -> tuple[int, Path, Tensor | BadImage]:
-        path = self.paths[sample]
+    def __getitem__(self, sample: int) -> tuple[int, Tensor | tuple[Path, BadImage]]:
         try:
-            image = decode(
-                path,
+            image = self.images.decoded(
+                sample,
                 channels=self.preprocessing.channels,
                 max_pixels=self.max_pixels,
                 window=self.preprocessing.window,
             ).image
         except BadImage as error:
-            return sample, path, error
+            return sample, (self.images.path(sample), error)
         pixels = self.cut(image, self.preprocessing) if self._fixed() else self._random_crop(image, sample)
-        return sample, path, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
+        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
 
     def _fixed(self) -> bool:
         return self.augmentation is None or self.augmentation.crop != "resized"
@@ -231,8 +244,8 @@ def _deaf(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _collate(rows: list[tuple[int, Path, Tensor | BadImage]]) -> _Raw:
-    good = [(sample, pixels) for sample, _, pixels in rows if isinstance(pixels, Tensor)]
-    bad = [(path, error) for _, path, error in rows if isinstance(error, BadImage)]
+def _collate(rows: list[tuple[int, Tensor | tuple[Path, BadImage]]]) -> _Raw:
+    good = [(sample, pixels) for sample, pixels in rows if isinstance(pixels, Tensor)]
+    bad = [failure for _, failure in rows if not isinstance(failure, Tensor)]
     pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
     return pixels, torch.tensor([sample for sample, _ in good], dtype=torch.int64), bad
