@@ -127,7 +127,7 @@ class DataConfig(Frozen):
     """Which images, how they are split and read."""
 
     source: str
-    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], a folder, csv:FILE, wds:PATTERN, hf:NAME."""
+    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], a folder, csv:, wds: or hf:NAME."""
     protocol: Literal["tune", "final"] = "tune"
     """tune holds out part of the training images to choose by; final trains on all of them (paper sec. 4.2)."""
     val_fraction: Fraction = 0.1

@@ -137,6 +137,7 @@ def _compiled(group: str | None) -> re.Pattern[str] | None:
 def _groups(data: DataSet, seen: Survey, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
     """Of each row; a table may name them itself."""
     if pattern is None:
-        return [group for images in data.splits.values() for group in (groups_of(images) or [None] * len(images))]
+        own: list[Sequence[str | None]] = [groups_of(images) or [None] * len(images) for images in data.splits.values()]
+        return [group for groups in own for group in groups]
     matches = [pattern.search(name if "/" in pattern.pattern else name.rsplit("/", 1)[-1]) for name in seen.names]
     return [match.group(1) if match else None for match in matches]

@@ -134,8 +134,8 @@ def _loaded(name: str) -> Mapping[str, Any]:
     except Exception as error:  # the library's, its file systems', its HTTP client's: they share no base
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise BadData(
-            f"cannot load hf:{name} ({type(error).__name__}: {reason}); check the name and the network, or name a copy on "
-            "this machine: hf:FOLDER of save_to_disk, or hf:FILE.parquet"
+            f"cannot load hf:{name} ({type(error).__name__}: {reason}); check the name and the network, or name "
+            "a copy on this machine: hf:FOLDER of save_to_disk, or hf:FILE.parquet"
         ) from error
     return {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
 
@@ -153,7 +153,9 @@ def _image_column(name: str, features: Mapping[str, Any], given: str | None) -> 
             raise UnknownName(f"column of hf:{name}", given, features)
         return given
     if len(known) != 1:
-        which = f"has several columns of images, {', '.join(known)}" if known else f"has {', '.join(features)}, no images"
+        which = (
+            f"has several columns of images, {', '.join(known)}" if known else f"has {', '.join(features)}, no images"
+        )
         raise InvalidInput(f"hf:{name} {which}; say which with --set data.path_column=NAME")
     return known[0]
 
@@ -188,7 +190,9 @@ def _splits(name: str, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
         return {"train": next(iter(found.values()))}, []
     known = {split: _SPLITS[split.lower()] for split in found if split.lower() in _SPLITS}
     if "train" not in known.values() or len(set(known.values())) < len(known):
-        raise BadData(f"hf:{name} has the splits {', '.join(found)}; densekit needs one train, and at most one val and test")
+        raise BadData(
+            f"hf:{name} has the splits {', '.join(found)}; densekit needs one train, and at most one val and test"
+        )
     order = sorted(known, key=lambda split: ("train", "val", "test").index(known[split]))
     return {known[split]: found[split] for split in order}, [split for split in found if split not in known]
 
@@ -205,11 +209,15 @@ def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tu
     several = any(isinstance(value, list) for value in every)
     flat = [one for value in every for one in (value if isinstance(value, list) else [value])]
     if not all(isinstance(value, str | int) for value in flat):
-        raise BadData(f"{label} of hf:{name} has empty cells or values that are no class; name another column, or mend it")
+        raise BadData(
+            f"{label} of hf:{name} has empty cells or values that are no class; name another column, or mend it"
+        )
     classes = tuple(map(str, given)) if given is not None else tuple(map(str, sorted(set(flat))))
     if len(classes) < 2:
         raise BadData(f"{label} of hf:{name} has one class, {', '.join(classes)}; there is nothing to tell apart")
-    numbers = {i: i for i in range(len(classes))} if given is not None else {v: i for i, v in enumerate(sorted(set(flat)))}
+    numbers = (
+        {i: i for i in range(len(classes))} if given is not None else {v: i for i, v in enumerate(sorted(set(flat)))}
+    )
 
     def labels(column: list[Any]) -> Tensor | None:
         if not several:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.data.decode import Decoded, Source, Window, decode
+from densekit.data.decode import Decoded, Source, decode
+from densekit.data.dicom import Window
 from densekit.errors import BadData, BadImage
 
 # Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.

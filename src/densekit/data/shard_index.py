@@ -52,12 +52,15 @@ class Index:
         """Of the images' bytes; reads them all, once for as long as the shard is the same."""
         kept = _kept(self.path, self.stamp, "npy")
         with suppress(OSError, ValueError, EOFError):
-            found: NDArray[np.uint64] = np.load(kept, allow_pickle=False)
+            with kept.open("rb") as file:
+                found: NDArray[np.uint64] = np.load(file, allow_pickle=False)
             if found.shape == self.offset.shape and found.dtype == np.uint64:
                 return found
         try:
             with self.path.open("rb") as file:
-                found = hashes(_read(file, *place) for place in zip(self.offset.tolist(), self.size.tolist(), strict=True))
+                found = hashes(
+                    _read(file, *place) for place in zip(self.offset.tolist(), self.size.tolist(), strict=True)
+                )
         except OSError as error:
             raise BadData(f"cannot read {self.path}: {error.strerror}; check its disk") from error
         _keep(kept, self.stamp, lambda file: np.save(file, found))
@@ -75,7 +78,8 @@ def index_of(path: Path) -> Index:
         raise BadData(f"cannot read {path}: {error.strerror}; check the path") from error
     kept = _kept(path, stamp, "npz")
     try:
-        with np.load(kept, allow_pickle=False) as columns:
+        # Opened here: of a damaged file numpy would leave it open.
+        with kept.open("rb") as file, np.load(file, allow_pickle=False) as columns:
             found = Index(path, stamp, **{name: columns[name] for name in _COLUMNS})
         if len({len(getattr(found, name)) for name in _COLUMNS}) == 1:
             return found
@@ -85,7 +89,7 @@ def index_of(path: Path) -> Index:
     if not rows:
         raise BadData(f"{path} holds no samples; remove it")
     kinds = (np.bytes_, np.bytes_, np.bytes_, np.int64, np.int64)
-    made = {
+    made: dict[str, Any] = {
         name: np.array(column, dtype=kind)
         for name, kind, column in zip(_COLUMNS, kinds, zip(*rows, strict=True), strict=True)
     }
@@ -158,7 +162,7 @@ def _members(path: Path, length: int) -> Iterator[tuple[tarfile.TarInfo, IO[byte
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             at = -1
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if not at < member.offset_data <= length - member.size or member.size < 0:
                     raise BadData(f"{path} ends within {member.name[:100]}, or is damaged there; copy it again")
                 at = member.offset_data
@@ -201,7 +205,9 @@ class _Sample:
             self.place = member.offset_data, member.size
         elif ending in ("cls", "json"):
             if member.size > 1 << 20:
-                raise BadData(f"{self.path}: the label of {self.key} has {member.size:,} bytes; mend {self.key}.{ending}")
+                raise BadData(
+                    f"{self.path}: the label of {self.key} has {member.size:,} bytes; mend {self.key}.{ending}"
+                )
             try:
                 text = _read(file, member.offset_data, member.size).decode().strip()
                 if ending == "cls":
@@ -232,7 +238,9 @@ class _Sample:
             )
         label = self.cls or self.json
         if not label:
-            raise BadData(f"{self.path} has no label for {self.key}; it needs {self.key}.cls, or one in {self.key}.json")
+            raise BadData(
+                f"{self.path} has no label for {self.key}; it needs {self.key}.cls, or one in {self.key}.json"
+            )
         texts = [text.encode(errors="backslashreplace") for text in (self.key, label, self.group)]
         if max(map(len, texts)) > _LONGEST or any(text.endswith(b"\0") for text in texts):
             raise BadData(f"{self.path}: the key, label or group of {self.key[:100]} is longer than {_LONGEST:,} bytes")

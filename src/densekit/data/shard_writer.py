@@ -21,8 +21,8 @@ def write_shards(
     """Writes a split as SPLIT-000000.tar, ... of about so many bytes each; yields (path, samples) of each.
 
     In an order that mixes classes, and is the same each time; so are the files. Encoded images are copied as they are,
-    pixels become PNG. Raises OSError where the disk is full, and leaves no shard that is not whole; BadData for more bad
-    files than `skipped` allows.
+    pixels become PNG. Raises OSError where the disk is full, and leaves no shard that is not whole; BadData for more
+    bad files than `skipped` allows.
     """
     order = np.random.default_rng(0).permutation(len(images))
     groups = groups_of(images)
@@ -48,7 +48,7 @@ def write_shards(
                                 member = tarfile.TarInfo(f"{position:09}{ending}")
                                 member.size = len(data)
                                 tar.addfile(member, io.BytesIO(data))
-                            tar.members.clear()  # it would keep them all
+                            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                             count += 1
                         position += 1
                 file.flush()
@@ -72,7 +72,9 @@ def _encoded(images: Images, sample: int) -> tuple[bytes, str]:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise BadImage("unreadable", f"{source} cannot be read ({error.strerror}); check its disk") from error
+        raise BadImage(
+            "unreadable", f"{images.path(sample)} cannot be read ({error.strerror}); check its disk"
+        ) from error
     return content, suffix_of(content, str(images.path(sample)))
 
 

@@ -3,7 +3,7 @@
 A reader of streams shuffles within a window, and can begin only where a shard does. With an index any order, any share
 and any point of an epoch is a read at a known place, as it is of separate files.
 
-Shapes: N samples of one split. What is kept of them are arrays, 30 bytes or so a sample: workers share them as they are.
+Shapes: N samples of one split. What is kept of them are arrays, about 30 bytes a sample, which workers share.
 """
 
 import functools
@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
 from itertools import islice, product
@@ -110,9 +110,15 @@ class ShardImages(EncodedImages):
 
     def subset(self, indices: NDArray[np.int64]) -> "ShardImages":
         """The images at `indices`, in that order."""
-        columns = (column[indices] for column in (self.keys, self.shard, self.offset, self.size))
-        groups = None if self.groups is None else self.groups[indices]
-        part = ShardImages(self.shards, self.stamps, *columns, self.labels[torch.from_numpy(indices)], groups)
+        part = replace(
+            self,
+            keys=self.keys[indices],
+            shard=self.shard[indices],
+            offset=self.offset[indices],
+            size=self.size[indices],
+            labels=self.labels[torch.from_numpy(indices)],
+            groups=None if self.groups is None else self.groups[indices],
+        )
         if "_hashes" in vars(self):
             vars(part)["_hashes"] = self._hashes[indices]
         return part
@@ -146,8 +152,8 @@ def _opened(path: Path, stamp: Stamp) -> _OpenShard:
 def shards(pattern: str, config: DataConfig) -> DataSet:
     """A folder of shards, or a pattern with *, ?, {000..123} and {a,b}. Raises BadData.
 
-    A word of a shard's name, or of its folder's, says which split it is of; without one it is for training, and so is
-    all that is of one split only. Class names are the lines of classes.txt beside the shards; without it the labels.
+    A word of a shard's name, or its folder's whole name, says which split it is of; without one it is for training, and
+    so is all that is of one split only. Class names are the lines of classes.txt beside the shards; else the labels.
     """
     paths = _expanded(pattern)
     by_split: dict[str, list[Path]] = {}
@@ -171,7 +177,9 @@ def shards(pattern: str, config: DataConfig) -> DataSet:
 
 def _expanded(pattern: str) -> list[Path]:
     if _REMOTE.match(pattern):
-        raise BadData(f"wds:{pattern} is not on this machine, and densekit reads shards in place; copy or mount them here")
+        raise BadData(
+            f"wds:{pattern} is not on this machine, and densekit reads shards in place; copy or mount them here"
+        )
     given = Path(pattern).expanduser()
     if given.is_dir():
         found = [path for path in sorted(given.rglob("*.tar")) if not path.name.startswith(".")]
@@ -216,7 +224,7 @@ def _choices(group: str) -> Sequence[str]:
 
 
 def _split_of(path: Path) -> str:
-    words = [word for name in (path.stem, path.parent.name) for word in re.split(r"[^a-z]+", name.lower())]
+    words = [*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()]
     return next((SPLITS[word] for word in words if word in SPLITS), "train")
 
 
@@ -244,18 +252,20 @@ def _images(indices: Sequence[Index], classes: tuple[str, ...], *, listed: bool)
     label, group = (np.concatenate([getattr(index, column) for index in indices]) for column in ("label", "group"))
     shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.key) for index in indices])
     key = np.concatenate([index.key for index in indices])
-    values, first, positions = np.unique(label, return_index=True, return_inverse=True)
+    values, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     numbers = {name: i for i, name in enumerate(classes)}
     several = {value.startswith(b"\x1f") for value in values.tolist()}
     if len(several) > 1:
-        raise BadData(f"{indices[0].path} and the rest have one label for some images, lists for others; write all alike")
+        raise BadData(
+            f"{indices[0].path} and the rest have one label for some images, lists for others; write all alike"
+        )
     table = torch.zeros(len(values), len(classes))
     for row, (value, sample) in enumerate(zip(values.tolist(), first, strict=True)):
         present, unknown = read_label(value)
         where = f"{indices[shard[sample]].path}/{key[sample].decode()}"
         table[row, [_number(name, numbers, where, listed=listed) for name in present]] = 1
         table[row, [_number(name, numbers, where, listed=listed) for name in unknown]] = torch.nan
-    positions = torch.from_numpy(positions.reshape(-1))
+    positions = torch.from_numpy(inverse.reshape(-1))
     return ShardImages(
         tuple(index.path for index in indices),
         tuple(index.stamp for index in indices),

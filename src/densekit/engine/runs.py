@@ -213,7 +213,9 @@ def write_predictions(folder: Path, images: Images, classes: Sequence[str], reco
     rows = (
         # NaN is not itself.
         (images.name(sample), *("" if value != value else str(int(value)) for value in target), *map(repr, score))
-        for sample, target, score in zip(records.sample.tolist(), records.target.tolist(), records.score.tolist(), strict=True)
+        for sample, target, score in zip(
+            records.sample.tolist(), records.target.tolist(), records.score.tolist(), strict=True
+        )
     )
     head = ("image", *classes, *(f"{name} probability" for name in classes))
     atomic.write(folder / "predictions.csv", _csv(head, rows))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.data.decode import Window
+from densekit.data.dicom import Window
 from densekit.data.sets import ArrayImages, Images, label_names
 from densekit.engine.setup import Prepared
 from densekit.errors import BadData, BadImage
