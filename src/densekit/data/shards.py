@@ -8,13 +8,14 @@ Shapes: N samples of one split. What is kept of them are arrays, about 30 bytes 
 
 import functools
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -199,14 +200,12 @@ def _braces(pattern: str) -> list[str]:
     """`a{0..2}b` -> a0b, a1b, a2b; `{x,y}` -> x, y; more than one group is every combination. As bash does it."""
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices: list[Sequence[str]] = [_choices(group) for group in parts[1::2]]
-    combinations = product(*choices)
-    texts = [
-        "".join(text for pair in zip(parts[::2], (*chosen, ""), strict=True) for text in pair)
-        for chosen in islice(combinations, _MOST_SHARDS)
-    ]
-    if next(combinations, None) is not None:
+    if math.prod(map(len, choices)) > _MOST_SHARDS:
         raise BadData(f"wds:{pattern} names more than {_MOST_SHARDS:,} shards; mend its braces")
-    return texts
+    return [
+        "".join(text for pair in zip(parts[::2], (*chosen, ""), strict=True) for text in pair)
+        for chosen in product(*choices)
+    ]
 
 
 def _choices(group: str) -> Sequence[str]:
