@@ -137,7 +137,8 @@ def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: 
         return
     for row in report["contenders"]:
         typer.echo(f"{row['name']}: {row['images_per_second']:.0f} images a second")
-    typer.echo(f"densekit over the faster of torchvision's: {report['densekit_over_best_peer']:.2f}x")
+    for name, ratio in report["densekit_over"].items():
+        typer.echo(f"densekit over {name}: {ratio:.2f}x")
     typer.echo(f"written to {course.out / FILE}")
 
 

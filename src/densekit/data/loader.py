@@ -130,17 +130,25 @@ class Loader:
         pixels = pixels.to(self.device, non_blocking=True)
         u = None if self.augmentation is None else augment.draws(self.seed, epoch, samples).to(self.device)
         at_once = max(1, _CACHED * len(pixels) // pixels.numel()) if self.device.type == "cpu" else len(pixels)
-        parts = zip(pixels.split(at_once), [None] * len(pixels) if u is None else u.split(at_once), strict=False)
-        first = self._input(*next(parts))
-        if len(first) == len(pixels):
-            x = first
-        else:
-            x = first.new_empty(len(pixels), *first.shape[1:])
-            x[:at_once] = first
-            for begin, part in zip(range(at_once, len(pixels), at_once), parts, strict=True):
-                x[begin : begin + at_once] = self._input(*part)
+        x = self._input(pixels, u) if len(pixels) <= at_once else self._inputs(pixels, u, at_once)
         targets = self.images.labels[samples].to(self.device, non_blocking=True)
         return Batch(x, targets, samples, total, failures)
+
+    def _inputs(self, pixels: Tensor, u: Tensor | None, at_once: int) -> Tensor:
+        """As `_input`, a few images after the other."""
+        threads = torch.get_num_threads()
+        if self.workers:  # which have the cores: threads that wait for each other at every operation would crawl
+            torch.set_num_threads(1)
+        try:
+            x = torch.empty(0)
+            for first in range(0, len(pixels), at_once):
+                some = slice(first, first + at_once)
+                part = self._input(pixels[some], None if u is None else u[some])
+                x = x if first else part.new_empty(len(pixels), *part.shape[1:])
+                x[some] = part
+            return x
+        finally:
+            torch.set_num_threads(threads)
 
     def _input(self, pixels: Tensor, u: Tensor | None) -> Tensor:
         """(N, C, h, w) uint8 -> (N, channels, H, W), augmented and normalised."""
@@ -172,7 +180,7 @@ def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(x - mean) / std, per channel."""
     mean = x.new_tensor(preprocessing.mean)[:, None, None]
     std = x.new_tensor(preprocessing.std)[:, None, None]
-    return (x - mean) / std
+    return (x - mean).div_(std)
 
 
 def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
