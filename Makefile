@@ -23,7 +23,7 @@ test-slow: $(VENV)/.installed-test ## run what stands apart: many processes, kil
 
 fuzz: $(VENV)/.installed-test ## give each reader a minute of inputs that coverage leads to; needs a libFuzzer wheel
 	$(PIP) -e ".[fuzz]"
-	for reader in image weights card checkpoint foreign config table; do \
+	for reader in image weights card checkpoint foreign config table shard; do \
 	    $(BIN)/python -m tests.fuzz.guided $$reader -max_total_time=60 || exit 1; done
 
 check: $(VENV)/.installed-test ## format, lint, types, import rules

@@ -127,7 +127,7 @@ class DataConfig(Frozen):
     """Which images, how they are split and read."""
 
     source: str
-    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], csv:FILE, or a folder."""
+    """DATA of the command line: a known name, synthetic:HxWxC:CLASSES[:COUNT], a folder, csv:, wds: or hf:NAME."""
     protocol: Literal["tune", "final"] = "tune"
     """tune holds out part of the training images to choose by; final trains on all of them (paper sec. 4.2)."""
     val_fraction: Fraction = 0.1
@@ -156,13 +156,16 @@ class DataConfig(Frozen):
     limit: PositiveInt | None = None
     """Use only this many training images (the first by content hash): for quick tries."""
     path_column: str | None = None
-    """csv: the column of image files; none: one called path, image, file, filename or Image Index."""
+    """csv: the column of image files; none: one called path, image, file, filename or Image Index.
+
+    hf: the column of images; none: the only one.
+    """
     image_root: str | None = None
     """csv: the folder that its paths start from; none: the CSV's own."""
     label_columns: Columns | None = None
     """csv: one column of class names, or several, a class each, of 1, 0, and -1 or nothing for unknown: multi-label.
 
-    None: one called label, class or Finding Labels.
+    None: one called label, class or Finding Labels. hf: one column; none: the only one of class labels.
     """
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """csv: what stands between the classes of one label column, such as "|": multi-label."""
@@ -177,23 +180,24 @@ class DataConfig(Frozen):
 
     @model_validator(mode="after")
     def _tables_only(self) -> Self:
-        if not self.source.startswith("csv:"):
-            for name in _TABLE_SETTINGS:
-                if getattr(self, name) is not None:
-                    raise ValueError(f"data.{name} is for csv:FILE, and DATA is {self.source}; leave it out")
+        form = self.source.partition(":")[0]
+        for name, forms in _TABLE_SETTINGS.items():
+            if getattr(self, name) is not None and form not in forms:
+                wanted = " and ".join({"csv": "csv:FILE", "hf": "hf:NAME"}[form] for form in forms)
+                raise ValueError(f"data.{name} is for {wanted}, and DATA is {self.source}; leave it out")
         return self
 
 
-_TABLE_SETTINGS = (
-    "path_column",
-    "image_root",
-    "label_columns",
-    "label_separator",
-    "no_label",
-    "blank_labels",
-    "group_column",
-    "split_column",
-)
+_TABLE_SETTINGS = {
+    "path_column": ("csv", "hf"),
+    "image_root": ("csv",),
+    "label_columns": ("csv", "hf"),
+    "label_separator": ("csv",),
+    "no_label": ("csv",),
+    "blank_labels": ("csv",),
+    "group_column": ("csv",),
+    "split_column": ("csv",),
+}
 
 
 class Preprocessing(Frozen):

@@ -45,3 +45,12 @@ def test_a_full_disk_leaves_the_run_resumable(ranks: int, small_disk: Path, tmp_
     ballast.unlink()
     run("resume", "run", folder=small_disk, ranks=ranks)
     assert state_of(small_disk / "run") == state_of(tmp_path / "run")
+
+
+def test_shards_are_all_there_or_none(small_disk: Path, tmp_path: Path) -> None:
+    source = "synthetic:32x32x3:4:2000"  # noise: six megabytes as PNG
+    _, err = run("data", "shard", source, "--out", small_disk / "out", "--shard-size", "1", folder=tmp_path, status=3)
+    assert "No space left on device" in err
+    assert list(small_disk.iterdir()) == []
+    run("data", "shard", "synthetic:32x32x3:4:300", "--out", "out", "--shard-size", "1", folder=small_disk)
+    assert len(list((small_disk / "out").glob("*.tar"))) == 2

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,7 @@ from densekit.api.training import compose
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import load as load_data
 from densekit.data.decode import decode
+from densekit.data.sets import EncodedImages
 from densekit.engine.state import read_checkpoint, save_checkpoint
 from densekit.errors import BadImage, BadWeights, DensekitError
 from densekit.models import config_for
@@ -247,6 +250,38 @@ def _read_table(content: bytes) -> None:
         raise Wrong(f"{found} images of {rows} rows")
 
 
+def _shards() -> Sequence[bytes]:
+    """One label an image, or several."""
+    found = []
+    for ending, label in (("cls", b"%d"), ("json", b'{"label": ["c%d"], "group": "p"}')):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for i, picture in enumerate(_pixels()):
+                for name, content in ((f"{i}.png", picture), (f"{i}.{ending}", label % (i % 2))):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        found.append(buffer.getvalue())
+    return found
+
+
+def _read_shard(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        path = Path(root) / "train-0.tar"
+        path.write_bytes(content)
+        images = load_data(DataConfig(source=f"wds:{path}"), Path(root)).splits["train"]
+        assert isinstance(images, EncodedImages)
+        for sample in range(len(images)):
+            with suppress(BadImage):
+                if images.decoded(sample, channels=1, max_pixels=1_000_000).image.tobytes() not in _shades():
+                    raise Wrong(f"{images.name(sample)} is another picture")
+
+
+@cache
+def _shades() -> set[bytes]:
+    return {decode(picture, channels=1).image.tobytes() for picture in _pixels()}
+
+
 READERS: dict[str, Reader] = {
     "image": Reader(_images, _read_image, (BadImage,)),
     "weights": Reader(lambda: [_model_files()[WEIGHTS]], lambda x: _read_model(WEIGHTS, x), (BadWeights,)),
@@ -255,4 +290,5 @@ READERS: dict[str, Reader] = {
     "foreign": Reader(_foreign_files, _read_foreign, (DensekitError, MemoryError)),
     "config": Reader(_configs, _read_config),
     "table": Reader(_tables, _read_table),
+    "shard": Reader(_shards, _read_shard),
 }

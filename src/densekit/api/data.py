@@ -7,15 +7,19 @@ from typing import Any
 from rich.console import Console
 
 from densekit.api.evaluation import with_data_settings
-from densekit.api.run import data_folder, display_of, refuse_planned
+from densekit.api.run import data_folder, display_of
 from densekit.config import DataConfig
 from densekit.data import load
 from densekit.data.check import Check
 from densekit.data.check import check as examine
+from densekit.data.sets import ArrayImages
+from densekit.data.shard_writer import write_shards
+from densekit.data.shards import CLASSES
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
 from densekit.report import write_data_report
+from densekit.weights import atomic
 
 
 def check(
@@ -32,7 +36,6 @@ def check(
     `settings` are dotted keys below `data.`; `group` is a regular expression whose first group is, in a file's name,
     what must not be in two splits. Raises BadData where there is nothing to look at, InvalidInput.
     """
-    refuse_planned(data)
     config = with_data_settings(DataConfig(source=data), settings or {})
     page = None if out is None else Path(out)
     if page is not None and (page.is_dir() or not page.absolute().parent.is_dir()):
@@ -56,3 +59,43 @@ def check(
         except OSError as error:
             raise BadData(f"cannot write {page}: {error.strerror}; name another file with --out") from error
     return found
+
+
+def shard(
+    data: str,
+    out: str | Path,
+    *,
+    shard_bytes: int = 256_000_000,
+    data_dir: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> dict[str, tuple[int, int]]:
+    """Writes DATA as tar shards to the new folder `out`, all or none; {split: (shards, images)}.
+
+    Raises BadData for images that cannot be read, more than data.max_bad, and for a full disk, InvalidInput.
+    """
+    config = with_data_settings(DataConfig(source=data), settings or {})
+    folder = Path(out).expanduser()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InvalidInput(f"--out {folder} exists and is not empty; name a new folder")
+    loaded = load(config, data_folder(data_dir))
+    for images in loaded.splits.values():
+        if isinstance(images, ArrayImages) and images.pixels.shape[1] not in (1, 3, 4):
+            raise InvalidInput(f"{data} has images of {images.pixels.shape[1]} channels, which no image file holds")
+    counts = {}
+    total = sum(map(len, loaded.splits.values()))
+    display = display_of(console, ALONE)
+    try:
+        with atomic.new_folder(folder) as fresh, display.counting("writing images", total) as advance:
+            atomic.write(fresh / CLASSES, "".join(f"{name}\n" for name in loaded.classes))
+            for split, images in loaded.splits.items():
+                written = []
+                for _, count in write_shards(images, fresh, split, shard_bytes, loaded.skipped):
+                    written.append(count)
+                    advance(count)
+                counts[split] = len(written), sum(written)
+    except OSError as error:
+        raise BadData(f"cannot write {folder}: {error.strerror}; nothing is left of it: make room") from error
+    for row in loaded.skipped.rows():
+        display.say(f"left out: {row['message']}")
+    return counts

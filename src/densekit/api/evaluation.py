@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from densekit.api.run import data_folder, display_of, load, refuse_planned
+from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, value_of
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
-from densekit.data.sets import FileImages, SkipList
+from densekit.data.sets import EncodedImages, FileImages, SkipList
 from densekit.data.split import divide
 from densekit.engine import Classifier, Result
 from densekit.engine.evaluate import evaluate as measure
@@ -42,15 +42,13 @@ def evaluate(
         if data is None and card.data is None:
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
         own = card.data is not None and data in (None, card.data.source)
-        if data is not None:
-            refuse_planned(data)
         config = card.data if own and card.data is not None else _config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
         _check_classes(classifier, loaded, str(model))
         name, images = _choose_split(loaded, config, split, own=own)
-        if ten_crop and not isinstance(images, FileImages):
+        if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
             )
@@ -81,7 +79,8 @@ def evaluate(
 
 def _config_of(source: str, trained: DataConfig | None) -> DataConfig:
     """Of other data; a table is read by the columns that the model's own table had."""
-    if trained is not None and trained.source.startswith("csv:") and source.startswith("csv:"):
+    form = source.partition(":")[0]
+    if trained is not None and form in ("csv", "hf") and trained.source.startswith(f"{form}:"):
         return trained.model_copy(update={"source": source})
     return DataConfig(source=source)
 

@@ -13,13 +13,6 @@ from densekit.data.split import divide
 from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
-from densekit.errors import InvalidInput
-
-# Forms of DATA that are to come, and what to do until then.
-_PLANNED = {
-    "hf": "download the data set, and name its folder of images",
-    "wds": "unpack the archives into one folder for each class",
-}
 
 
 @dataclass(frozen=True)
@@ -81,13 +74,6 @@ def write_samples(run: Path, count: int) -> list[Path]:
         to_pil_image(pixels).save(path)
         paths.append(path)
     return paths
-
-
-def refuse_planned(data: str) -> None:
-    """Raises InvalidInput for a form of DATA that is not there yet, with what to do instead."""
-    form, colon, _ = data.partition(":")
-    if colon and form in _PLANNED and not Path(data).exists():
-        raise InvalidInput(f"DATA {data} cannot be read: densekit does not know {form}: yet; {_PLANNED[form]}")
 
 
 def display_of(console: Console | None, world: World) -> Display:

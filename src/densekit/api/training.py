@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from densekit.api.run import Run, data_folder, display_of, free_folder, refuse_planned
+from densekit.api.run import Run, data_folder, display_of, free_folder
 from densekit.config import Recipe, flatten, with_settings
+from densekit.data.sources import short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
@@ -41,7 +42,6 @@ def compose(
 
     Raises UnknownName or InvalidInput.
     """
-    refuse_planned(data)
     composed = recipe_for(recipe, data, config_for(model) if model else None)
     overrides = dict(_read_config(config)) if config else {}
     named = {"epochs": epochs, "seed": seed, "init": init}
@@ -72,7 +72,7 @@ def train(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
     with joined() as world:
-        name = f"{Path(data.removeprefix('csv:')).name}-{composed.model.name}"
+        name = f"{short_name(data)}-{composed.model.name}"
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
             return _resume(folder, world, {}, data_dir, console, accept_changes=False)

@@ -14,8 +14,9 @@ def bench(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="train|infer|memory|accuracy|chart",
-            help="What to measure. Default: the first three. accuracy: train beside torchvision. chart: draw results.",
+            metavar="train|infer|memory|accuracy|loader|chart",
+            help="What to measure. Default: the first three. accuracy: train beside torchvision. loader: read "
+            "photographs beside torchvision. chart: draw results.",
         ),
     ] = None,
     folder: Annotated[
@@ -25,7 +26,9 @@ def bench(
         list[str] | None, typer.Option(help="Default: densenet_bc_100_12 and densenet121. May be given several times.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images at once. Default: as suits the model.")] = None,
-    threads: Annotated[str | None, typer.Option(metavar="N,...", help="Default: one, and all.")] = None,
+    threads: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Default: one, and all. loader: workers.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds; everybody has a turn in each.")] = None,
     plans: Annotated[str | None, typer.Option(metavar="PLAN,...", help="Of densekit. Default: all that apply.")] = None,
     epochs: Annotated[int | None, typer.Option(help="accuracy: how long to train. Default: 4.")] = None,
@@ -51,12 +54,15 @@ def bench(
     if what == "accuracy":
         _race(model, counts, epochs, data_dir, out, as_json=as_json)
         return
+    if what == "loader":
+        _load(batch, counts, repeats, out, as_json=as_json)
+        return
     if epochs is not None or data_dir is not None:
         raise InvalidInput("--epochs and --data-dir are for: densekit bench accuracy")
     if folder is not None:
         raise InvalidInput(f"{folder} is one argument too many; only chart takes a folder, otherwise: --out {folder}")
     if what not in (None, *KINDS):
-        raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "chart"))
+        raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "loader", "chart"))
     settings = Settings(
         kinds=tuple(kind for kind in KINDS if what in (None, kind)),
         models=tuple(model) if model else MODELS,
@@ -110,6 +116,29 @@ def _race(
     for goal, seconds in milestones(report["rows"]):
         by = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items())
         typer.echo(f"{goal:.0%} on validation: {by}; {seconds['torchvision'] / seconds['densekit']:.2f}x")
+    typer.echo(f"written to {course.out / FILE}")
+
+
+def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: Path | None, *, as_json: bool) -> None:
+    from densekit.bench.loading import FILE, Course, measure
+    from densekit.cli.show import console
+
+    default = Course()
+    course = Course(
+        batch=default.batch if batch is None else batch,
+        workers=workers[-1] if workers else None,
+        rounds=default.rounds if rounds is None else rounds,
+        out=out or default.out,
+    )
+    progress = console()
+    report = measure(course, lambda line: progress.print(line, soft_wrap=True, style="dim"))
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for row in report["contenders"]:
+        typer.echo(f"{row['name']}: {row['images_per_second']:.0f} images a second")
+    for name, ratio in report["densekit_over"].items():
+        typer.echo(f"densekit over {name}: {ratio:.2f}x")
     typer.echo(f"written to {course.out / FILE}")
 
 

@@ -15,6 +15,10 @@ DataSettings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
 ]
+DATA = (
+    "A data set's name, synthetic:HxWxC:CLASSES, a folder, csv:FILE, wds:PATTERN of tar shards, or hf:NAME of Hugging "
+    "Face's datasets."
+)
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Where data sets are kept. Default: $DENSEKIT_DATA, else the user's cache folder."),

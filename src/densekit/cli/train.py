@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.options import DataDir, Settings, parse
+from densekit.cli.options import DATA, DataDir, Settings, parse
 
 
 def train(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A data set's name, synthetic:HxWxC:CLASSES, csv:FILE, or a folder.")
-    ],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
     model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
     recipe: Annotated[
         str, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")

@@ -46,7 +46,7 @@ def geometry(x: Tensor, u: Tensor, config: AugmentConfig) -> Tensor:
     if config.crop == "pad":
         x = _pad_and_crop(x, u, config.crop_padding)
     if config.flip:
-        x = torch.where((u[:, FLIP] < 0.5)[:, None, None, None], x.flip(-1), x)
+        x = _flipped(x, u[:, FLIP] < 0.5)
     if config.erase:
         x = _erase(x, u, config.erase)
     return x
@@ -72,6 +72,12 @@ def resized_crop(x: Tensor, u: Tensor, scale: tuple[float, float]) -> Tensor:
         crop = image[None, :, top : top + h, left : left + w]
         crops.append(F.interpolate(crop, size=(height, width), mode="bilinear", antialias=True))
     return torch.cat(crops)
+
+
+def _flipped(x: Tensor, which: Tensor) -> Tensor:
+    if len(x) == 1 and x.device.type == "cpu":  # as large images come; half of them need no copy
+        return x.flip(-1) if which.item() else x
+    return torch.where(which[:, None, None, None], x.flip(-1), x)
 
 
 def _pad_and_crop(x: Tensor, u: Tensor, padding: int) -> Tensor:

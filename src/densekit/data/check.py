@@ -14,7 +14,7 @@ from densekit.data import findings
 from densekit.data.decode import IMAGE_SUFFIXES, begins_like_an_image
 from densekit.data.duplicates import alike, blank, identical
 from densekit.data.findings import Finding, Item
-from densekit.data.sets import DataSet, FileImages, groups_of
+from densekit.data.sets import DataSet, EncodedImages, FileImages, groups_of
 from densekit.data.survey import Survey, survey
 from densekit.errors import InvalidInput
 
@@ -54,7 +54,7 @@ def check(
     InvalidInput for one that cannot be used.
     """
     pattern = _compiled(group)
-    if pattern is not None and not all(isinstance(images, FileImages) for images in data.splits.values()):
+    if pattern is not None and not all(isinstance(images, EncodedImages) for images in data.splits.values()):
         raise InvalidInput(f"--group {group} looks at file names, and {data.name} has none; leave it out")
     data = data.with_splits({name: data.splits[name] for name in _ORDER if name in data.splits})
     seen = survey(data, config, advance)
@@ -137,6 +137,7 @@ def _compiled(group: str | None) -> re.Pattern[str] | None:
 def _groups(data: DataSet, seen: Survey, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
     """Of each row; a table may name them itself."""
     if pattern is None:
-        return [group for images in data.splits.values() for group in (groups_of(images) or [None] * len(images))]
+        own: list[Sequence[str | None]] = [groups_of(images) or [None] * len(images) for images in data.splits.values()]
+        return [group for groups in own for group in groups]
     matches = [pattern.search(name if "/" in pattern.pattern else name.rsplit("/", 1)[-1]) for name in seen.names]
     return [match.group(1) if match else None for match in matches]

@@ -61,7 +61,14 @@ class Decoded:
     """How it kept its pixels, by Pillow's name: L, RGB, P, CMYK, I;16, ..."""
 
 
-def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> Decoded:
+def decode(
+    source: Source,
+    *,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    window: Window | None = None,
+    name: str | None = None,
+) -> Decoded:
     """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
 
     Transparency is laid over white, as on a page, unless 4 channels are asked for: dropping the alpha channel would
@@ -69,11 +76,11 @@ def decode(source: Source, *, channels: int = 3, max_pixels: int = MAX_PIXELS, w
     is 65535 for 16-bit integers, and for 32-bit ones that fit into 16; it is 1.0 for floats. Grey is Rec. 601 luma.
     With a `window`, (centre, width), black is centre - width / 2 and white centre + width / 2 instead, and what lies
     beyond is clipped: in grey images of more than 8 bits, and in DICOM, which otherwise has its own. Of an animation or
-    a document the first picture is taken, with a notice.
+    a document the first picture is taken, with a notice. Messages call the image `name`; none: its path.
     """
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
-    with _opened(source, max_pixels) as (image, name):
+    with _opened(source, max_pixels, name) as (image, name):
         if isinstance(image, Dicom):
             shown, said = image.pixels(window)
             return Decoded(_with_channels(shown, channels), tuple(said), "DICOM", shown.mode)
@@ -116,6 +123,16 @@ def begins_like_an_image(path: str | os.PathLike[str]) -> bool:
     return bool(dicom.BEGINS.match(head)) or any(known.begins.match(head) for known in pillow.FORMATS.values())
 
 
+def suffix_of(content: bytes, name: str) -> str:
+    """The usual suffix of the format that these bytes begin like. Raises BadImage where it is none that is read."""
+    if dicom.BEGINS.match(content[:_HEAD]):
+        return dicom.SUFFIXES[0]
+    for known in pillow.FORMATS.values():
+        if known.begins.match(content[:_HEAD]):
+            return known.suffixes[0]
+    raise _no_image(name)
+
+
 IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffix in known.suffixes) | {*dicom.SUFFIXES}
 """Lower-case suffixes of the files that a scan of a folder takes for images."""
 
@@ -136,9 +153,11 @@ _UPRIGHT = {
 
 
 @contextmanager
-def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
+def _opened(
+    source: Source, max_pixels: int, given: str | None = None
+) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
-    name = _name(source)
+    name = _name(source) if given is None else _printable(given)
     with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
         known: pillow.Format | None = None
         image: ImageFile.ImageFile | Dicom | None = None
@@ -150,10 +169,7 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFi
             if not is_dicom:
                 known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
             if known is None and not is_dicom:
-                formats = ", ".join((*pillow.FORMATS, "DICOM"))
-                raise BadImage(
-                    "not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it"
-                )
+                raise _no_image(name)
             image = Dicom(stream, name) if known is None else known.open(stream)
             width, height = image.size
             if width * height > max_pixels:
@@ -190,6 +206,11 @@ def _stream(source: Source, name: str) -> Iterator[pillow.Stream]:
         raise BadImage("unreadable", f"{name} cannot be opened ({_reason(error)}); check its permissions") from error
     with file:
         yield file
+
+
+def _no_image(name: str) -> BadImage:
+    formats = ", ".join((*pillow.FORMATS, "DICOM"))
+    return BadImage("not_an_image", f"{name} does not begin like {formats}; convert it to PNG or JPEG, or remove it")
 
 
 def _explained(error: Exception, name: str, max_pixels: int, ended: bool) -> BadImage:

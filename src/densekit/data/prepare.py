@@ -3,7 +3,6 @@
 import torch
 
 from densekit.config import DataConfig, Preprocessing
-from densekit.data.decode import decode
 from densekit.data.loader import pixels_of
 from densekit.data.sets import ArrayImages, DataSet, Images
 from densekit.errors import BadImage, InvalidInput
@@ -68,9 +67,11 @@ def _statistics(images: Images, plain: Preprocessing, max_pixels: int) -> tuple[
             torch.zeros(plain.channels, dtype=torch.float64),
         )
         seen = 0
-        for path in images.paths[::stride]:
+        for sample in range(0, len(images), stride):
             try:
-                image = decode(path, channels=plain.channels, max_pixels=max_pixels, window=plain.window).image
+                image = images.decoded(
+                    sample, channels=plain.channels, max_pixels=max_pixels, window=plain.window
+                ).image
             except BadImage:
                 continue  # the loader meets it again, and counts it
             x = pixels_of(image, plain).double() / 255

@@ -1,6 +1,7 @@
-"""What a data source delivers: named splits of images, in memory or as files."""
+"""What a data source delivers: named splits of images, in memory or as files have them."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densekit.data.decode import Decoded, Source, decode
+from densekit.data.dicom import Window
 from densekit.errors import BadData, BadImage
 
 # Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
 CHECKED_FILES = 200_000
-_QUICKLY_READ = 1_000_000_000  # bytes
+QUICKLY_READ = 1_000_000_000
+"""Bytes of which all are part of a fingerprint; more would take long to read each time."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,13 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def names(self) -> list[str]:
+    def name(self, sample: int) -> str:
         """What identifies an image to a person: its position."""
-        return [str(i) for i in range(len(self))]
+        return str(sample)
+
+    def names(self) -> list[str]:
+        """Of all."""
+        return [self.name(i) for i in range(len(self))]
 
     def fingerprint(self) -> str:
         """Changes with any pixel, label or their order."""
@@ -53,43 +61,102 @@ class ArrayImages:
         return ArrayImages(self.pixels[chosen], self.labels[chosen])
 
 
+class EncodedImages(ABC):
+    """Images as files have them, wherever those are; decoded when they are needed.
+
+    Workers that decode get one of these, so what it holds of a sample are numbers in arrays where samples are many.
+    """
+
+    labels: Tensor
+    """As those of `ArrayImages`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def grouped(self) -> Sequence[str] | None:
+        """(N,): what each belongs to, such as a patient, and a split never divides; none where there are none."""
+
+    @abstractmethod
+    def name(self, sample: int) -> str:
+        """What identifies an image to a person, in lists of this data set."""
+
+    @abstractmethod
+    def path(self, sample: int) -> Path:
+        """Where an image is, for messages; not always a file of its own."""
+
+    @abstractmethod
+    def encoded(self, sample: int) -> Source:
+        """What is decoded. Raises BadImage for what cannot be read."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with any image's name, size, label or group, and their order; up to 1 GB in all, with any byte.
+
+        Of more, an image that is changed but as long as before is not noticed; that is rare.
+        """
+
+    @abstractmethod
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of the encoded images; reads every one, once for this set and its subsets."""
+
+    @abstractmethod
+    def subset(self, indices: NDArray[np.int64]) -> "EncodedImages":
+        """The images at `indices`, in that order."""
+
+    def names(self) -> list[str]:
+        """Of all: many objects, where samples are many."""
+        return [self.name(i) for i in range(len(self))]
+
+    def decoded(self, sample: int, *, channels: int, max_pixels: int, window: Window | None = None) -> Decoded:
+        """By `decode`, whose errors name the image as `path` does. Raises BadImage."""
+        source, name = self.encoded(sample), str(self.path(sample))
+        return decode(source, channels=channels, max_pixels=max_pixels, window=window, name=name)
+
+
 @dataclass(frozen=True)
-class FileImages:
-    """Images in files, decoded when they are needed."""
+class FileImages(EncodedImages):
+    """Images in files of their own."""
 
     paths: tuple[Path, ...]
     labels: Tensor
     """As those of `ArrayImages`."""
     root: Path
     groups: tuple[str, ...] | None = None
-    """(N,): what each belongs to, such as a patient, and a split never divides."""
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    @property
+    def grouped(self) -> Sequence[str] | None:
+        """As given."""
+        return self.groups
 
-    def names(self) -> list[str]:
-        """Paths from the data set's folder; whole ones of files that are elsewhere."""
-        return [
-            (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix() for path in self.paths
-        ]
+    def name(self, sample: int) -> str:
+        """The path from the data set's folder; a whole one of a file that is elsewhere."""
+        path = self.paths[sample]
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    def path(self, sample: int) -> Path:
+        """The file."""
+        return self.paths[sample]
+
+    def encoded(self, sample: int) -> Source:
+        """The file, which `decode` opens."""
+        return self.paths[sample]
 
     def fingerprint(self) -> str:
-        """Changes with any file's name, size, label or group, and their order; up to 1 GB in all, with any byte.
-
-        More would take long to read each time; an image that is changed but as long as before is rare.
-        """
+        """By names and sizes, and up to 1 GB by contents."""
         digest = hashlib.sha256()
         sizes = [path.stat().st_size for path in self.paths]
         for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
             digest.update(f"{name}\0{size}\0{label}\n".encode())
         for group in self.groups or ():
             digest.update(f"{group}\n".encode())
-        if sum(sizes) <= _QUICKLY_READ:
+        if sum(sizes) <= QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
 
     def content_hashes(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the files' bytes; reads every file, once for this set and its subsets."""
+        """Of the files' bytes."""
         return self._hashes
 
     @cached_property
@@ -106,12 +173,12 @@ class FileImages:
         return part
 
 
-Images = ArrayImages | FileImages
+Images = ArrayImages | EncodedImages
 
 
-def groups_of(images: Images) -> tuple[str, ...] | None:
+def groups_of(images: Images) -> Sequence[str] | None:
     """The group of each; none where there are none."""
-    return images.groups if isinstance(images, FileImages) else None
+    return images.grouped if isinstance(images, EncodedImages) else None
 
 
 def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:

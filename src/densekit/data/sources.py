@@ -10,7 +10,9 @@ import torch
 from densekit.config import DataConfig
 from densekit.data import archives
 from densekit.data.folder import folder
+from densekit.data.hub import hub
 from densekit.data.sets import ArrayImages, DataSet
+from densekit.data.shards import shards
 from densekit.data.table import table
 from densekit.errors import BadData, InvalidInput, UnknownName
 
@@ -32,7 +34,7 @@ NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
 
 
 def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
-    """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, `csv:FILE`, or a folder.
+    """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, a folder, `csv:FILE`, `wds:PATTERN`, or `hf:NAME`.
 
     Not `strict`: with the faults that would stop training, as far as there is anything left to look at.
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
@@ -44,18 +46,33 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
         return synthetic(source)
     if source.startswith("csv:"):
         return table(Path(source.removeprefix("csv:")).expanduser(), config, strict=strict)
+    if source.startswith("wds:"):
+        return shards(source.removeprefix("wds:"), config)
+    if source.startswith("hf:"):
+        return hub(source.removeprefix("hf:"), config)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
     path = Path(source).expanduser()
     if path.is_dir():
         return folder(path, config, strict=strict)
     if path.exists():
-        raise BadData(f"{source} is a file; DATA is a folder with one subfolder of images for each class, or csv:FILE")
+        form = "wds" if path.suffix == ".tar" else "csv"
+        raise BadData(f"{source} is a file; DATA is a folder with a subfolder of images for each class, or {form}:FILE")
     if re.fullmatch(r"[\w:-]+", source):
         raise UnknownName("data set or folder", source, [*NAMED, "imagenet", "synthetic:32x32x3:10"])
     raise BadData(
-        f"no folder {source}; DATA is a folder with a subfolder for each class, csv:FILE, or one of {', '.join(NAMED)}"
+        f"no folder {source}; DATA is a folder with a subfolder for each class, csv:FILE, wds:PATTERN, hf:NAME, or one "
+        f"of {', '.join(NAMED)}"
     )
+
+
+def short_name(source: str) -> str:
+    """DATA as a title, and as a part of a file's name: of a path its last part, of a pattern what has no wild card."""
+    form = re.match("csv|wds|hf", source) if ":" in source else None
+    if form is None:
+        return Path(source).name or source
+    name = Path(source.partition(":")[2]).name
+    return name if form[0] == "csv" else re.sub(r"[^\w.]+", "-", name).strip("-.") or form[0]
 
 
 def digits() -> DataSet:

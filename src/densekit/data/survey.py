@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densekit.config import DataConfig
-from densekit.data.decode import decode, format_of_suffix
-from densekit.data.dicom import Window
-from densekit.data.sets import ArrayImages, DataSet, FileImages
+from densekit.data.decode import format_of_suffix
+from densekit.data.sets import ArrayImages, DataSet, EncodedImages, FileImages
 from densekit.errors import BadImage
 
 SIDE = 32
@@ -165,18 +163,20 @@ def _thumb_shape(data: DataSet) -> tuple[int, int]:
     return SIDE, SIDE
 
 
-def _files(images: FileImages, config: DataConfig) -> Iterator[_Look | BadImage]:
-    def look(path: Path) -> _Look | BadImage:
-        return _look(path, config.channels or 3, config.max_pixels, config.window)
+def _files(images: EncodedImages, config: DataConfig) -> Iterator[_Look | BadImage]:
+    def look(sample: int) -> _Look | BadImage:
+        return _look(images, sample, config)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes without the interpreter's lock
         for first in range(0, len(images), _AT_ONCE):
-            yield from threads.map(look, images.paths[first : first + _AT_ONCE])
+            yield from threads.map(look, range(first, min(first + _AT_ONCE, len(images))))
 
 
-def _look(path: Path, channels: int, max_pixels: int, window: Window | None) -> _Look | BadImage:
+def _look(images: EncodedImages, sample: int, config: DataConfig) -> _Look | BadImage:
     try:
-        decoded = decode(path, channels=channels, max_pixels=max_pixels, window=window)
+        decoded = images.decoded(
+            sample, channels=config.channels or 3, max_pixels=config.max_pixels, window=config.window
+        )
     except BadImage as error:
         return error
     image = decoded.image

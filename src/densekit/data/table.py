@@ -21,7 +21,7 @@ _LABELS = ("label", "class", "findinglabels")
 _GROUPS = ("patient", "patientid", "subject", "subjectid")
 _SPLIT = ("split",)
 
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -176,9 +176,9 @@ def _separated(content: _Table, column: str, config: DataConfig, blank: float) -
 def _places(content: _Table, column: str) -> list[str]:
     cells = content.column(column)
     for cell, line in zip(cells, content.lines, strict=True):
-        if cell.lower() not in _SPLITS:
+        if cell.lower() not in SPLITS:
             raise BadData(f"line {line} of {content.path}: {column} is '{cell}'; it is train, val or test")
-    return [_SPLITS[cell.lower()] for cell in cells]
+    return [SPLITS[cell.lower()] for cell in cells]
 
 
 def _refuse_divided(content: _Table, groups: Sequence[str], places: Sequence[str], column: str) -> None:

@@ -24,8 +24,8 @@ FILE = "diverged.json"
 
 def write_dump(run: Path, state: TrainState, prepared: Prepared, batch: Batch, outcome: Outcome, rate: float) -> None:
     """RUN/diverged.json: the images of the batch, on every process, and norms by layer on the leader's share."""
-    names = prepared.data.splits["train"].names()
-    images = prepared.world.gather([names[i] for i in batch.samples.tolist()])
+    train = prepared.data.splits["train"]
+    images = prepared.world.gather([train.name(i) for i in batch.samples.tolist()])
     if prepared.world.leads:
         progress = state.progress
         document = {

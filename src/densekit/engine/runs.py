@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import io
 import json
 import os
 import platform
@@ -59,7 +58,8 @@ def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
 def _members(data: DataSet) -> Iterator[tuple[str, ...]]:
     for split, images in data.splits.items():
         groups = groups_of(images)
-        columns = [images.names(), label_names(images.labels, data.classes), *([] if groups is None else [groups])]
+        names = (images.name(i) for i in range(len(images)))
+        columns = [names, label_names(images.labels, data.classes), *([] if groups is None else [groups])]
         yield from ((split, *row) for row in zip(*columns, strict=True))
 
 
@@ -210,11 +210,12 @@ def write_result(folder: Path, result: Result) -> None:
 
 def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:
     """predictions.csv: for each image of the reported split its labels, empty where not known, and probabilities."""
-    names = images.names()
     rows = (
         # NaN is not itself.
-        (names[sample], *("" if value != value else str(int(value)) for value in target), *map(repr, score))
-        for sample, target, score in zip(records.sample, records.target.tolist(), records.score.tolist(), strict=True)
+        (images.name(sample), *("" if value != value else str(int(value)) for value in target), *map(repr, score))
+        for sample, target, score in zip(
+            records.sample.tolist(), records.target.tolist(), records.score.tolist(), strict=True
+        )
     )
     head = ("image", *classes, *(f"{name} probability" for name in classes))
     atomic.write(folder / "predictions.csv", _csv(head, rows))
@@ -227,9 +228,15 @@ def write_skipped(folder: Path, data: DataSet) -> None:
         atomic.write(folder / "skipped.csv", _csv(("path", "code", "message"), rows))
 
 
-def _csv(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+def _csv(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Line by line: of a million images the whole text would be 200 MB for a moment."""
+    writer = csv.writer(_Echo())
+    yield writer.writerow(head)
+    yield from map(writer.writerow, rows)
+
+
+class _Echo:
+    """A file that gives back what is written to it."""
+
+    def write(self, text: str) -> str:
+        return text

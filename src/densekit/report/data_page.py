@@ -13,6 +13,7 @@ from densekit.config import DataConfig
 from densekit.data.check import Check
 from densekit.data.duplicates import ALIKE
 from densekit.data.findings import Finding, Item
+from densekit.data.sources import short_name
 from densekit.report.pictures import SMALL, Picture, image_of, picture_uri, template
 from densekit.version import __version__
 from densekit.weights import atomic
@@ -44,7 +45,7 @@ def write_data_report(path: Path, found: Check, config: DataConfig) -> None:
     """Writes the page to `path`. Raises OSError."""
     seen, errors = found.survey, [finding for finding in found.findings if finding.level == "error"]
     page = template("data.html").render(
-        name=Path(found.data.name).name or found.data.name,
+        name=short_name(found.data.name),
         source=found.data.name,
         count=len(seen),
         unreadable=len(seen.bad) + len(found.data.skipped.files),

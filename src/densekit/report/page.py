@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.data.sets import ArrayImages, Images, groups_of
+from densekit.data.sources import short_name
 from densekit.engine import Result, runs
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
@@ -96,7 +97,7 @@ def _data_name(prepared: Prepared, result: Result) -> str:
     """Of a folder its own name: the path to it is in the recipe, and says little in a title."""
     if isinstance(prepared.data.splits["train"], ArrayImages):
         return result.data
-    return Path(result.data.removeprefix("csv:")).name or result.data
+    return short_name(result.data)
 
 
 def _in_order(prepared: Prepared) -> list[tuple[str, Images]]:

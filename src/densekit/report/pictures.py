@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densekit.data.decode import decode
 from densekit.data.dicom import Window
 from densekit.data.sets import ArrayImages, Images, label_names
 from densekit.engine.setup import Prepared
@@ -39,16 +38,15 @@ class Picture:
 
 def mistakes(prepared: Prepared, split: str, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:
     """Pictures of samples of a split, with what each is, what was predicted, and how sure that was."""
-    images, names = prepared.data.splits[split], None
+    images = prepared.data.splits[split]
     channels, window = prepared.preprocessing.channels, prepared.preprocessing.window
     for sample, true, predicted, confidence in answers:
-        names = names or images.names()
         picture = image_of(images, sample, channels, prepared.recipe.data.max_pixels, window)
         yield Picture(
             uri=None if picture is None else picture_uri(picture),
             small=picture is not None and max(picture.size) <= SMALL,
             true=true,
-            name=names[sample].rsplit("/", 1)[-1],  # its folder is its class
+            name=images.name(sample).rsplit("/", 1)[-1],  # its folder is its class
             predicted=predicted,
             confidence=confidence,
         )
@@ -81,7 +79,7 @@ def image_of(
         return from_pixels(images.pixels[sample])
     shown = 1 if channels == 1 else 3
     try:
-        return decode(images.paths[sample], channels=shown, max_pixels=max_pixels, window=window).image
+        return images.decoded(sample, channels=shown, max_pixels=max_pixels, window=window).image
     except BadImage:
         return None
 

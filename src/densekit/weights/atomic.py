@@ -2,18 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write(path: Path, content: bytes | str) -> None:
-    """Replaces `path`; after a crash it holds the old or the new content."""
+def write(path: Path, content: bytes | str | Iterable[str]) -> None:
+    """Replaces `path`; after a crash it holds the old or the new content. Of many texts one after the other."""
     temporary = path.with_name(f".{path.name}.new")
-    data = content.encode() if isinstance(content, str) else content
+    texts = (content,) if isinstance(content, bytes | str) else content
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines(text.encode() if isinstance(text, str) else text for text in texts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,0 +1,249 @@
+"""hf:NAME[:CONFIG]: data sets of the Hugging Face Hub, or local ones of its library `datasets` (an extra).
+
+The library downloads, once, and gives Arrow files that are mapped into memory: any sample is a read at a known place.
+Its own decoder is switched off; images are decoded as all others are.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from densekit.config import DataConfig
+from densekit.data.decode import Source
+from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, hashes
+from densekit.data.table import SPLITS
+from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
+
+_SPLITS = SPLITS | {"dev": "val"}
+_LABELS = ("label", "labels", "class", "target", "fine_label")
+_ROWS = 1000  # read at once, where all are read
+
+
+@dataclass(frozen=True)
+class ArrowImages(EncodedImages):
+    """Encoded images in a column of Arrow files."""
+
+    rows: Any
+    """A `datasets.Dataset` of that column alone."""
+    column: str
+    source: str
+    """hf:NAME/SPLIT."""
+    at: NDArray[np.int64]
+    """(N,): row of each."""
+    labels: Tensor
+
+    @property
+    def grouped(self) -> Sequence[str] | None:
+        """None."""
+        return None
+
+    def name(self, sample: int) -> str:
+        """The row, in the order of the data set's own split."""
+        return str(self.at[sample])
+
+    def path(self, sample: int) -> Path:
+        """hf:NAME/SPLIT/ROW."""
+        return Path(f"{self.source}/{self.at[sample]}")
+
+    def encoded(self, sample: int) -> Source:
+        """Bytes, or the file that the row names."""
+        cell = self.rows[int(self.at[sample])][self.column]
+        if not cell or (cell["bytes"] is None and not cell["path"]):
+            raise BadImage("missing", f"{self.path(sample)} has no image; leave its row out")
+        content: bytes | None = cell["bytes"]
+        return Path(cell["path"]) if content is None else content
+
+    def fingerprint(self) -> str:
+        """By rows, labels and sizes, and up to 1 GB by contents."""
+        digest = hashlib.sha256(self.at.tobytes() + self.labels.numpy().tobytes())
+        sizes = self._sizes[self.at]
+        digest.update(sizes.tobytes())
+        if int(sizes.sum()) <= QUICKLY_READ:
+            digest.update(self.content_hashes().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.fromiter((_size(cell) for cell in _cells(self.rows, self.column)), np.int64, len(self.rows))
+
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """Of the images' bytes, as of files."""
+        return self._hashes
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        sources = (self.encoded(sample) for sample in range(len(self)))
+        return hashes(source if isinstance(source, bytes) else Path(source).read_bytes() for source in sources)
+
+    def subset(self, indices: NDArray[np.int64]) -> "ArrowImages":
+        """The images at `indices`, in that order."""
+        labels = self.labels[torch.from_numpy(indices)]
+        part = ArrowImages(self.rows, self.column, self.source, self.at[indices], labels)
+        vars(part).update({"_sizes": self._sizes} if "_sizes" in vars(self) else {})
+        vars(part).update({"_hashes": self._hashes[indices]} if "_hashes" in vars(self) else {})
+        return part
+
+
+def hub(name: str, config: DataConfig) -> DataSet:
+    """NAME[:CONFIG] of the Hub, a folder, or a .parquet file. Raises BadData, InvalidInput, UnknownName."""
+    found = _loaded(name)
+    features = next(iter(found.values())).features
+    column = _image_column(name, features, config.path_column)
+    label = _label_column(name, features, config.label_columns)
+    splits, left_out = _splits(name, found)
+    classes, kind = _classes(name, features[label], [_values(rows, label) for rows in splits.values()], label)
+    images = {}
+    for split, rows in splits.items():
+        labels = kind(_values(rows, label))
+        if labels is None:  # the Hub's way to keep a test's answers
+            left_out.append(split)
+            continue
+        own = rows.select_columns([column]).cast_column(column, _undecoded())
+        images[split] = ArrowImages(own, column, f"hf:{name}/{split}", np.arange(len(rows)), labels)
+    if "train" not in images:
+        raise BadData(f"hf:{name} has no labels in its training images; name other data")
+    columns = f"images {column}; labels {label}" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    return DataSet(f"hf:{name}", classes, images, skipped=SkipList(config.max_bad), columns=columns)
+
+
+def _loaded(name: str) -> Mapping[str, Any]:
+    """Split -> `datasets.Dataset`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InvalidInput(f"hf:{name} needs the library datasets: pip install 'densekit[hf]'") from error
+    path = Path(name).expanduser()
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            found = datasets.load_from_disk(str(path))
+        elif path.is_file():
+            found = datasets.load_dataset("parquet", data_files=str(path))
+        elif path.is_dir():
+            found = datasets.load_dataset(str(path))
+        else:
+            owner, _, chosen = name.partition(":")
+            found = datasets.load_dataset(owner, chosen or None)
+    except Exception as error:  # the library's, its file systems', its HTTP client's: they share no base
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BadData(
+            f"cannot load hf:{name} ({type(error).__name__}: {reason}); check the name and the network, or name "
+            "a copy on this machine: hf:FOLDER of save_to_disk, or hf:FILE.parquet"
+        ) from error
+    return {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+
+
+def _undecoded() -> Any:
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
+def _image_column(name: str, features: Mapping[str, Any], given: str | None) -> str:
+    known = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
+    if given is not None:
+        if given not in features:
+            raise UnknownName(f"column of hf:{name}", given, features)
+        return given
+    if len(known) != 1:
+        which = (
+            f"has several columns of images, {', '.join(known)}" if known else f"has {', '.join(features)}, no images"
+        )
+        raise InvalidInput(f"hf:{name} {which}; say which with --set data.path_column=NAME")
+    return known[0]
+
+
+def _label_column(name: str, features: Mapping[str, Any], given: tuple[str, ...] | None) -> str:
+    if given is not None:
+        if len(given) > 1:
+            raise InvalidInput(f"data.label_columns={','.join(given)}: hf:NAME has one column of labels; name one")
+        if given[0] not in features:
+            raise UnknownName(f"column of hf:{name}", given[0], features)
+        return given[0]
+    known = [column for column, feature in features.items() if _names(feature) is not None]
+    if len(known) != 1:
+        known = [column for column in (known or features) if column.lower() in _LABELS]
+    if len(known) != 1:
+        raise InvalidInput(
+            f"which column of hf:{name} has the labels? It has {', '.join(features)}; say so with "
+            "--set data.label_columns=NAME"
+        )
+    return known[0]
+
+
+def _names(feature: Any) -> Sequence[str] | None:
+    """Of a ClassLabel, or of a list of them."""
+    inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
+    return getattr(inner, "names", None)
+
+
+def _splits(name: str, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """By our names, and what has none of them."""
+    if len(found) == 1:
+        return {"train": next(iter(found.values()))}, []
+    known = {split: _SPLITS[split.lower()] for split in found if split.lower() in _SPLITS}
+    if "train" not in known.values() or len(set(known.values())) < len(known):
+        raise BadData(
+            f"hf:{name} has the splits {', '.join(found)}; densekit needs one train, and at most one val and test"
+        )
+    order = sorted(known, key=lambda split: ("train", "val", "test").index(known[split]))
+    return {known[split]: found[split] for split in order}, [split for split in found if split not in known]
+
+
+def _values(rows: Any, label: str) -> list[Any]:
+    values: list[Any] = rows.select_columns([label]).with_format("arrow")[:].column(0).to_pylist()
+    return values
+
+
+def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tuple[tuple[str, ...], Any]:
+    """Class names, and what makes labels (N,) or (N, classes) of a column; none of one whose labels are all hidden."""
+    given = _names(feature)
+    every = [value for column in values for value in column]
+    several = any(isinstance(value, list) for value in every)
+    flat = [one for value in every for one in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(value, str | int) for value in flat):
+        raise BadData(
+            f"{label} of hf:{name} has empty cells or values that are no class; name another column, or mend it"
+        )
+    classes = tuple(map(str, given)) if given is not None else tuple(map(str, sorted(set(flat))))
+    if len(classes) < 2:
+        raise BadData(f"{label} of hf:{name} has one class, {', '.join(classes)}; there is nothing to tell apart")
+    numbers = (
+        {i: i for i in range(len(classes))} if given is not None else {v: i for i, v in enumerate(sorted(set(flat)))}
+    )
+
+    def labels(column: list[Any]) -> Tensor | None:
+        if not several:
+            if given is not None and column and set(column) == {-1}:
+                return None
+            if odd := set(column) - set(numbers):
+                raise BadData(f"{label} of hf:{name} holds {sorted(odd)[0]}, which is none of {len(classes)} classes")
+            return torch.tensor([numbers[value] for value in column])
+        found = torch.zeros(len(column), len(classes))
+        for row, chosen in enumerate(column):
+            found[row, [numbers[value] for value in chosen]] = 1
+        return found
+
+    return classes, labels
+
+
+def _cells(rows: Any, column: str) -> Iterator[Any]:
+    for first in range(0, len(rows), _ROWS):
+        yield from rows[first : first + _ROWS][column]
+
+
+def _size(cell: Any) -> int:
+    """Bytes of an encoded image; 0 of one that is not there."""
+    if not cell:
+        return 0
+    if cell["bytes"] is not None:
+        return len(cell["bytes"])
+    path = Path(cell["path"] or "")
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,166 @@
+"""Data sets of Hugging Face's library, from this machine alone; their rows are read by our decoder."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densekit
+from densekit.api.data import check, shard
+from densekit.config import AugmentConfig, DataConfig
+from densekit.data import DataSet, Loader, load
+from densekit.data.hub import ArrowImages
+from densekit.data.split import divide
+from densekit.errors import BadData, InvalidInput, UnknownName
+from tests.conftest import write_photos
+from tests.data.test_shards import preprocessing
+
+datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # the library's own
+
+
+@pytest.fixture(autouse=True)
+def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def photo(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((6, 7, 3), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rows(count: int, *, first: int = 0) -> Any:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    cells = [{"bytes": photo(i), "path": None} for i in range(first, first + count)]
+    return datasets.Dataset.from_dict({"image": cells, "label": [i % 2 for i in range(count)]}, features=features)
+
+
+def read(source: object, **settings: object) -> DataSet:
+    return load(DataConfig.model_validate({"source": f"hf:{source}"} | settings), Path())
+
+
+def test_splits_classes_and_bytes_of_a_saved_set(tmp_path: Path) -> None:
+    given = {"train": rows(9), "validation": rows(4, first=20), "test": rows(3, first=30), "extra": rows(2)}
+    datasets.DatasetDict(given).save_to_disk(tmp_path / "set")
+    data = read(tmp_path / "set")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 9, "val": 4, "test": 3}
+    assert (data.classes, data.columns) == (("cat", "dog"), "images image; labels label; left out: extra")
+    train = data.splits["train"]
+    assert isinstance(train, ArrowImages)
+    assert train.labels.tolist() == [0, 1] * 4 + [0]
+    assert [train.encoded(i) for i in range(9)] == [photo(i) for i in range(9)]
+    part = train.subset(np.array([5, 0]))
+    assert [part.encoded(0), part.encoded(1)] == [photo(5), photo(0)]
+    assert part.labels.tolist() == [1, 0]
+    assert part.path(0).as_posix().endswith("set/train/5")
+
+
+def test_parquet_and_a_folder_of_pictures_are_read(tmp_path: Path) -> None:
+    rows(12).to_parquet(tmp_path / "a.parquet")
+    data = read(tmp_path / "a.parquet")
+    assert len(data.splits["train"]) == 12
+    photos = write_photos(tmp_path / "photos")
+    theirs, ours = read(photos), load(DataConfig(source=str(photos)), tmp_path)
+    assert theirs.classes == ours.classes
+    # By content, as the folder itself.
+    divided, expected = (divide(each, DataConfig(source="x")) for each in (theirs, ours))
+    for split in ("train", "val", "test"):
+        assert sorted(divided.splits[split].content_hashes()) == sorted(expected.splits[split].content_hashes())
+
+
+def test_every_row_is_decoded_once_over_two_ranks_workers_and_a_stop(tmp_path: Path) -> None:
+    rows(75).save_to_disk(tmp_path / "set")
+    images = read(tmp_path / "set").splits["train"]
+    seen: list[int] = []
+    for rank in range(2):
+        for first, last in ((0, 2), (2, None)):
+            loader = Loader(images, preprocessing(), 16, AugmentConfig(), seed=1, rank=rank, size=2, workers=rank)
+            batches = list(loader.epoch(4, skip=first))[: None if last is None else last - first]
+            for batch in batches:
+                seen += batch.samples.tolist()
+                for x, sample in zip(batch.images, batch.samples.tolist(), strict=True):
+                    assert round(float(x[0, 3, 3]) * 127.5 + 127.5) == sample
+    assert sorted(seen) == list(range(75))
+
+
+def test_columns_can_be_named_and_are_asked_for(tmp_path: Path) -> None:
+    given = rows(8)
+    two = given.add_column("kind", ["a", "b"] * 4).rename_column("label", "answer")
+    two.save_to_disk(tmp_path / "set")
+    assert read(tmp_path / "set").classes == ("cat", "dog")  # the only column of class labels
+    named = read(tmp_path / "set", label_columns="kind", path_column="image")
+    assert (named.classes, named.splits["train"].labels.tolist()) == (("a", "b"), [0, 1] * 4)
+    with pytest.raises(UnknownName, match="did you mean answer"):
+        read(tmp_path / "set", label_columns="answr")
+    two.remove_columns(["answer"]).save_to_disk(tmp_path / "other")
+    with pytest.raises(InvalidInput, match=r"which column.*data\.label_columns=NAME"):
+        read(tmp_path / "other")
+    two.remove_columns(["image"]).save_to_disk(tmp_path / "none")
+    with pytest.raises(InvalidInput, match="no images"):
+        read(tmp_path / "none")
+
+
+def test_lists_of_labels_are_several(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["cat", "dog", "emu"])
+    features = datasets.Features({"image": datasets.Image(), "labels": datasets.Sequence(names)})
+    cells = [{"bytes": photo(i), "path": None} for i in range(3)]
+    made = datasets.Dataset.from_dict({"image": cells, "labels": [[0, 2], [], [1]]}, features=features)
+    made.save_to_disk(tmp_path / "set")
+    data = read(tmp_path / "set")
+    assert data.multi_label
+    assert data.splits["train"].labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_hidden_answers_of_a_test_are_left_out_and_odd_ones_refused(tmp_path: Path) -> None:
+    features = rows(1).features
+    hidden = datasets.Dataset.from_dict(
+        {"image": [{"bytes": photo(i), "path": None} for i in range(3)], "label": [-1] * 3}, features=features
+    )
+    datasets.DatasetDict({"train": rows(8), "test": hidden}).save_to_disk(tmp_path / "set")
+    data = read(tmp_path / "set")
+    assert set(data.splits) == {"train"}
+    assert data.columns.endswith("left out: test")
+
+
+def test_a_bad_row_is_named_and_counted(tmp_path: Path) -> None:
+    features = rows(1).features
+    cells = [{"bytes": photo(i) if i != 3 else b"no picture", "path": None} for i in range(40)]
+    made = datasets.Dataset.from_dict({"image": cells, "label": [i % 2 for i in range(40)]}, features=features)
+    made.save_to_disk(tmp_path / "set")
+    images = read(tmp_path / "set").splits["train"]
+    failures = [f for batch in Loader(images, preprocessing(), 8).epoch() for f in batch.failures]
+    assert [(path.name, error.code) for path, error in failures] == [("3", "not_an_image")]
+    assert "set/train/3 does not begin like" in str(failures[0][1])
+    assert not check(f"hf:{tmp_path}/set", settings={"data.val_fraction": 0.2}).passed
+
+
+@pytest.mark.parametrize("name", ["owner/no-such-set", "no-such-set:config", "/no/such/folder"])
+def test_what_cannot_be_loaded_is_one_line_with_the_fix(name: str) -> None:
+    with pytest.raises(BadData, match=r"cannot load hf:.*hf:FOLDER") as caught:
+        read(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
+    from tests.faults.command import state_of, train_until
+
+    source = f"hf:{write_photos(tmp_path / 'photos')}"
+    settings = {"data.workers": 1, "batch_size": 4, "data.image_size": 16, "data.test_fraction": 0.2}
+    words = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
+    whole = densekit.train(source, out=tmp_path / "whole", **words)
+    train_until(3, source, out=tmp_path / "cut", **words)
+    densekit.resume(tmp_path / "cut")
+    assert state_of(tmp_path / "cut") == state_of(tmp_path / "whole")
+    assert densekit.evaluate(whole.folder, split="test").top1 == whole.result.top1
+    assert shard(source, tmp_path / "shards") == {"train": (1, 24)}
+    assert torch.equal(
+        load(DataConfig(source=f"wds:{tmp_path}/shards"), tmp_path).splits["train"].labels.sort().values,
+        torch.arange(2).repeat_interleave(12),
+    )
