@@ -12,7 +12,6 @@ from densekit.analysis.findings import Analysis, BlockReuse, Counting, Edges, Re
 from densekit.analysis.gradients import Flow
 from densekit.analysis.observations import Observation
 from densekit.analysis.probes import Features, Probes
-from densekit.analysis.reuse import Map
 from densekit.analysis.sample import Sample, untrained
 from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
@@ -99,7 +98,7 @@ def _ablate(
     with counting("removing connections", points * len(unseen)) as advance:
         curves = ablation.remove(model, blocks, orders, unseen if len(unseen) else sample, advance)
     rises, errors = cut.maps(blocks)
-    ranking = [
+    ranking: list[dict[str, Any]] = [
         {
             "block": b + 1,
             "source": blocks[b].named(s),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,13 +70,13 @@ def blocks_of(model: nn.Module, name: str = "this network") -> tuple[Block, ...]
         raise InvalidInput(f"{name} has no classifier; train one from its weights: densekit train DATA --init {name}")
     modules: list[Any] = list(model.features)
     found: list[Block] = []
-    for module, follower in zip(modules, modules[1:], strict=False):
+    for module, follower in pairwise(modules):
         if not isinstance(module, DenseBlock):
             continue
         layers: list[DenseLayer] = list(module.values())  # type: ignore[arg-type]  # nn.Module, to ModuleDict
         entering = layers[0].conv1.in_channels
         ends = [layer.conv1.in_channels for layer in layers] + [module.out_channels]
-        sources = (slice(0, entering), *(slice(a, b) for a, b in zip(ends, ends[1:], strict=False)))
+        sources = (slice(0, entering), *(slice(a, b) for a, b in pairwise(ends)))
         number = len(found) + 1
         behind = (
             Reader(f"transition {number}", follower.norm, follower.conv, len(sources))

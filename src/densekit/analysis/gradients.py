@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -52,7 +51,8 @@ def flow(network: str, state: str, model: nn.Module, sample: Sample) -> Flow:
         parameter.requires_grad_(True)
     for images, targets in sample.chunks():
         if len(targets) > 1:  # torch refuses statistics of one value
-            (F.cross_entropy(model(images), targets, reduction="sum") / len(sample)).backward()
+            loss = F.cross_entropy(model(images), targets, reduction="sum") / len(sample)
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
     for name, module in model.named_modules():

@@ -161,7 +161,7 @@ CLAIMS = (
     Claim(
         "least_to_transition",
         "In the later blocks, layers give least weight to what the transition before the block hands on.",
-        "share of the layers behind the first block that give what enters their block the least weight of all they read",
+        "share of the layers of later blocks that give what enters the block the least weight of all they read",
         "held from one half on: most layers; did not hold up to a quarter",
         least_to_entering,
         0.5,
@@ -177,19 +177,6 @@ CLAIMS = (
         1.0,
     ),
 )
-
-
-def falls_with_distance(m: Map) -> float:
-    """Rank correlation (Spearman) of a block's layers' entries with the number of layers between, from -1 to 1."""
-    between = distances(m)
-    inside = ~np.isnan(m[:, :-1])
-    return rank_correlation(m[:, :-1][inside], between[:, :-1][inside])
-
-
-def distances(m: Map) -> Map:
-    """Number of layers between each source and reader."""
-    s, r = np.indices(m.shape)
-    return np.where(np.isnan(m), np.nan, r - s)
 
 
 def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

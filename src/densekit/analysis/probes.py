@@ -50,7 +50,7 @@ def probe(
     """One curve for each kind of features that `features` gives; fitted on `train`, measured on `test`."""
     fitted, measured = features(train), features(test)
     y, y_test = train.targets.cpu().numpy(), test.targets.cpu().numpy()
-    every = list(max(fitted.values(), key=len))  # kinds may leave depths out
+    every = max((list(by_depth) for by_depth in fitted.values()), key=len)  # kinds may leave depths out
     curves = []
     for what, by_depth in fitted.items():
         accuracies = []
@@ -97,7 +97,7 @@ def resnet_features(model: ResNet, sample: Sample) -> dict[str, Features]:
     """`state`: what the stem and each residual block hand on."""
     modules: dict[str, nn.Module] = {"stem": model.stem}
     for i, stage in enumerate(model.stages, start=1):
-        modules |= {f"stage {i}, block {j}": block for j, block in enumerate(stage, start=1)}  # type: ignore[arg-type]
+        modules |= {f"stage {i}, block {j}": block for j, block in enumerate(stage.children(), start=1)}
     pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in modules}
 
     def keep(name: str) -> Any:

@@ -40,7 +40,8 @@ class Sample:
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, targets), up to `CHUNK` at once."""
-        yield from zip(self.images.split(CHUNK), self.targets.split(CHUNK), strict=True)
+        for start in range(0, len(self), CHUNK):
+            yield self.images[start : start + CHUNK], self.targets[start : start + CHUNK]
 
 
 def draw(images: Images, preprocessing: Preprocessing, count: int, device: torch.device, max_pixels: int) -> Sample:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -31,7 +32,7 @@ def reuse_maps(blocks: Sequence[BlockReuse], rows: _ROWS, legend: str) -> Figure
     as its weights are of another kind of layer; that scale is from 0 to 1 too.
     """
     count = len(blocks)
-    figure = Figure(figsize=(1.1 + 3.1 * count, 0.5 + 3.2 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.1 + 3.1 * count, 0.5 + 3.2 * len(rows)), layout=_layout())
     grid = figure.subplots(len(rows), count, squeeze=False)
     image = None
     for line, (title, of) in zip(grid, rows, strict=True):
@@ -82,7 +83,7 @@ def _panel(axes: Axes, values: Map, block: BlockReuse) -> Any:
 
 def behind_blocks(blocks: Sequence[BlockReuse]) -> Figure:
     """What each transition and the classifier read, source by source, beside the untrained network."""
-    figure = Figure(figsize=(1.0 + 3.0 * len(blocks), 3.3), layout="constrained")
+    figure = Figure(figsize=(1.0 + 3.0 * len(blocks), 3.3), layout=_layout())
     for i, (axes, block) in enumerate(zip(_row(figure, len(blocks)), blocks, strict=True)):
         plain(axes)
         axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -95,7 +96,7 @@ def behind_blocks(blocks: Sequence[BlockReuse]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_ylim(bottom=0)
         if not i:
-            axes.set_ylabel("mean |weight|, over the average source")
+            axes.set_ylabel("mean |weight| / average")
     _legend(figure, figure.axes[0])
     return figure
 
@@ -111,7 +112,7 @@ def stochastic_depth(blocks: Sequence[BlockReuse]) -> Figure:
 
 def removal(curves: Sequence[Removal], classes: int) -> Figure:
     """Error against connections cut; the random orders as a band."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout=_layout())
     axes = figure.add_subplot()
     plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -129,7 +130,7 @@ def removal(curves: Sequence[Removal], classes: int) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("connections (source, reader) removed")
-    axes.set_ylabel("error on images that did not choose the order")
+    axes.set_ylabel("error on unseen images")
     _legend(figure, axes)
     return figure
 
@@ -138,7 +139,7 @@ def gradients(flows: Sequence[Flow]) -> Figure:
     """Gradient by layer, untrained and trained, one line a network."""
     states = list(dict.fromkeys(flow.state for flow in flows))
     networks = list(dict.fromkeys(flow.network for flow in flows))
-    figure = Figure(figsize=(1.0 + 4.2 * len(states), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.0 + 4.2 * len(states), 3.8), layout=_layout())
     for i, (axes, state) in enumerate(zip(_row(figure, len(states), share=True), states, strict=True)):
         plain(axes)
         axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -168,7 +169,7 @@ def gradients(flows: Sequence[Flow]) -> Figure:
 
 def probes(curves: Sequence[Probes], accuracy: float | None) -> Figure:
     """Accuracy of linear probes by depth, with the network's own."""
-    figure = Figure(figsize=(6.8, 4.3), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.3), layout=_layout())
     axes = figure.add_subplot()
     plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -200,7 +201,7 @@ def _style(curve: Probes, network: str) -> tuple[str, str, str, str]:
 def activation_maps(maps: ActivationMaps, pictures: Sequence[Any]) -> Figure:
     """A column a prediction: the image, its map, and the map of the randomised network. `pictures` are (h, w[, 3])."""
     count = len(maps.items)
-    figure = Figure(figsize=(0.5 + 1.75 * count, 6.1), layout="constrained")
+    figure = Figure(figsize=(0.5 + 1.75 * count, 6.1), layout=_layout())
     grid = figure.subplots(3, count, squeeze=False)
     for column, item, picture in zip(grid.T, maps.items, pictures, strict=True):
         right = item.true == item.predicted
@@ -246,11 +247,17 @@ def _positive(values: Any) -> Any:
     return found / found.max() if found.max() > 0 else found
 
 
+def _layout() -> ConstrainedLayoutEngine:
+    # Titles stand at the very edge otherwise.
+    return ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
+
+
 def _row(figure: Figure, count: int, *, share: bool = False) -> list[Axes]:
     return list(figure.subplots(1, count, squeeze=False, sharey=share)[0])
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    # Outside: inside, lines may run anywhere.
+    # Outside: inside, lines may run anywhere. As many columns as letters leave room for.
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=min(3, len(labels)), labelcolor=INK)
+    columns = int(figure.get_figwidth() / (0.7 + 0.085 * max(map(len, labels))))
+    figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=max(1, columns), labelcolor=INK)
