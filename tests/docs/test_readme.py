@@ -43,6 +43,7 @@ SHORTENED = {
         "--epochs 1 --set data.limit=4 --set data.image_size=64"
     ),
     "densekit bench train --model densenet_bc_100_12": "--batch 2 --repeats 1 --threads 1 --plans shared",
+    "densekit analyse fashion-mnist": "--images 8",
     "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
 }
 
