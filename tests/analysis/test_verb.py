@@ -11,7 +11,7 @@ from densekit.cli.main import main
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
-from tests.report.test_report import text_of
+from tests.report.test_report import CHROMIUM, text_of
 
 pytest.importorskip("captum")
 
@@ -84,6 +84,32 @@ def test_photographs_nets_are_looked_into_with_images(densekit, imported):
     assert found["matched"] == "resnet101"
     assert found["maps"]["items"]
     assert found["edges"] is None
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_loads_nothing(densekit, tiny_run, tmp_path, scheme):
+    from playwright.sync_api import sync_playwright
+
+    assert (
+        densekit("analyse", tiny_run, "--images", 20, "--only", "ablation", "--only", "maps", "--out", "found")[0] == 0
+    )
+    complaints, requests = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((tmp_path / "found" / "report.html").as_uri(), wait_until="load")
+        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+        browser.close()
+    assert complaints == []
+    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
+    assert overflow <= 0
+    assert min(widths) > 0
 
 
 def test_python_has_it_too(tiny_run, tmp_path):

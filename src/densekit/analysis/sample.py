@@ -16,6 +16,7 @@ from densekit.models import ImageClassifier, build
 from densekit.weights import ModelCard
 
 CHUNK = 64  # images that go through a network at once
+_CALIBRATION = 256  # images for running statistics
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def untrained(card: ModelCard, sample: Sample | None, seed: int | None = None) -
 
 @torch.no_grad()
 def calibrate(model: nn.Module, sample: Sample) -> None:
-    """Sets the running statistics of all batch norms to their average over the sample."""
+    """Sets the running statistics of all batch norms to their average over (the first images of) the sample."""
+    sample = sample.first(_CALIBRATION)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     model.eval()  # without dropout
     momenta = [norm.momentum for norm in norms]

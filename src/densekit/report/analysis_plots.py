@@ -259,5 +259,5 @@ def _row(figure: Figure, count: int, *, share: bool = False) -> list[Axes]:
 def _legend(figure: Figure, axes: Axes) -> None:
     # Outside: inside, lines may run anywhere. As many columns as letters leave room for.
     handles, labels = axes.get_legend_handles_labels()
-    columns = int(figure.get_figwidth() / (0.7 + 0.085 * max(map(len, labels))))
+    columns = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, labels))))
     figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=max(1, columns), labelcolor=INK)
