@@ -62,6 +62,13 @@ def test_what_cannot_be_measured_is_unclear():
     assert {each.verdict for each in found.values()} == {"unclear"}
 
 
+def test_sources_that_nobody_misses_are_no_reason_to_warn():
+    nothing = maps(lambda b, s, r: 0.0)
+    assert np.isnan(observations.early_use(nothing))
+    assert np.isnan(observations.late_in_classifier(nothing))
+    assert np.isnan(observations.transition_spread(nothing))
+
+
 def test_an_untrained_network_stands_beside_it():
     assert all(
         each.untrained == pytest.approx({"least_to_transition": 1.0}.get(each.key, 1.0))

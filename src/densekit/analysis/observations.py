@@ -94,7 +94,7 @@ def early_use(maps: Sequence[Map]) -> float:
         for r in range(layers // 2, layers):
             column = _read(m, r)
             if len(column) >= 3:
-                ratios.append(column[: len(column) // 3].mean() / column.mean())
+                ratios.append(_ratio(column[: len(column) // 3].mean(), column.mean()))
     return _mean(ratios)
 
 
@@ -121,12 +121,16 @@ def late_in_classifier(maps: Sequence[Map]) -> float:
     """Weight of the classifier on the last third of its sources over that on the first third."""
     column = _read(maps[-1], maps[-1].shape[1] - 1)
     third = len(column) // 3
-    return float(column[-third:].mean() / column[:third].mean()) if third else float("nan")
+    return _ratio(column[-third:].mean(), column[:third].mean()) if third else float("nan")
 
 
 def _read(m: Map, reader: int) -> _Column:
     column = m[:, reader]
     return column[~np.isnan(column)]
+
+
+def _ratio(a: float, b: float) -> float:
+    return float(a / b) if b else float("nan")  # an ablation may find that nothing is missed
 
 
 def _evenness(column: _Column) -> float:
@@ -136,7 +140,8 @@ def _evenness(column: _Column) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 CLAIMS = (
