@@ -7,26 +7,14 @@ import sys
 import pytest
 import torch
 
-from densekit.cli.main import main
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
+from tests.cli.test_errors import densekit
 from tests.report.test_report import CHROMIUM, text_of
 
+__all__ = ["densekit"]
 pytest.importorskip("captum")
-
-
-@pytest.fixture
-def densekit(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["densekit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +101,9 @@ def test_the_page_fits_a_phone_and_loads_nothing(densekit, tiny_run, tmp_path, s
 
 
 def test_python_has_it_too(tiny_run, tmp_path):
-    import densekit
+    from densekit import analyse
 
-    done = densekit.analyse(tiny_run, only=["weights"], out=tmp_path / "found")
+    done = analyse(tiny_run, only=["weights"], out=tmp_path / "found")
     assert done.report.is_file()
     assert done.found.edges is None
 
