@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from densekit.version import __version__
 
 if TYPE_CHECKING:
-    from densekit.api import Run, evaluate, import_model, load, resume, train
+    from densekit.api import Run, analyse, evaluate, import_model, load, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
     from densekit.engine.multi_label import MultiLabelResult
@@ -22,6 +22,7 @@ _HOMES = {
     "Recipe": "densekit.config",
     "Result": "densekit.engine.single_label",
     "Run": "densekit.api",
+    "analyse": "densekit.api",
     "create_model": "densekit.models",
     "evaluate": "densekit.api",
     "import_model": "densekit.api",
@@ -40,6 +41,7 @@ __all__ = [
     "Result",
     "Run",
     "__version__",
+    "analyse",
     "create_model",
     "evaluate",
     "import_model",

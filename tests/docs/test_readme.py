@@ -47,6 +47,7 @@ SHORTENED = {
     "densekit train csv:xrays/labels.csv --set data.label_columns=Cardiomegaly,Effusion,Nodule --set data.channels=1": (
         "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32 --set data.limit=16"
     ),
+    "densekit analyse fashion-mnist": "--images 8",
     "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
 }
 

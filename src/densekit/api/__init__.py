@@ -1,13 +1,16 @@
 """The verbs as functions."""
 
+from densekit.api.analysing import Analysed, analyse
 from densekit.api.evaluation import evaluate
 from densekit.api.importing import ImportedModel, import_model
 from densekit.api.run import Run, data_folder, free_folder, load, write_samples
 from densekit.api.training import compose, resume, train
 
 __all__ = [
+    "Analysed",
     "ImportedModel",
     "Run",
+    "analyse",
     "compose",
     "data_folder",
     "evaluate",

@@ -14,7 +14,10 @@ from densekit.engine import runs
 from densekit.models import create_model
 from densekit.ops.native.library import library
 
-_EXTRAS = ("timm", "h5py", "pydicom", "datasets", "onnx", "onnxruntime", "openvino", "tensorboard", "wandb", "mlflow")
+_EXTRAS = (
+    *("timm", "h5py", "pydicom", "datasets", "captum", "onnx", "onnxruntime", "openvino"),
+    *("tensorboard", "wandb", "mlflow"),
+)
 _TOLERANCE = 1e-4  # relative, of a gradient in float32 that has passed through a whole network
 
 

@@ -46,8 +46,8 @@ def evaluate(
         config = with_data_settings(config, settings or {})
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
-        _check_classes(classifier, loaded, str(model))
-        name, images = _choose_split(loaded, config, split, own=own)
+        check_classes(classifier, loaded, str(model))
+        name, images = choose_split(loaded, config, split, own=own)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
@@ -93,7 +93,8 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     return own
 
 
-def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+    """The split of that name, or the one to measure on; `own` data are those that the model was trained on."""
     if split is None:
         split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
     if split == "all":
@@ -108,7 +109,8 @@ def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: 
     return split, divided.splits[split]
 
 
-def _check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
+def check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
+    """Raises BadData where the data's classes, or how many of them an image has, are not the model's."""
     if data.multi_label != isinstance(classifier.task, MultiLabel):
         kinds = ("one label", "several labels") if data.multi_label else ("several labels", "one label")
         raise BadData(

@@ -92,7 +92,7 @@ def _rounds(folder: Path, course: Course, workers: int, say: Callable[[str], Non
     contenders = _contenders(folder, course.batch, workers)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(course.rounds + 1):
-        for name in contenders if number % 2 else reversed(contenders):
+        for name in contenders if number % 2 else reversed(list(contenders)):
             started = time.perf_counter()
             seen = sum(len(x) for x in contenders[name](number))
             seconds = time.perf_counter() - started
@@ -176,8 +176,8 @@ def _photographs() -> list[Image.Image]:
     from sklearn.datasets import load_sample_images
 
     found = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    with get_sample_data("grace_hopper.jpg") as file:
-        found.append(Image.open(file).convert("RGB"))
+    file: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    found.append(Image.open(file).convert("RGB"))
     try:
         from skimage import data
     except ImportError:
@@ -185,4 +185,4 @@ def _photographs() -> list[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         named = (data.astronaut, data.chelsea, data.coffee, data.rocket)  # those that come with the package
-        return found + [Image.fromarray(read()) for read in named]
+        return found + [Image.fromarray(read()) for read in named]  # type: ignore[no-untyped-call]

@@ -10,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from densekit.api import ImportedModel, Run
+from densekit.api.analysing import Analysed
 from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
 from densekit.weights.foreign.account import listed
+from densekit.words import counted
 
 
 def console() -> Console:
@@ -90,6 +92,20 @@ def print_import(done: ImportedModel, file: Path) -> None:
         )
     else:
         out.print(f"start from it: densekit train DATA --init {done.folder}", soft_wrap=True, markup=False)
+
+
+def print_analysis(done: Analysed) -> None:
+    """The paper's four observations with their verdicts, the connections nobody misses, and where the page is."""
+    out = Console(highlight=False)
+    found = done.found
+    for seen in found.observations["weight"]:
+        spread = "" if seen.deviation is None else f" ± {seen.deviation:.2f} over {len(seen.values)} networks"
+        out.print(f"{seen.verdict:<14}{seen.says}", soft_wrap=True, markup=False)
+        out.print(f"{'':<14}{seen.mean:.2f}{spread}: {seen.number}", soft_wrap=True, markup=False, style="dim")
+    if found.edges is not None:
+        count = counted(len(found.edges.ranking), "connection")
+        out.print(f"{found.edges.unmissed:,} of {count} can be cut, one at a time, without a rise of the loss")
+    typer.echo(f"report: {done.report}")
 
 
 def print_examination(found: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def confusion_matrix(result: SingleResult) -> Figure:
     side = 0.42 * n + 0.085 * max(map(len, labels)) + 0.9 if numbered else 6.5
     figure = Figure(figsize=(max(side, 3.6), max(side, 3.6)), layout="constrained")
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     shades = _shades(counts)
     axes.imshow(shades, interpolation="nearest")
     axes.tick_params(length=0)
@@ -162,7 +162,7 @@ def reliability_diagram(bins: Sequence[dict[str, float]], was: str = "was right"
     width = np.array([b["upper"] for b in bins]) - left
     counts = np.array([int(b["count"]) for b in bins])
     for axes in (upper, lower):
-        _plain(axes)
+        plain(axes)
         axes.grid(axis="y", color=FAINT, lw=0.8)
     upper.bar(left, [b["accuracy"] for b in bins], width, align="edge", color=TRAIN, ec="white", label="this model")
     upper.plot([0, 1], [0, 1], color=INK, lw=1.5, ls="--", label="perfectly honest")
@@ -191,10 +191,17 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def png(figure: Figure) -> bytes:
+    """The figure as pixels, sharp enough for a page or a slide."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def _figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.0, 3.3), layout="constrained")
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_title(title, loc="left", size=11, color=INK, weight="bold")
     return figure, axes
@@ -203,7 +210,7 @@ def _figure(title: str) -> tuple[Figure, Axes]:
 def _square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.0, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     axes.grid(color=FAINT, lw=0.8)
     axes.set_title(title, loc="left", size=11, color=INK, weight="bold")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=across, ylabel=up)
@@ -212,7 +219,8 @@ def _square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Axes in the reports' style: no box, quiet ticks."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9aa7b4")

@@ -1,0 +1,75 @@
+"""Feature reuse (Huang et al. 2017, sec. 5 and fig. 5): how much weight each reader gives to each source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from densekit.analysis.anatomy import Block, seen_by
+from densekit.analysis.sample import Sample
+from densekit.models import DenseNet
+
+Map = NDArray[np.float64]
+"""(sources, readers) of a block; not a number where a layer comes before what it would read."""
+
+
+def by_weight(block: Block) -> Map:
+    """The paper's form: A[s, l] = mean |W_l[:, channels of s, :, :]|, of the reader's first convolution."""
+    return _map(block, [reader.weight().abs().mean((0, 2, 3)) for reader in block.readers])
+
+
+def by_gamma(block: Block) -> Map:
+    """The same of the weights that act on normalised maps: |W| times the |gamma| of the batch norm before it.
+
+    A reader can give a source little through either, and the network is the same if a factor moves from one to the
+    other.
+    """
+    scales = [reader.norm.weight.detach().abs() for reader in block.readers]
+    weights = [reader.weight().abs().mean((0, 2, 3)) for reader in block.readers]
+    return _map(block, [weight * scale for weight, scale in zip(weights, scales, strict=True)])
+
+
+@torch.no_grad()
+def by_activation(model: DenseNet, blocks: Sequence[Block], sample: Sample) -> list[Map]:
+    """The same times what arrives: |W| times the mean of the map behind batch norm and ReLU, over images and pixels.
+
+    A large weight on a map that is always zero counts for nothing.
+    """
+    readers = [reader for block in blocks for reader in block.readers]
+    sums: list[Tensor] = [torch.zeros(())] * len(readers)
+    with seen_by(readers) as seen:
+        for images, _ in sample.chunks():
+            model(images)
+            for i, x in enumerate(seen):
+                assert x is not None
+                # Means over an image's pixels, summed over images; a pool in between changes nothing in them.
+                sums[i] = (
+                    sums[i]
+                    + x.double()
+                    .abs()
+                    .flatten(2 if x.dim() == 4 else 1)
+                    .reshape(len(x), x.shape[1], -1)
+                    .mean(2)
+                    .sum(0)
+                    .cpu()
+                )
+    means = iter(sums)
+    return [
+        _map(block, [r.weight().abs().mean((0, 2, 3)).cpu() * (next(means) / len(sample)) for r in block.readers])
+        for block in blocks
+    ]
+
+
+def empty(block: Block) -> Map:
+    """Nothing known yet."""
+    return np.full((block.layers + 1, len(block.readers)), np.nan)
+
+
+def _map(block: Block, by_channel: Sequence[Tensor]) -> Map:
+    """Means over each source's channels; one (C,) tensor for each reader."""
+    found = empty(block)
+    for s, r in block.edges():
+        found[s, r] = by_channel[r][block.sources[s]].double().mean().item()
+    return found

@@ -1,0 +1,150 @@
+"""`densekit analyse` as a function."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from densekit import analysis
+from densekit.analysis import PARTS, Analysis, Network, Request, affordable, as_dict
+from densekit.analysis.anatomy import blocks_of
+from densekit.analysis.maps import require
+from densekit.analysis.sample import Sample, draw
+from densekit.api.evaluation import check_classes, choose_split, with_data_settings
+from densekit.api.run import data_folder, display_of, free_folder, load
+from densekit.config import DataConfig, DenseNetConfig
+from densekit.data import Images
+from densekit.data import load as load_data
+from densekit.data.split import divide
+from densekit.engine import Classifier
+from densekit.engine.processes import ALONE
+from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.report import write_analysis
+from densekit.weights import atomic
+
+_IMAGES = {"cifar": 1_000, "imagenet": 64}
+"""Looked at by default, by stem: what is worth it for small images would take an hour for photographs."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What was found, and where it stands."""
+
+    folder: Path
+    found: Analysis
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+
+def analyse(
+    model: str | Path,
+    data: str | None = None,
+    *,
+    out: str | Path | None = None,
+    twins: Sequence[str | Path] = (),
+    beside: str | Path | None = None,
+    only: Sequence[str] = (),
+    images: int | None = None,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Analysed:
+    """Looks into MODEL, a DenseNet, with images of DATA (none: of the data it was trained on).
+
+    `twins` are the same network trained with other seeds, `beside` is a trained residual network; `only` names parts
+    of `densekit.analysis.PARTS`, `images` how many are looked at. Without DATA, of a model that does not say what it
+    was trained on, or with `only=["weights"]`, only the weights are looked at. `out` is a new folder, by default below
+    runs/. Raises InvalidInput, BadData or BadWeights.
+    """
+    for part in only:
+        if part not in PARTS:
+            raise UnknownName("part of an analysis", part, PARTS)
+    parts = tuple(part for part in PARTS if part in only or not only)
+    folder = _place(out, f"analysis-{Path(model).name}")
+    network = _network(model)
+    blocks = blocks_of(network.model, str(model))
+    config = network.card.model
+    assert isinstance(config, DenseNetConfig)
+    if network.card.task == "multi-label" and set(parts) != {"weights"}:
+        raise InvalidInput(f"{model} gives an image several labels, whose errors are not counted here; choose --only weights")
+    source = data or (network.card.data.source if network.card.data else None)
+    if source is None and only and set(parts) != {"weights"}:
+        raise InvalidInput(f"{model} does not say what it was trained on; name DATA, or choose --only weights")
+    train = test = named = None
+    if source is not None and set(parts) != {"weights"}:
+        if "maps" in parts:
+            require()
+        count = images or _IMAGES[config.stem]
+        train, test, named = _samples(network, data, split, count, data_dir, settings or {})
+    display = display_of(console, ALONE)
+    if test is not None and "ablation" in parts:
+        tried = min(images or affordable(config, blocks), len(test))
+        display.say(f"{len(test):,} images; {tried:,} for each of {sum(len(list(b.edges())) for b in blocks):,} cuts")
+    request = Request(
+        network,
+        tuple(_network(twin) for twin in twins),
+        _network(beside) if beside is not None else None,
+        parts,
+        test,
+        train,
+        images,
+    )
+    found = analysis.run(request, named, display.counting)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write(folder / "analysis.json", json.dumps(as_dict(found)) + "\n")
+        write_analysis(folder, found, network.card, test)
+    except OSError as error:
+        raise BadData(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error
+    return Analysed(folder, found)
+
+
+def _place(out: str | Path | None, name: str) -> Path:
+    if out is None:
+        return free_folder(Path("runs"), name)
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"--out {folder} is there already and not empty; name a new folder")
+    return folder
+
+
+def _network(source: str | Path) -> Network:
+    classifier = load(source)
+    return Network(str(source), classifier.model, classifier.card)
+
+
+def _samples(
+    network: Network,
+    data: str | None,
+    split: str | None,
+    count: int,
+    data_dir: str | Path | None,
+    settings: Mapping[str, Any],
+) -> tuple[Sample, Sample, tuple[str, str]]:
+    """Images to fit probes to, images to measure on, and the names of the data and their split."""
+    card = network.card
+    own = card.data is not None and data in (None, card.data.source)
+    config = card.data if own and card.data is not None else DataConfig(source=str(data))
+    config = with_data_settings(config, settings)
+    loaded = load_data(config, data_folder(data_dir))
+    device = next(network.model.parameters()).device
+    check_classes(Classifier(network.model, card, device), loaded, network.name)
+    name, images = choose_split(loaded, config, split, own=own)
+
+    def some(of: Images) -> Sample:
+        return draw(of, card.preprocessing, count, device, config.max_pixels)
+
+    test = some(images)
+    divided = divide(loaded, config).splits if name != "all" else {}
+    if name in ("all", "train"):
+        train, test = test.halves()
+    else:
+        train = some(divided["train"])
+    return train, test, (loaded.name, name)

@@ -1,0 +1,41 @@
+"""Trained networks, plain and bottlenecked, and images to look at them with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from densekit.analysis.sample import Sample
+from densekit.weights import load_model, model_folder
+
+
+def _run(parent: Path, model: str) -> Path:
+    from densekit import train
+
+    settings = {"data.limit": 300, "batch_size": 50}
+    return train("digits", model=model, epochs=2, out=parent / model, settings=settings).folder
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers a block, without bottlenecks and compression, after two epochs on a part of the digits."""
+    return _run(tmp_path_factory.mktemp("runs"), "densenet_10_6")
+
+
+@pytest.fixture(scope="session")
+def bc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with both."""
+    return _run(tmp_path_factory.mktemp("runs"), "densenet_bc_16_6")
+
+
+@pytest.fixture(params=["plain", "bottlenecked"])
+def trained(request, plain_run, bc_run):
+    """(network, card): DenseNets that have learned a little."""
+    return load_model(model_folder(plain_run if request.param == "plain" else bc_run))
+
+
+@pytest.fixture
+def digits() -> Sample:
+    """Noise of the digits' shape, under labels that mean nothing."""
+    generator = torch.Generator().manual_seed(0)
+    return Sample(torch.randn(24, 1, 8, 8, generator=generator), torch.randint(0, 10, (24,), generator=generator))

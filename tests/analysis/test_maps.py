@@ -1,0 +1,90 @@
+"""Class activation maps: the published ones, on every plan, and a check that tells when they mean nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from densekit.analysis import maps
+from densekit.weights import load_model, model_folder, read_card
+
+pytest.importorskip("captum")
+
+
+@pytest.fixture
+def network(tiny_run):
+    return load_model(model_folder(tiny_run))
+
+
+@torch.no_grad()
+def test_the_last_maps_give_zhous_class_activation_map(network, digits):
+    model, _ = network
+    classes = torch.arange(24) % 10
+    found = maps.grad_cam(model, digits.images, classes)
+    features = model.forward_features(digits.images)
+    expected = torch.einsum("nc,nchw->nhw", model.classifier.weight[classes], features) / features[0, 0].numel()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", ["auto", "checkpoint", "shared"])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_maps_are_the_same_on_every_plan(network, digits, plan, block):
+    model, _ = network
+    classes = torch.arange(24) % 10
+    model.use_plan("concat")
+    expected = maps.grad_cam(model, digits.images, classes, block)
+    model.use_plan(plan)
+    np.testing.assert_allclose(maps.grad_cam(model, digits.images, classes, block), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
+def test_captum_can_watch_a_layer_inside_a_block(network, digits, plan):
+    """A hook inside makes a plan run the plain form."""
+    from captum.attr import LayerActivation, LayerGradCam, Saliency
+
+    model, _ = network
+    model.use_plan("concat")
+    layer = model.features.denseblock2.denselayer1.conv2
+    whole, target = model(digits.images), torch.arange(24) % 10
+    wanted = [
+        LayerGradCam(model, layer).attribute(digits.images, target=target),
+        LayerActivation(model, layer).attribute(digits.images),
+        Saliency(model).attribute(digits.images.clone().requires_grad_(), target=target),
+    ]
+    model.use_plan(plan)
+    found = [
+        LayerGradCam(model, layer).attribute(digits.images, target=target),
+        LayerActivation(model, layer).attribute(digits.images),
+        Saliency(model).attribute(digits.images.clone().requires_grad_(), target=target),
+    ]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(model(digits.images), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_small_maps_are_not_shown_where_there_are_finer_ones(network, digits):
+    model, _ = network
+    assert maps.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
+    assert maps.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
+    assert maps.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
+
+
+def test_the_check_randomises_from_the_top_to_all_of_it(network, digits, tiny_run):
+    model, _ = network
+    found = maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
+    assert found.steps == ["classifier", "block 3", "block 2", "block 1"]
+    assert found.layer == "dense block 1"
+    assert 1 <= len(found.items) <= 8
+    for item in found.items:
+        assert len(item.cascade) == len(found.steps)
+        assert item.map.shape == item.randomised.shape == (8, 8)
+        assert 0 <= item.correlation <= 1
+        assert item.follows == (item.correlation <= maps.FOLLOWS)
+
+
+def test_a_map_that_ignores_the_weights_is_found_out(network, digits, tiny_run, monkeypatch):
+    """What draws the picture whatever the network is does not follow the weights."""
+    monkeypatch.setattr(maps, "grad_cam", lambda _model, images, *_: images[:, 0].double().numpy())
+    model, _ = network
+    found = maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
+    assert all(item.correlation == pytest.approx(1) for item in found.items)
+    assert not any(item.follows for item in found.items)
