@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from densekit import analyse
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
@@ -27,6 +28,12 @@ def imported(tmp_path_factory):
     card = ModelCard(model=config, classes=("class0", "class1", "class2"), preprocessing=preprocessing)
     save_model(folder, build(config).state_dict(), card)
     return folder
+
+
+@pytest.fixture(scope="module")
+def page(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("analysis") / "found"
+    return analyse(tiny_run, images=20, only=["ablation", "maps"], out=out).report
 
 
 def test_a_run_is_looked_into_from_all_sides(densekit, tiny_run, tmp_path):
@@ -76,12 +83,9 @@ def test_photographs_nets_are_looked_into_with_images(densekit, imported):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_loads_nothing(densekit, tiny_run, tmp_path, scheme):
+def test_the_page_fits_a_phone_and_loads_nothing(page, scheme):
     from playwright.sync_api import sync_playwright
 
-    assert (
-        densekit("analyse", tiny_run, "--images", 20, "--only", "ablation", "--only", "maps", "--out", "found")[0] == 0
-    )
     complaints, requests = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -90,7 +94,7 @@ def test_the_page_fits_a_phone_and_loads_nothing(densekit, tiny_run, tmp_path, s
         tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("request", lambda request: requests.append(request.url))
-        tab.goto((tmp_path / "found" / "report.html").as_uri(), wait_until="load")
+        tab.goto(page.as_uri(), wait_until="load")
         overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
         browser.close()
@@ -101,8 +105,6 @@ def test_the_page_fits_a_phone_and_loads_nothing(densekit, tiny_run, tmp_path, s
 
 
 def test_python_has_it_too(tiny_run, tmp_path):
-    from densekit import analyse
-
     done = analyse(tiny_run, only=["weights"], out=tmp_path / "found")
     assert done.report.is_file()
     assert done.found.edges is None

@@ -108,8 +108,8 @@ def _ablate(
         }
         for b, s, r in cut.ranking()
     ]
-    unmissed = sum(row["rise"] <= 2 * row["error"] for row in ranking)
-    return cut, Edges(len(sample), float(cut.losses.mean()), ranking, unmissed, curves, len(unseen) or len(sample))
+    missed = sum(row["rise"] > 2 * row["error"] for row in ranking)
+    return cut, Edges(len(sample), float(cut.losses.mean()), ranking, missed, curves, len(unseen) or len(sample))
 
 
 def _reuse(request: Request, blocks: Sequence[Block], control: DenseNet, cut: Ablation | None) -> list[BlockReuse]:

@@ -77,8 +77,8 @@ class Edges:
     loss: float
     ranking: list[dict[str, Any]]
     """The one least missed first: block, source, reader, rise of the loss, its standard error."""
-    unmissed: int
-    """Connections without which the loss is not higher, by more than two standard errors."""
+    missed: int
+    """Connections without which the loss rises by more than two standard errors; of the others nobody can tell."""
     curves: list[Removal]
     curve_images: int
 

@@ -104,7 +104,7 @@ def print_analysis(done: Analysed) -> None:
         out.print(f"{'':<14}{seen.mean:.2f}{spread}: {seen.number}", soft_wrap=True, markup=False, style="dim")
     if found.edges is not None:
         count = counted(len(found.edges.ranking), "connection")
-        out.print(f"{found.edges.unmissed:,} of {count} can be cut, one at a time, without a rise of the loss")
+        out.print(f"{found.edges.missed:,} of {count} are missed for certain, cut one at a time", soft_wrap=True)
     typer.echo(f"report: {done.report}")
 
 
