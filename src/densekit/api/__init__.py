@@ -1,16 +1,19 @@
 """The verbs as functions."""
 
 from densekit.api.evaluation import evaluate
+from densekit.api.exporting import ExportedModel, export_model
 from densekit.api.importing import ImportedModel, import_model
 from densekit.api.run import Run, data_folder, free_folder, load, write_samples
 from densekit.api.training import compose, resume, train
 
 __all__ = [
+    "ExportedModel",
     "ImportedModel",
     "Run",
     "compose",
     "data_folder",
     "evaluate",
+    "export_model",
     "free_folder",
     "import_model",
     "load",

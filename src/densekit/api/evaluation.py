@@ -14,7 +14,7 @@ from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import FileImages, SkipList
 from densekit.data.split import divide
-from densekit.engine import Classifier, Result
+from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.processes import joined
 from densekit.errors import BadData, InvalidInput, UnknownName
@@ -48,8 +48,8 @@ def evaluate(
         config = with_data_settings(config, settings or {})
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
-        _check_classes(classifier, loaded, str(model))
-        name, images = _choose_split(loaded, config, split, own=own)
+        check_classes(classifier.classes, loaded, str(model))
+        name, images = choose_split(loaded, config, split, own=own)
         if ten_crop and not isinstance(images, FileImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
@@ -87,7 +87,8 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     return own
 
 
-def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+    """The split of that name; none: test, or all images of a folder the model never saw. Raises UnknownName."""
     if split is None:
         split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
     if split == "all":
@@ -100,9 +101,10 @@ def _choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: 
     return split, divided.splits[split]
 
 
-def _check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
-    if classifier.classes != data.classes:
-        odd = sorted(set(classifier.classes) ^ set(data.classes))[:5]
+def check_classes(classes: tuple[str, ...], data: DataSet, model: str) -> None:
+    """Raises BadData where the model knows other classes, or in another order."""
+    if classes != data.classes:
+        odd = sorted(set(classes) ^ set(data.classes))[:5]
         raise BadData(
             f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
             "name the folders after the model's classes, or train on these data"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+import torch
 from rich.console import Console
 
 from densekit.data import load as load_data
@@ -14,6 +15,7 @@ from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
 from densekit.errors import InvalidInput
+from densekit.export.exported import is_exported, load_exported
 
 # Forms of DATA that are to come, and what to do until then.
 _PLANNED = {
@@ -48,7 +50,13 @@ class Run:
 
 
 def load(source: str | Path, device: str = "auto") -> Classifier:
-    """A classifier from a run folder, a model folder or a shipped model's name. Raises BadWeights, UnknownName."""
+    """A classifier from a run folder, a model folder, a shipped model's name or an exported file.
+
+    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime is not installed.
+    """
+    if is_exported(source):
+        network, card = load_exported(source, torch.get_num_threads())
+        return Classifier(network, card, torch.device("cpu"))
     return Classifier.load(source, device)
 
 

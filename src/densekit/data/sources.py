@@ -55,6 +55,15 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     )
 
 
+def at_hand(source: str, data_dir: Path) -> bool:
+    """Whether `load` needs no download for it, as far as folders' names tell."""
+    if source in archives.PLACES:
+        return any(place.is_dir() and any(place.iterdir()) for place in archives.PLACES[source](data_dir))
+    return (
+        source in NAMED or source.startswith("synthetic:") or source == "imagenet" or Path(source).expanduser().is_dir()
+    )
+
+
 def digits() -> DataSet:
     """scikit-learn's 1,797 digits of 8 x 8 pixels (UCI, test part); nothing to download."""
     from sklearn.datasets import load_digits
