@@ -209,7 +209,7 @@ class _Export:
     def _inputs(self, images: Images, count: int) -> Iterator[NDArray[Any]]:
         assert self.images is not None
         pixels = self.images.pixels(images, count)
-        for part in pixels.split(BATCH):
+        for part in torch.split(pixels, BATCH):
             inside = self.passport.inside
             whole = part.permute(0, 2, 3, 1) if inside else parity.scaled(part, self.card.preprocessing, torch.float32)
             yield whole.contiguous().numpy()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.errors import BadWeights
+from densekit.errors import BadWeights, DensekitError
 from densekit.export.extras import need
 from densekit.export.passport import Passport
 
@@ -44,11 +44,9 @@ def open_file(path: Path, threads: int | None = None) -> Opened:
         raise BadWeights(f"no {path}")
     try:
         return opener(path, threads)
-    except (ImportError, MemoryError):
+    except (DensekitError, ImportError, MemoryError):
         raise
     except Exception as error:  # runtimes have many types for a damaged file, some of them their own
-        if isinstance(error, BadWeights):
-            raise
         reason = " ".join(str(error).split())[:200]
         raise BadWeights(f"{path} cannot be opened ({reason}); export it again") from error
 

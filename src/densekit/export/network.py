@@ -22,6 +22,8 @@ class Exported(nn.Module):
         super().__init__()
         self.model = folded(model)
         self.inside = preprocessing is not None
+        self.mean: Tensor
+        self.std: Tensor
         if preprocessing is not None:
             self.register_buffer("mean", torch.tensor(preprocessing.mean)[:, None, None])
             self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
