@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from densekit.version import __version__
 
 if TYPE_CHECKING:
-    from densekit.api import Run, analyse, evaluate, import_model, load, resume, train
+    from densekit.api import Run, analyse, evaluate, export_model, import_model, load, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
     from densekit.engine.multi_label import MultiLabelResult
@@ -25,6 +25,7 @@ _HOMES = {
     "analyse": "densekit.api",
     "create_model": "densekit.models",
     "evaluate": "densekit.api",
+    "export_model": "densekit.api",
     "import_model": "densekit.api",
     "load": "densekit.api",
     "model_names": "densekit.models",
@@ -44,6 +45,7 @@ __all__ = [
     "analyse",
     "create_model",
     "evaluate",
+    "export_model",
     "import_model",
     "load",
     "model_names",

@@ -2,18 +2,21 @@
 
 from densekit.api.analysing import Analysed, analyse
 from densekit.api.evaluation import evaluate
+from densekit.api.exporting import ExportedModel, export_model
 from densekit.api.importing import ImportedModel, import_model
 from densekit.api.run import Run, data_folder, free_folder, load, write_samples
 from densekit.api.training import compose, resume, train
 
 __all__ = [
     "Analysed",
+    "ExportedModel",
     "ImportedModel",
     "Run",
     "analyse",
     "compose",
     "data_folder",
     "evaluate",
+    "export_model",
     "free_folder",
     "import_model",
     "load",

@@ -19,9 +19,9 @@ from densekit.config import DataConfig, DenseNetConfig
 from densekit.data import Images
 from densekit.data import load as load_data
 from densekit.data.split import divide
-from densekit.engine import Classifier
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.models import ImageClassifier
 from densekit.report import write_analysis
 from densekit.weights import atomic
 
@@ -117,6 +117,8 @@ def _place(out: str | Path | None, name: str) -> Path:
 
 def _network(source: str | Path) -> Network:
     classifier = load(source)
+    if not isinstance(classifier.model, ImageClassifier):
+        raise InvalidInput(f"{source} is an exported file, with no layers to look into; name the run that it came from")
     return Network(str(source), classifier.model, classifier.card)
 
 
@@ -135,7 +137,7 @@ def _samples(
     config = with_data_settings(config, settings)
     loaded = load_data(config, data_folder(data_dir))
     device = next(network.model.parameters()).device
-    check_classes(Classifier(network.model, card, device), loaded, network.name)
+    check_classes(card, loaded, network.name)
     name, images = choose_split(loaded, config, split, own=own)
 
     def some(of: Images) -> Sample:

@@ -13,11 +13,11 @@ from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import EncodedImages, FileImages, SkipList
 from densekit.data.split import divide
-from densekit.engine import Classifier, Result
+from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
-from densekit.engine.multi_label import MultiLabel
 from densekit.engine.processes import joined
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.weights import ModelCard
 
 
 def evaluate(
@@ -42,11 +42,11 @@ def evaluate(
         if data is None and card.data is None:
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
         own = card.data is not None and data in (None, card.data.source)
-        config = card.data if own and card.data is not None else _config_of(str(data), card.data)
+        config = card.data if own and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
-        check_classes(classifier, loaded, str(model))
+        check_classes(classifier.card, loaded, str(model))
         name, images = choose_split(loaded, config, split, own=own)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
@@ -77,7 +77,7 @@ def evaluate(
         return result
 
 
-def _config_of(source: str, trained: DataConfig | None) -> DataConfig:
+def config_of(source: str, trained: DataConfig | None) -> DataConfig:
     """Of other data; a table is read by the columns that the model's own table had."""
     form = source.partition(":")[0]
     if trained is not None and form in ("csv", "hf") and trained.source.startswith(f"{form}:"):
@@ -94,7 +94,10 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
 
 
 def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
-    """The split of that name, or the one to measure on; `own` data are those that the model was trained on."""
+    """The split of that name; none: the one to measure on. `own` data are those that the model was trained on.
+
+    That is test, or all images of a folder that the model never saw. Raises UnknownName.
+    """
     if split is None:
         split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
     if split == "all":
@@ -109,15 +112,15 @@ def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: b
     return split, divided.splits[split]
 
 
-def check_classes(classifier: Classifier, data: DataSet, model: str) -> None:
+def check_classes(card: ModelCard, data: DataSet, model: str) -> None:
     """Raises BadData where the data's classes, or how many of them an image has, are not the model's."""
-    if data.multi_label != isinstance(classifier.task, MultiLabel):
+    if data.multi_label != (card.task == "multi-label"):
         kinds = ("one label", "several labels") if data.multi_label else ("several labels", "one label")
         raise BadData(
             f"{model} gives an image {kinds[0]}, and {data.name} has {kinds[1]} an image; name data like its own"
         )
-    if classifier.classes != data.classes:
-        odd = sorted(set(classifier.classes) ^ set(data.classes))[:5]
+    if card.classes != data.classes:
+        odd = sorted(set(card.classes) ^ set(data.classes))[:5]
         raise BadData(
             f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
             "name its folders or labels after the model's classes, or train on these data"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+import torch
 from rich.console import Console
 
 from densekit.data import load as load_data
@@ -13,6 +14,7 @@ from densekit.data.split import divide
 from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
+from densekit.export.exported import is_exported, load_exported
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,13 @@ class Run:
 
 
 def load(source: str | Path, device: str = "auto") -> Classifier:
-    """A classifier from a run folder, a model folder or a shipped model's name. Raises BadWeights, UnknownName."""
+    """A classifier from a run folder, a model folder, a shipped model's name or an exported file.
+
+    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime is not installed.
+    """
+    if is_exported(source):
+        network, card = load_exported(source, torch.get_num_threads())
+        return Classifier(network, card, torch.device("cpu"))
     return Classifier.load(source, device)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from densekit.bench.contenders import Contender
 from densekit.bench.workload import Data, outputs
 from densekit.config import DenseNetConfig
+from densekit.export import engines, writing
+from densekit.export.engines import Opened
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -85,7 +87,7 @@ def runner_for(
     net = contender.build(config, data.weights).train(training)
     if contender.runtime in _COMPILERS:
         path = _exported(net, data.images, graphs / f"{contender.origin}.onnx")
-        return Graph(_COMPILERS[contender.runtime](path, threads), data)
+        return Graph(_COMPILERS[contender.runtime](path, threads).run, data)
     net = net.to(memory_format=FORMATS[layout])
     if contender.runtime == "compile":
         net = cast(nn.Module, torch.compile(net))
@@ -97,38 +99,12 @@ def _exported(net: nn.Module, images: Tensor, path: Path) -> Path:
     if not path.exists():
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".onnx", delete=False) as file:
             pass
-        torch.onnx.export(net.eval(), (images,), file.name, dynamo=True, external_data=False, verbose=False)
+        writing.write_onnx(writing.program_of(net.eval(), images, any_batch=False), None, Path(file.name))
         os.replace(file.name, path)
     return path
 
 
-def _onnxruntime(path: Path, threads: int) -> Callable[[Any], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Its threads would go on spinning on the cores of whose turn is next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
-
-
-def _openvino(path: Path, threads: int) -> Callable[[Any], Any]:
-    import openvino
-
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # as the others; by default it may choose less where a processor has it
-    }
-    compiled = openvino.Core().compile_model(str(path), "CPU", properties)
-    return lambda images: compiled(images)[0]
-
-
-_COMPILERS: dict[str, Callable[[Path, int], Callable[[Any], Any]]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+_COMPILERS: dict[str, Callable[[Path, int | None], Opened]] = {
+    "onnxruntime": engines.onnxruntime,
+    "openvino": engines.openvino,
 }

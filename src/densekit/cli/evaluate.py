@@ -10,7 +10,9 @@ from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
+    ],
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,

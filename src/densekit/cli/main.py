@@ -40,9 +40,22 @@ def _root(
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    from densekit.cli import analyse, bench, data, demo, doctor, evaluate, import_, models, predict, resume, train
+    from densekit.cli import (
+        analyse,
+        bench,
+        data,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        import_,
+        models,
+        predict,
+        resume,
+        train,
+    )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, doctor, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")

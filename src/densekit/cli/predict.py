@@ -14,7 +14,9 @@ from densekit.errors import BadData, BadImage
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
+    ],
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,

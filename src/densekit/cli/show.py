@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from densekit.api import ImportedModel, Run
+from densekit.api import ExportedModel, ImportedModel, Run
 from densekit.api.analysing import Analysed
 from densekit.data.check import Check
 from densekit.data.findings import Item
@@ -106,6 +106,44 @@ def print_analysis(done: Analysed) -> None:
         count = counted(len(found.edges.ranking), "connection")
         out.print(f"{found.edges.missed:,} of {count} are missed for certain, cut one at a time", soft_wrap=True)
     typer.echo(f"report: {done.report}")
+
+
+def print_export(done: ExportedModel) -> None:
+    """What was written, how it was proved, and what to do next."""
+    out = Console(highlight=False)
+    report = done.report
+    takes = "bytes (N, H, W, C)" if report["preprocessing"] == "inside" else "normalised float32 (N, C, H, W)"
+    out.print(Text(f"{report['model']} takes {takes}; compared on {report['images']}", style="bold"), soft_wrap=True)
+    for row in report["files"]:
+        path = done.files[row["format"]]
+        out.print(f"  {row['format']:<9}{path}  {row['bytes'] / 1e6:,.2f} MB", soft_wrap=True, markup=False)
+        out.print(f"           {_measured(row) if 'int8' in row else _proof(row)}", soft_wrap=True, markup=False)
+        for race in row.get("speed", ()):
+            before, after = race["milliseconds"]["float32"], race["milliseconds"]["int8"]
+            out.print(
+                f"           {race['runtime']}, batch {race['batch']}: {after:.2f} ms, float32 {before:.2f} ms: "
+                f"{before / after:.2f} times as fast",
+                soft_wrap=True,
+            )
+    out.print(f"all of it: {done.folder / 'parity.json'}", soft_wrap=True, markup=False)
+    first = next(iter(done.files.values()))
+    out.print(f"try it: densekit predict {first} picture.jpg", soft_wrap=True, markup=False)
+
+
+def _proof(row: dict[str, Any]) -> str:
+    batches = row["batches"]
+    error, own, allowed = (max(batch[key] for batch in batches) for key in ("error", "torch_error", "allowed"))
+    same, images = sum(batch["same_top1"] for batch in batches), sum(batch["batch"] for batch in batches)
+    sizes = ", ".join(str(batch["batch"]) for batch in batches)
+    return (
+        f"{row['runtime']}, batches {sizes}: within {error:.0e} of float64 (torch {own:.0e}, allowed {allowed:.0e}), "
+        f"same class for {same} of {images}"
+    )
+
+
+def _measured(row: dict[str, Any]) -> str:
+    found = row["int8"]
+    return f"top-1 {found['top1_after']:.2%}, in float32 {found['top1_before']:.2%}"
 
 
 def print_examination(found: dict[str, Any]) -> None:

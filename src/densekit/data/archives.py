@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,25 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 _IDX_FILES = {"train": "train", "test": "t10k"}
 
+PLACES: dict[str, Callable[[Path], tuple[Path, ...]]] = {
+    "mnist": lambda data_dir: (data_dir / "mnist", data_dir / "MNIST" / "raw"),
+    "fashion-mnist": lambda data_dir: (data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION),
+    "cifar10": lambda data_dir: (data_dir / "cifar10",),
+    "cifar100": lambda data_dir: (data_dir / "cifar100",),
+    "svhn": lambda data_dir: (data_dir / "svhn",),
+}
+"""Where each is looked for, before it is downloaded."""
+
 
 def mnist(data_dir: Path) -> DataSet:
     """LeCun et al. 1998: 60,000 + 10,000 digits of 28 x 28 pixels."""
-    splits = _idx_splits("MNIST", [data_dir / "mnist", data_dir / "MNIST" / "raw", data_dir], data_dir)
+    splits = _idx_splits("MNIST", [*PLACES["mnist"](data_dir), data_dir], data_dir)
     return DataSet("mnist", tuple(str(i) for i in range(10)), splits, mirror_safe=False, background="dark")
 
 
 def fashion_mnist(data_dir: Path) -> DataSet:
     """Xiao et al. 2017: 60,000 + 10,000 pictures of clothing, 28 x 28 pixels, light on black."""
-    places = [data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION]
-    splits = _idx_splits("FashionMNIST", places, data_dir)
+    splits = _idx_splits("FashionMNIST", PLACES["fashion-mnist"](data_dir), data_dir)
     return DataSet("fashion-mnist", FASHION_CLASSES, splits, background="dark")
 
 
@@ -88,7 +97,7 @@ def _fetch(kind: str, root: Path, data_dir: Path, **options: Any) -> Any:
         ) from error
 
 
-def _idx_splits(kind: str, places: list[Path], data_dir: Path) -> dict[str, ArrayImages]:
+def _idx_splits(kind: str, places: Sequence[Path], data_dir: Path) -> dict[str, ArrayImages]:
     for place in places:
         if _idx_path(place, "train-images-idx3-ubyte"):
             return {split: _idx_images(place, prefix) for split, prefix in _IDX_FILES.items()}

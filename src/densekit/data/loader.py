@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as vision
 from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import augment
 from densekit.data.decode import MAX_PIXELS
+from densekit.data.framing import framed, resized
 from densekit.data.policy import policy_for
 from densekit.data.sets import ArrayImages, EncodedImages, Images
 from densekit.errors import BadImage
@@ -185,20 +186,13 @@ def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
     """A decoded image -> (C, H, W) uint8 at the network's size: shorter side to `resize`, then the middle."""
-    return vision.pil_to_tensor(vision.center_crop(_resized(image, preprocessing), list(preprocessing.size)))
+    return vision.pil_to_tensor(framed(image, preprocessing))
 
 
 def ten_crops_of(image: Any, preprocessing: Preprocessing) -> Tensor:
     """A decoded image -> (10, C, H, W) uint8: shorter side to `resize`, then corners, middle and mirrors."""
-    crops = vision.ten_crop(_resized(image, preprocessing), list(preprocessing.size))
+    crops = vision.ten_crop(resized(image, preprocessing), list(preprocessing.size))
     return torch.stack([vision.pil_to_tensor(crop) for crop in crops])
-
-
-def _resized(image: Any, preprocessing: Preprocessing) -> Any:
-    width, height = image.size
-    scale = preprocessing.resize / min(height, width)
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    return vision.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 class _Lists:

@@ -75,6 +75,20 @@ def short_name(source: str) -> str:
     return name if form[0] == "csv" else re.sub(r"[^\w.]+", "-", name).strip("-.") or form[0]
 
 
+def at_hand(source: str, data_dir: Path) -> bool:
+    """Whether `load` needs no download for it, as far as folders' names tell."""
+    if source in archives.PLACES:
+        return any(place.is_dir() and any(place.iterdir()) for place in archives.PLACES[source](data_dir))
+    if source.startswith("hf:"):
+        return Path(source.removeprefix("hf:")).expanduser().exists()
+    return (
+        source in NAMED
+        or source.startswith(("synthetic:", "csv:", "wds:"))
+        or source == "imagenet"
+        or Path(source).expanduser().is_dir()
+    )
+
+
 def digits() -> DataSet:
     """scikit-learn's 1,797 digits of 8 x 8 pixels (UCI, test part); nothing to download."""
     from sklearn.datasets import load_digits

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
@@ -18,7 +18,6 @@ from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
 from densekit.engine.task import task_of
 from densekit.errors import BadImage, InvalidInput
-from densekit.models import ImageClassifier
 from densekit.weights import ModelCard, load_model, model_folder
 
 ImageSource = str | os.PathLike[str] | bytes
@@ -59,7 +58,7 @@ class Prediction:
 class Classifier:
     """What `densekit.load` returns."""
 
-    def __init__(self, model: ImageClassifier, card: ModelCard, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, card: ModelCard, device: torch.device) -> None:
         self.model = placed(model.eval(), device)
         self.card = card
         self.task = task_of(card)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
@@ -16,6 +18,8 @@ from densekit.engine.task import Task, task_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
 from densekit.weights.initial import Start, start_from
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,6 @@ def device_named(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def placed(model: ImageClassifier, device: torch.device) -> ImageClassifier:
+def placed(model: Network, device: torch.device) -> Network:
     """On its device, in channels_last: the faster layout for convolutions on CPUs and tensor cores."""
     return model.to(device).to(memory_format=torch.channels_last)

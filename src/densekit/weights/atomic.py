@@ -35,7 +35,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     fresh.mkdir(parents=True)
     try:
         yield fresh
-    except OSError:
+    except BaseException:  # a full disk, but also a proof that failed or a key pressed: nothing half-made stays
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     sync_folder(fresh)

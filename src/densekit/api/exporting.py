@@ -1,0 +1,253 @@
+"""`densekit export` as a function."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from densekit.api.run import data_folder
+from densekit.api.samples import BATCH, Real, images_for, made_up
+from densekit.data import Images
+from densekit.engine.evaluate import evaluate
+from densekit.engine.single_label import Records, SingleLabel
+from densekit.errors import BadData, InvalidInput, ProofFailed
+from densekit.export import formats as table
+from densekit.export import parity, speed, triton, writing
+from densekit.export.engines import Opened, open_file
+from densekit.export.exported import ExportedNetwork, is_exported
+from densekit.export.network import Exported
+from densekit.export.passport import Passport
+from densekit.export.quantise import quantise
+from densekit.models import ImageClassifier
+from densekit.version import __version__
+from densekit.weights import ModelCard, atomic, load_model, model_folder
+
+REPORT = "parity.json"
+_RACES = (1, 32)  # batches whose speed is measured: one request, and many
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A folder of exported files."""
+
+    folder: Path
+    files: dict[str, Path]
+    """By format; of Triton the model's folder in its repository."""
+    report: dict[str, Any]
+    """parity.json."""
+
+
+def export_model(
+    model: str | Path,
+    out: str | Path,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    preprocess: bool = False,
+    int8: bool = False,
+    max_drop: float = 0.01,
+    calibration: int = 256,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> ExportedModel:
+    """MODEL as files for other runtimes, in the new folder `out`, each proved by its own runtime before it is kept.
+
+    `formats` are of onnx, openvino, torch and triton. With `preprocess` scaling and normalising are in the graph, which
+    then takes (N, H, W, C) bytes. `int8` quantises, by `calibration` training images of `data` (none: those it was
+    trained on); it may cost `max_drop` of top-1 accuracy on images held out. `say` hears what is being done.
+
+    Raises ProofFailed, and leaves no file, where an export does not answer as its network does; InvalidInput for wrong
+    arguments or packages that are missing; BadData or BadWeights.
+    """
+    out = Path(out).expanduser()
+    if is_exported(model):
+        raise InvalidInput(f"{model} is an exported file already; name the run or model folder that it came from")
+    names = table.chosen(tuple(formats), int8=int8)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InvalidInput(f"--out {out} exists and is not empty; name a new folder")
+    network, card = load_model(model_folder(model), "concat")
+    if not card.classes:
+        raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
+    if int8 and card.task == "multi-label":
+        raise InvalidInput(f"{model} gives an image several labels, and --int8 is judged by top-1; leave it out")
+    images = images_for(card, data, data_folder(data_dir), needed=int8)
+    passport = Passport(card.model_dump(mode="json"), preprocess)
+    try:
+        with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
+            work = _Export(network, card, passport, images, folder, Path(scratch), say)
+            report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
+            atomic.write(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    except OSError as error:
+        raise BadData(f"cannot write {out}: {error.strerror or error}; name another --out") from error
+    return ExportedModel(out, {name: out / work.path_of(name) for name in names}, report)
+
+
+class _Export:
+    """One export under way."""
+
+    def __init__(
+        self,
+        network: ImageClassifier,
+        card: ModelCard,
+        passport: Passport,
+        images: Real | None,
+        folder: Path,
+        scratch: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.network = network
+        self.card = card
+        self.passport = passport
+        self.images = images
+        self.folder = folder
+        self.scratch = scratch
+        self.say = say
+        self.name = triton.model_name(card.model.name)
+        pixels = images.pixels(images.held_out, parity.IMAGES) if images else made_up(card.preprocessing)
+        self.reference = parity.Reference(network, pixels, card.preprocessing)
+
+    def path_of(self, name: str) -> Path:
+        """Of a format, below the folder."""
+        return Path(table.FORMATS[name].file, *([self.name] if name == "triton" else []))
+
+    def float32(self, names: Sequence[str]) -> dict[str, Any]:
+        """Writes and proves each; returns the report."""
+        program = self._program()
+        onnx_file = self.scratch / "float32.onnx"
+        if set(names) - {"torch"}:
+            self.say("writing the ONNX graph")
+            writing.write_onnx(program, self.passport, onnx_file)
+        files = []
+        for name in names:
+            self.say(f"writing and proving {name}")
+            path = self._write(name, onnx_file, program, self.passport)
+            files.append(self._facts(name, path) | self._proved(open_file(path), str(self.path_of(name))))
+        return self._report(files)
+
+    def int8(self, names: Sequence[str], calibration: int, max_drop: float) -> dict[str, Any]:
+        """Writes the float graph, proves it, quantises it, and measures what that costs and gains."""
+        assert self.images is not None
+        onnx_file, small = self.scratch / "float32.onnx", self.scratch / "int8.onnx"
+        self.say("writing and proving the float32 graph")
+        writing.write_onnx(self._program(), self.passport, onnx_file)
+        proof = self._proved(open_file(onnx_file), "the float32 graph")
+        passport = Passport(self.passport.card, self.passport.inside, "int8")
+        train = self.images.train
+        self.say(f"calibrating on {min(calibration, len(train)):,} training images")
+        quantise(onnx_file, self._inputs(train, calibration), small)
+        writing.stamp(small, passport)
+        self.say(f"measuring accuracy on {len(self.images.held_out):,} images held out")
+        before = self._accuracy(open_file(onnx_file), self.passport)
+        files = []
+        for name in names:
+            path = self._write(name, small, None, passport)
+            self.say(f"measuring {name} in 8 bits")
+            opened = open_file(path)
+            drop = self._drop(name, before, self._accuracy(opened, passport), max_drop)
+            float_path = onnx_file
+            if name == "openvino":
+                float_path = self.scratch / "float32.xml"
+                writing.write_openvino(onnx_file, self.passport, float_path)
+            files.append(self._facts(name, path) | {"int8": drop, "speed": self._race(open_file(float_path), opened)})
+        about = {
+            "calibration": {"split": "train", "images": min(calibration, len(train))},
+            "held_out": {"split": self.images.split, "images": len(self.images.held_out)},
+            "max_drop": max_drop,
+            "float32": proof,
+        }
+        return self._report(files) | {"int8": about}
+
+    def _program(self) -> Any:
+        inside = self.card.preprocessing if self.passport.inside else None
+        self.say("tracing the network")
+        example = torch.from_numpy(self.reference.inputs(self.passport.inside)[:2])
+        return writing.program_of(Exported(self.network, inside), example)
+
+    def _write(self, name: str, onnx_file: Path, program: Any, passport: Passport) -> Path:
+        path = self.folder / self.path_of(name)
+        if name == "triton":
+            return triton.model_file(triton.write_repository(onnx_file, passport, self.name, path.parent))
+        if name == "torch":
+            writing.write_torch(program, passport, path)
+        elif name == "openvino":
+            writing.write_openvino(onnx_file, passport, path)
+        else:
+            path.write_bytes(onnx_file.read_bytes())
+        return path
+
+    def _proved(self, opened: Opened, name: str) -> dict[str, Any]:
+        """Raises ProofFailed."""
+        rows = self.reference.compare(opened.run, self.passport.inside)
+        parity.require(rows, name)
+        if opened.passport(name) != self.passport:
+            raise ProofFailed(f"{name} is refused: its classes and preprocessing came back changed; no file is kept")
+        return {"runtime": opened.runtime, "batches": [asdict(row) for row in rows]}
+
+    def _facts(self, name: str, path: Path) -> dict[str, Any]:
+        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        digests = {f.relative_to(self.folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        return {"format": name, "bytes": sum(f.stat().st_size for f in files), "sha256": digests}
+
+    def _report(self, files: list[dict[str, Any]]) -> dict[str, Any]:
+        real = self.images
+        return {
+            "format": 1,
+            "densekit": __version__,
+            "torch": torch.__version__,
+            "model": self.card.model.name,
+            "preprocessing": "inside" if self.passport.inside else "outside",
+            "images": f"{real.data.name}, {real.split}" if real else "synthetic",
+            "factor": parity.FACTOR,
+            "floor": parity.FLOOR,
+            "files": files,
+        }
+
+    def _inputs(self, images: Images, count: int) -> Iterator[NDArray[Any]]:
+        assert self.images is not None
+        pixels = self.images.pixels(images, count)
+        for part in torch.split(pixels, BATCH):
+            inside = self.passport.inside
+            whole = part.permute(0, 2, 3, 1) if inside else parity.scaled(part, self.card.preprocessing, torch.float32)
+            yield whole.contiguous().numpy()
+
+    def _accuracy(self, opened: Opened, passport: Passport) -> NDArray[np.bool_]:
+        """Of each image held out, whether it is named rightly."""
+        assert self.images is not None
+        loader = self.images.loader(self.images.held_out, passport.outside)
+        names = (self.name, self.images.data.name, self.images.split)
+        skipped, task = self.images.data.skipped, SingleLabel(self.card.classes)
+        _, rows = evaluate(ExportedNetwork(opened, passport), loader, task=task, names=names, skipped=skipped)
+        assert isinstance(rows, Records)
+        return rows.predicted == rows.target
+
+    def _drop(self, name: str, before: NDArray[np.bool_], after: NDArray[np.bool_], most: float) -> dict[str, Any]:
+        """Raises ProofFailed where too much accuracy is lost."""
+        drop = float(before.mean() - after.mean())
+        if not drop <= most:
+            raise ProofFailed(
+                f"{name} in 8 bits is refused: top-1 falls from {before.mean():.2%} to {after.mean():.2%} on "
+                f"{len(before):,} images held out, by more than {most:.2%}; no file is kept. Calibrate on more images "
+                "with --calibration, allow more with --max-drop, or leave out --int8"
+            )
+        return {
+            "top1_before": float(before.mean()),
+            "top1_after": float(after.mean()),
+            "drop": drop,
+            "newly_wrong": int((before & ~after).sum()),
+            "newly_right": int((~before & after).sum()),
+        }
+
+    def _race(self, before: Opened, after: Opened) -> list[dict[str, Any]]:
+        images = self.reference.inputs(self.passport.inside)
+        rows = []
+        for batch in _RACES:
+            times = speed.race({"float32": before.run, "int8": after.run}, images, batch)
+            rows.append({"batch": batch, "runtime": after.runtime, "milliseconds": times})
+        return rows

@@ -1,0 +1,87 @@
+"""The images that an export is compared, calibrated and measured by: the model's own where they are at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densekit.api.evaluation import check_classes, choose_split, config_of
+from densekit.config import DataConfig, Preprocessing
+from densekit.data import DataSet, Images, Loader
+from densekit.data import load as load_data
+from densekit.data.sets import ArrayImages
+from densekit.data.sources import at_hand, synthetic
+from densekit.data.split import divide
+from densekit.errors import BadData, DensekitError, InvalidInput
+from densekit.export.parity import IMAGES
+from densekit.weights import ModelCard
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Real:
+    """A data set's images, to calibrate, to measure and to compare by."""
+
+    data: DataSet
+    config: DataConfig
+    preprocessing: Preprocessing
+    train: Images
+    split: str
+    held_out: Images
+
+    def loader(self, images: Images, preprocessing: Preprocessing) -> Loader:
+        """In order and unchanged."""
+        workers, most = self.config.workers, self.config.max_pixels
+        return Loader(images, preprocessing, BATCH, workers=workers, max_pixels=most)
+
+    def pixels(self, images: Images, count: int) -> Tensor:
+        """(count, C, H, W) uint8 at the network's size: of a fixed random choice, as files lie class by class."""
+        chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
+        whole = self.preprocessing
+        plain = whole.model_copy(update={"mean": (0.0,) * whole.channels, "std": (1.0,) * whole.channels})
+        batches = [batch.images for batch in self.loader(images.subset(chosen), plain).epoch()]
+        return torch.cat(batches).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def images_for(card: ModelCard, data: str | None, data_dir: Path, *, needed: bool) -> Real | None:
+    """The model's own images, or those of DATA; without either, or where they would have to be downloaded, none.
+
+    Raises InvalidInput or BadData if they are `needed`, or were asked for.
+    """
+    config = card.data if data is None else config_of(data, card.data)
+    if config is None:
+        if needed:
+            raise InvalidInput(
+                "--int8 needs images, and the model does not say what it was trained on; add --data DATA"
+            )
+        return None
+    wanted = needed or data is not None
+    if not wanted and not at_hand(config.source, data_dir):
+        return None
+    try:
+        loaded = load_data(config, data_dir)
+        check_classes(card, loaded, card.model.name)
+        divided = divide(loaded, config)
+        own = card.data is not None and config.source == card.data.source
+        split, held_out = choose_split(loaded, config, None, own=own)
+        if split == "all":  # a folder without splits: what is held out must not be calibrated on
+            split, held_out = "test", divided.splits["test"]
+        real = Real(loaded, config, card.preprocessing, divided.splits["train"], split, held_out)
+        if len(held_out) < IMAGES or len(real.pixels(held_out, IMAGES)) < IMAGES:
+            raise BadData(f"{loaded.name} has fewer than {IMAGES} images to compare by; name other --data")
+    except DensekitError:
+        if wanted:
+            raise
+        return None
+    return real
+
+
+def made_up(preprocessing: Preprocessing) -> Tensor:
+    """(IMAGES, C, H, W) uint8: patterns under noise, the same each time."""
+    height, width = preprocessing.size
+    images = synthetic(f"synthetic:{height}x{width}x{preprocessing.channels}:5:{IMAGES}").splits["train"]
+    assert isinstance(images, ArrayImages)
+    return images.pixels

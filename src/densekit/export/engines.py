@@ -1,0 +1,126 @@
+"""Exported files in their runtimes: arrays in, logits out. Only what opens a .pt2 imports torch."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densekit.errors import BadWeights, DensekitError
+from densekit.export.extras import need
+from densekit.export.passport import Passport
+
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+CARD = "passport.json"
+"""Of a .pt2's extra files."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file in its runtime."""
+
+    run: Run
+    """(N, C, H, W) float32, or (N, H, W, C) uint8 with preprocessing inside -> (N, classes) float32."""
+    strings: dict[str, str]
+    """The file's metadata."""
+    runtime: str
+    """Its name and version."""
+
+    def passport(self, source: object) -> Passport:
+        """Raises BadWeights where the metadata are not densekit's."""
+        return Passport.read(self.strings, source)
+
+
+def open_file(path: Path, threads: int | None = None) -> Opened:
+    """An exported file by its suffix; `threads`, none: as many as the runtime takes.
+
+    Raises InvalidInput where its runtime is not installed, BadWeights for a missing or damaged file.
+    """
+    opener = OPENERS[path.suffix.lower()]
+    if not path.is_file():
+        raise BadWeights(f"no {path}")
+    try:
+        return opener(path, threads)
+    except (DensekitError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # runtimes have many types for a damaged file, some of them their own
+        reason = " ".join(str(error).split())[:200]
+        raise BadWeights(f"{path} cannot be opened ({reason}); export it again") from error
+
+
+def onnxruntime(path: Path, threads: int | None = None) -> Opened:
+    """All optimisations, on the CPU."""
+    need(path.name, "onnxruntime")
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Its threads would go on spinning on the cores of whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return Opened(
+        lambda images: session.run(None, {name: np.ascontiguousarray(images)})[0],
+        dict(session.get_modelmeta().custom_metadata_map),
+        f"onnxruntime {runtime.__version__}",
+    )
+
+
+def openvino(path: Path, threads: int | None = None) -> Opened:
+    """With the latency hint, on the CPU; an IR or an ONNX file."""
+    need(path.name, "openvino")
+    import openvino as runtime
+
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # as the others; by default it may choose less where a processor has it
+    }
+    if threads:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    core = runtime.Core()
+    model = core.read_model(os.fspath(path))
+    strings = {
+        key: str(model.get_rt_info(["model_info", key]).value)
+        for key in ("classes", "preprocessing", "densekit")
+        if model.has_rt_info(["model_info", key])
+    }
+    compiled = core.compile_model(model, "CPU", properties)
+    version = runtime.__version__.partition("-")[0]
+    return Opened(
+        # A copy: the next call's answer would be written over it.
+        lambda images: np.array(compiled(np.ascontiguousarray(images))[0]),
+        strings,
+        f"openvino {version}",
+    )
+
+
+def torch_program(path: Path, threads: int | None = None) -> Opened:
+    """A .pt2, by torch itself, on torch's threads. It reads such files with pickle: open none but your own."""
+    import json
+
+    import torch
+
+    extra: dict[str, Any] = {CARD: ""}
+    program = torch.export.load(os.fspath(path), extra_files=extra)
+    module = program.module()
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: NDArray[np.float32] = module(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+        return logits
+
+    strings = json.loads(extra[CARD]) if extra[CARD] else {}
+    return Opened(run, strings, f"torch {torch.__version__}")
+
+
+OPENERS: dict[str, Callable[[Path, int | None], Opened]] = {
+    ".onnx": onnxruntime,
+    ".xml": openvino,
+    ".pt2": torch_program,
+}

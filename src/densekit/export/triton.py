@@ -1,0 +1,86 @@
+"""A model repository for NVIDIA's Triton: REPOSITORY/NAME with config.pbtxt, labels.txt and 1/model.onnx."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from densekit.errors import BadWeights
+from densekit.export.passport import INPUTS, OUTPUT, Passport
+
+CONFIG, LABELS = "config.pbtxt", "labels.txt"
+MAX_BATCH = 64
+DELAY = 2_000
+"""Microseconds that a request may wait for others to share its batch: far less than a prediction takes."""
+
+
+def write_repository(onnx_file: Path, passport: Passport, name: str, repository: Path) -> Path:
+    """Returns the model's folder."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    shutil.copyfile(onnx_file, folder / "1" / "model.onnx")
+    (folder / LABELS).write_text("".join(f"{' '.join(label.split())}\n" for label in passport.classes))
+    (folder / CONFIG).write_text(config(passport, name))
+    return folder
+
+
+def config(passport: Passport, name: str) -> str:
+    """Its config.pbtxt: one input and output, and batches made of requests that come together."""
+    preprocessing = passport.preprocessing
+    height, width = preprocessing.size
+    kind, shape = ("TYPE_UINT8", (height, width, preprocessing.channels)) if passport.inside else (
+        "TYPE_FP32", (preprocessing.channels, height, width)
+    )  # fmt: skip
+    return f"""name: {_text(name)}
+backend: "onnxruntime"
+max_batch_size: {MAX_BATCH}
+input [
+  {{
+    name: "{INPUTS[passport.inside]}"
+    data_type: {kind}
+    dims: {_dims(shape)}
+  }}
+]
+output [
+  {{
+    name: "{OUTPUT}"
+    data_type: TYPE_FP32
+    dims: {_dims([len(passport.classes)])}
+    label_filename: "{LABELS}"
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: {DELAY}
+}}
+parameters [
+  {{
+    key: "preprocessing"
+    value: {{ string_value: {_text(json.dumps(passport.card["preprocessing"]))} }}
+  }}
+]
+"""
+
+
+def model_name(name: str) -> str:
+    """A name that a folder and a URL can have."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def model_file(folder: Path) -> Path:
+    """The ONNX file that Triton would serve: of the highest version. Raises BadWeights where there is none."""
+    versions = sorted(
+        (int(path.parent.name), path) for path in folder.glob("*/model.onnx") if path.parent.name.isdigit()
+    )
+    if not versions:
+        raise BadWeights(f"{folder} has a {CONFIG} but no 1/model.onnx; export it again")
+    return versions[-1][1]
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return f"[ {', '.join(map(str, shape))} ]"
+
+
+def _text(value: str) -> str:
+    """A quoted string of protobuf's text format: JSON's escapes are among its own, but for those past ASCII."""
+    return json.dumps(value, ensure_ascii=False)

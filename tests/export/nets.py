@@ -1,0 +1,39 @@
+"""Model folders of untrained networks whose statistics are as after training, so that their answers differ."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from densekit.config import DataConfig, Preprocessing
+from densekit.models import create_model
+from densekit.weights import ModelCard, save_model
+
+
+def write_net(folder: Path, name: str, *, data: DataConfig | None = None, **settings: Any) -> Path:
+    """A model folder with drawn gammas and betas: fresh ones would hide what is folded wrongly."""
+    torch.manual_seed(0)
+    model = create_model(name, plan="concat", **settings)
+    config = model.config
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.2)
+        norm.momentum = 1.0  # the batch's own statistics become the running ones
+    with torch.no_grad():
+        model.train()(torch.randn(8, config.in_channels, *config.image_size))
+        model.eval()
+        head = model.get_submodule("classifier")
+        nn.init.normal_(head.weight, std=1.0)  # far apart, so that rounding makes no ties
+    preprocessing = Preprocessing(
+        channels=config.in_channels,
+        size=config.image_size,
+        resize=min(config.image_size),
+        mean=(0.4, 0.5, 0.6)[: config.in_channels],
+        std=(0.2, 0.25, 0.3)[: config.in_channels],
+    )
+    classes = tuple(f"class {i}" for i in range(config.num_classes))
+    card = ModelCard(model=config, classes=classes, preprocessing=preprocessing, data=data)
+    save_model(folder, model.state_dict(), card)
+    return folder

@@ -1,0 +1,76 @@
+"""--int8 says what it costs on images held out, and is refused where that is too much."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from densekit import evaluate, export_model
+from densekit.api import exporting, samples
+from densekit.errors import InvalidInput, ProofFailed
+from densekit.export.exported import load_exported
+from tests.export.nets import write_net
+
+
+@pytest.fixture(scope="module")
+def quantised(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> exporting.ExportedModel:
+    out = tmp_path_factory.mktemp("int8") / "out"
+    return export_model(tiny_run, out, formats=("onnx", "openvino", "triton"), int8=True, max_drop=0.2, calibration=64)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "triton"])
+def test_the_accuracy_reported_is_that_of_the_file(
+    quantised: exporting.ExportedModel, tiny_run: Path, name: str
+) -> None:
+    row = next(row for row in quantised.report["files"] if row["format"] == name)
+    assert row["int8"]["top1_before"] == pytest.approx(evaluate(tiny_run).top1)
+    assert row["int8"]["top1_after"] == pytest.approx(evaluate(quantised.files[name]).top1)
+    assert [race["batch"] for race in row["speed"]] == [1, 32]
+    assert all(race["milliseconds"].keys() == {"float32", "int8"} for race in row["speed"])
+
+
+def test_convolutions_hold_bytes_and_the_file_says_so(quantised: exporting.ExportedModel) -> None:
+    graph = onnx.load(str(quantised.files["onnx"])).graph
+    bytes_of = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    assert sum(len(tensor.dims) == 4 for tensor in bytes_of.values()) == sum(n.op_type == "Conv" for n in graph.node)
+    assert load_exported(quantised.files["onnx"])[0].passport.precision == "int8"
+
+
+def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    quantise = exporting.quantise
+
+    def watching(onnx_file: Path, batches: Any, path: Path) -> None:
+        seen.extend(batches)
+        quantise(onnx_file, iter(seen), path)
+
+    found: list[samples.Real] = []
+    images_for = exporting.images_for
+    monkeypatch.setattr(exporting, "quantise", watching)
+    monkeypatch.setattr(exporting, "images_for", lambda *a, **k: found.append(images_for(*a, **k)) or found[0])
+    export_model(tiny_run, tmp_path / "out", int8=True, max_drop=1.0, calibration=10_000, preprocess=True)
+    calibrated = {image.tobytes() for image in np.concatenate(seen)}
+    held_out = {image.permute(1, 2, 0).numpy().tobytes() for image in found[0].held_out.pixels}  # type: ignore[union-attr]
+    assert len(calibrated) == len({x.numpy().tobytes() for x in found[0].train.pixels})  # type: ignore[union-attr]
+    assert not calibrated & held_out
+
+
+def test_too_great_a_drop_is_refused_and_leaves_no_file(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracy = exporting._Export._accuracy
+    right = iter((True, False))
+    monkeypatch.setattr(exporting._Export, "_accuracy", lambda self, *a: np.full_like(accuracy(self, *a), next(right)))
+    with pytest.raises(ProofFailed, match=r"top-1 falls from 100.00% to 0.00% on 190 images"):
+        export_model(tiny_run, tmp_path / "out", int8=True, calibration=32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_data_needs_some_named(tmp_path: Path) -> None:
+    net = write_net(tmp_path / "net", "densenet_bc_10_4", num_classes=5, image_size=8)
+    with pytest.raises(InvalidInput, match="add --data DATA"):
+        export_model(net, tmp_path / "out", int8=True)
+    assert torch.is_grad_enabled()
