@@ -81,7 +81,7 @@ def text_named_jpg(photos: Path) -> Path:
         (["data", "check", "digits", "--out", "none/check.html"], 2, "a folder that exists"),
         (["data", "check", "digits", "--group", "(.)"], 2, "digits has none"),
         (["data", "check", "wds:part-{0..9}.tar"], 3, "does not exist"),
-        (["data", "shard", "digits", "--out", "."], 2, "exists and is not empty"),
+        (["data", "shard", "digits", "--out", "."], 2, "exists; name a new folder"),
         (["train", "digits", "--set", "trackers=tensorbord"], 2, "trackers.0='tensorbord'"),
         (["predict"], 2, "Missing argument 'MODEL'. See: densekit predict --help"),
         (["nonsense"], 2, "nonsense"),

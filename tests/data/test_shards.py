@@ -343,7 +343,7 @@ def test_written_shards_hold_the_same_files_and_are_divided_alike(tmp_path: Path
     shard(str(photos), tmp_path / "again", shard_bytes=20_000)
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
-    with pytest.raises(InvalidInput, match="not empty"):
+    with pytest.raises(InvalidInput, match="exists; name a new folder"):
         shard(str(photos), tmp_path / "out")
 
 

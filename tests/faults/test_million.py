@@ -59,10 +59,10 @@ from densekit.data import Loader, load
 
 folder, rank, skip, stop, batch, out = sys.argv[1], *map(int, sys.argv[2:6]), sys.argv[6]
 def resident(pid):
-    '''Of a process, without what it shares with others; the leader's own with all.'''
+    '''Of the leader all, of its workers what they do not share with it.'''
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kb = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return kb["Private_Dirty"] / 1024
+    return kb["Rss" if pid == "self" else "Private_Dirty"] / 1024
 children = lambda: Path("/proc/self/task").joinpath(str(__import__("os").getpid()), "children").read_text().split()
 images = load(DataConfig(source=f"wds:{folder}"), Path()).splits["train"]
 images.fingerprint()
@@ -77,7 +77,7 @@ for number, each in enumerate(loader.epoch(3, skip=skip)):
     seen[samples] += 1
     assert not each.failures
     assert (each.targets.numpy() == samples % 10).all()
-    if number % 50 == 20:
+    if number % 50 == 49:
         memory.append([resident("self"), *map(resident, children())])
 np.save(out + ".npy", seen)
 Path(out + ".json").write_text(json.dumps(memory))
@@ -110,5 +110,5 @@ def test_a_million_samples_stream_in_flat_memory_each_once(tmp_path: Path) -> No
             memory = np.array(json.loads(out.with_suffix(".json").read_text()))
             print(f"MB, leader and workers: first {memory[0].round()}, last {memory[-1].round()}, most {memory.max(0)}")
             assert (memory.max(0) - memory[0] < 30).all()  # what grows by each of its samples would be 100 MB or more
-            assert memory.max() < 700
+            assert memory.max() < 1500
     assert (seen == 1).all()

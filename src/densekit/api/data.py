@@ -76,8 +76,8 @@ def shard(
     """
     config = with_data_settings(DataConfig(source=data), settings or {})
     folder = Path(out).expanduser()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise InvalidInput(f"--out {folder} exists and is not empty; name a new folder")
+    if folder.exists():
+        raise InvalidInput(f"--out {folder} exists; name a new folder")
     loaded = load(config, data_folder(data_dir))
     for images in loaded.splits.values():
         if isinstance(images, ArrayImages) and images.pixels.shape[1] not in (1, 3, 4):

@@ -5,6 +5,7 @@ float32 batches), the same number of workers. Everybody has an epoch in turn, so
 all alike.
 """
 
+import importlib
 import json
 import os
 import statistics
@@ -92,7 +93,7 @@ def _rounds(folder: Path, course: Course, workers: int, say: Callable[[str], Non
     contenders = _contenders(folder, course.batch, workers)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(course.rounds + 1):
-        for name in contenders if number % 2 else reversed(list(contenders)):
+        for name in list(contenders) if number % 2 else reversed(list(contenders)):
             started = time.perf_counter()
             seen = sum(len(x) for x in contenders[name](number))
             seconds = time.perf_counter() - started
@@ -176,13 +177,15 @@ def _photographs() -> list[Image.Image]:
     from sklearn.datasets import load_sample_images
 
     found = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    file: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
-    found.append(Image.open(file).convert("RGB"))
+    photograph: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    found.append(Image.open(photograph).convert("RGB"))
     try:
-        from skimage import data
+        skimage: Any = importlib.import_module("skimage.data")
     except ImportError:
         return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        named = (data.astronaut, data.chelsea, data.coffee, data.rocket)  # those that come with the package
-        return found + [Image.fromarray(read()) for read in named]  # type: ignore[no-untyped-call]
+        # Those that come with the package.
+        return found + [
+            Image.fromarray(getattr(skimage, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")
+        ]
