@@ -7,10 +7,10 @@ KERNELS := $(wildcard src/densekit/ops/native/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check format bench clean
+.PHONY: help demo test test-slow test-marathon fuzz check format bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## train a small DenseNet on digits, in about a minute, and write its report
 	$(BIN)/densekit demo
@@ -19,7 +19,10 @@ test: $(VENV)/.installed-test ## run the test suite
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.installed-test ## run what stands apart: many processes, kills, sanitizers, other runtimes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not marathon"
+
+test-marathon: $(VENV)/.installed-test ## run what takes an hour: every named model exported, a million samples
+	$(BIN)/python -m pytest -m marathon
 
 fuzz: $(VENV)/.installed-test ## give each reader a minute of inputs that coverage leads to; needs a libFuzzer wheel
 	$(PIP) -e ".[fuzz]"

@@ -28,6 +28,10 @@ def run(code: str, *arguments: object, without: tuple[str, ...] = ("torch", "tor
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+_QUICK = ("densenet_bc_100_12", "densenet121", "resnet_20")
+"""One of each kind; the others are a marathon."""
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_runtime_predicts_as_densekit_does(tiny_run: Path, tmp_path: Path, inside: bool) -> None:
     export_model(tiny_run, tmp_path / "out", preprocess=inside)
@@ -58,7 +62,9 @@ def test_the_documented_snippet_needs_neither_torch_nor_densekit(tiny_run: Path,
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.marathon) for name in model_names()]
+)
 def test_every_named_model_has_the_same_top1_on_256_images_without_torch(name: str, tmp_path: Path) -> None:
     """On smaller pictures than it is made for: the graph is the same, and the time a tenth."""
     import numpy as np

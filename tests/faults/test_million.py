@@ -85,6 +85,7 @@ Path(out + ".json").write_text(json.dumps(memory))
 
 
 @pytest.mark.slow
+@pytest.mark.marathon
 @pytest.mark.timeout(3600)
 def test_a_million_samples_stream_in_flat_memory_each_once(tmp_path: Path) -> None:
     """Two ranks, each stopped in the middle of the epoch and started anew there."""
