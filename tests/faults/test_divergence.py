@@ -82,7 +82,7 @@ def test_torchrun_does_not_diverge_again_and_again(tmp_path: Path) -> None:
     assert "the loss became" in err
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     for name in ("cat/0.png", "dog/3.png"):

@@ -69,7 +69,7 @@ def survive(folder: Path, ranks: int, number: int, kills: int, arguments: tuple[
             return
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_bits(number: int, tmp_path: Path) -> None:
     survive(tmp_path, 1, number, 2)
 
