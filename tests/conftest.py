@@ -34,6 +34,13 @@ def _data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("DENSEKIT_DATA", str(tmp_path_factory.getbasetemp() / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow on two free cores takes minutes more on a machine that is busy."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 def write_photos(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), count: int = 12, size: int = 40) -> Path:
     """A folder of PNGs, one subfolder a class; bright where the class number is odd, so that it can be learned."""
     random = np.random.default_rng(0)
