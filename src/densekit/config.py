@@ -218,6 +218,10 @@ class Preprocessing(Frozen):
     window: Window | None = None
     """[centre, width] of the values that are seen, where an image has more than 8 bits."""
 
+    def unnormalised(self) -> "Preprocessing":
+        """The same but for its last step: pixels come out as 0 to 1."""
+        return self.model_copy(update={"mean": (0.0,) * self.channels, "std": (1.0,) * self.channels})
+
 
 class AugmentConfig(Frozen):
     """Random changes of training images, keyed by (seed, epoch, sample)."""

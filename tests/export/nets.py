@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from densekit.bench.workload import settle
 from densekit.config import DataConfig, Preprocessing
 from densekit.models import create_model
 from densekit.weights import ModelCard, save_model
@@ -16,16 +17,9 @@ def write_net(folder: Path, name: str, *, data: DataConfig | None = None, **sett
     torch.manual_seed(0)
     model = create_model(name, plan="concat", **settings)
     config = model.config
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.2)
-        norm.momentum = 1.0  # the batch's own statistics become the running ones
-    with torch.no_grad():
-        model.train()(torch.randn(8, config.in_channels, *config.image_size))
-        model.eval()
-        head = model.get_submodule("classifier")
-        nn.init.normal_(head.weight, std=1.0)  # far apart, so that rounding makes no ties
+    settle(model, torch.randn(8, config.in_channels, *config.image_size))
+    head = model.eval().get_submodule("classifier")
+    nn.init.normal_(head.weight, std=1.0)  # far apart, so that rounding makes no ties
     preprocessing = Preprocessing(
         channels=config.in_channels,
         size=config.image_size,

@@ -86,12 +86,10 @@ def _read_image(content: bytes) -> None:
     image.resize((8, 8))  # what training does next
     # A PNG has checksums of all that decides its pixels; other formats cannot tell a flipped bit from a picture.
     # Above their whole length a damaged beginning may leave another, equally sound file.
-    if content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB\x60\x82"):
-        whole = image.tobytes() in _pictures_of_png()
-        if not whole and _sound_png(content):
-            return  # an accident that is itself a PNG, such as a chunk left out
-        if not whole:
-            raise Wrong("a damaged PNG was read as another picture")
+    # An accident may itself be a PNG, such as one with a chunk left out.
+    whole = content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB\x60\x82")
+    if whole and image.tobytes() not in _pictures_of_png() and not _sound_png(content):
+        raise Wrong("a damaged PNG was read as another picture")
 
 
 def _sound_png(content: bytes) -> bool:

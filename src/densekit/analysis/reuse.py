@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.analysis.anatomy import Block, seen_by
+from densekit.analysis.anatomy import Block, Reader, seen_by
 from densekit.analysis.sample import Sample
 from densekit.models import DenseNet
 
@@ -17,7 +17,7 @@ Map = NDArray[np.float64]
 
 def by_weight(block: Block) -> Map:
     """The paper's form: A[s, l] = mean |W_l[:, channels of s, :, :]|, of the reader's first convolution."""
-    return _map(block, [reader.weight().abs().mean((0, 2, 3)) for reader in block.readers])
+    return _map(block, [_by_channel(reader) for reader in block.readers])
 
 
 def by_gamma(block: Block) -> Map:
@@ -26,9 +26,7 @@ def by_gamma(block: Block) -> Map:
     A reader can give a source little through either, and the network is the same if a factor moves from one to the
     other.
     """
-    scales = [reader.norm.weight.detach().abs() for reader in block.readers]
-    weights = [reader.weight().abs().mean((0, 2, 3)) for reader in block.readers]
-    return _map(block, [weight * scale for weight, scale in zip(weights, scales, strict=True)])
+    return _map(block, [_by_channel(reader) * reader.norm.weight.detach().abs() for reader in block.readers])
 
 
 @torch.no_grad()
@@ -45,19 +43,10 @@ def by_activation(model: DenseNet, blocks: Sequence[Block], sample: Sample) -> l
             for i, x in enumerate(seen):
                 assert x is not None
                 # Means over an image's pixels, summed over images; a pool in between changes nothing in them.
-                sums[i] = (
-                    sums[i]
-                    + x.double()
-                    .abs()
-                    .flatten(2 if x.dim() == 4 else 1)
-                    .reshape(len(x), x.shape[1], -1)
-                    .mean(2)
-                    .sum(0)
-                    .cpu()
-                )
+                sums[i] = sums[i] + x.double().abs().reshape(len(x), x.shape[1], -1).mean(2).sum(0).cpu()
     means = iter(sums)
     return [
-        _map(block, [r.weight().abs().mean((0, 2, 3)).cpu() * (next(means) / len(sample)) for r in block.readers])
+        _map(block, [_by_channel(reader).cpu() * (next(means) / len(sample)) for reader in block.readers])
         for block in blocks
     ]
 
@@ -65,6 +54,11 @@ def by_activation(model: DenseNet, blocks: Sequence[Block], sample: Sample) -> l
 def empty(block: Block) -> Map:
     """Nothing known yet."""
     return np.full((block.layers + 1, len(block.readers)), np.nan)
+
+
+def _by_channel(reader: Reader) -> Tensor:
+    """(C,): mean absolute weight."""
+    return reader.weight().abs().mean((0, 2, 3))
 
 
 def _map(block: Block, by_channel: Sequence[Tensor]) -> Map:

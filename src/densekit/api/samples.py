@@ -40,9 +40,8 @@ class Real:
     def pixels(self, images: Images, count: int) -> Tensor:
         """(count, C, H, W) uint8 at the network's size: of a fixed random choice, as files lie class by class."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
-        whole = self.preprocessing
-        plain = whole.model_copy(update={"mean": (0.0,) * whole.channels, "std": (1.0,) * whole.channels})
-        batches = [batch.images for batch in self.loader(images.subset(chosen), plain).epoch()]
+        loader = self.loader(images.subset(chosen), self.preprocessing.unnormalised())
+        batches = [batch.images for batch in loader.epoch()]
         return torch.cat(batches).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 

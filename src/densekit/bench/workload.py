@@ -65,7 +65,7 @@ def write_data(folder: Path, kind: Kind, config: DenseNetConfig, batch: int) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = build(config, "concat")
-        _settle(net, torch.randn(8, config.in_channels, *config.image_size))
+        settle(net, torch.randn(8, config.in_channels, *config.image_size))
         images = torch.randn(batch, config.in_channels, *config.image_size)
         labels = torch.randint(config.num_classes, (batch,))
     save_file(net.state_dict(), folder / "weights.safetensors")
@@ -95,7 +95,7 @@ def outputs(net: nn.Module, images: Tensor, labels: Tensor, *, training: bool) -
     return {"logits": logits.detach().clone(), "gradient": gradient.contiguous().clone()}
 
 
-def _settle(net: nn.Module, images: Tensor) -> None:
+def settle(net: nn.Module, images: Tensor) -> None:
     """Statistics as after training, so that no activation of an evaluation is denormal or infinite.
 
     Gamma and beta are drawn, as fresh ones would hide a pair of batch norms that is swapped.

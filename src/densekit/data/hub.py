@@ -6,10 +6,10 @@ Its own decoder is switched off; images are decoded as all others are.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -74,21 +74,14 @@ class ArrowImages(EncodedImages):
     def _sizes(self) -> NDArray[np.int64]:
         return np.fromiter((_size(cell) for cell in _cells(self.rows, self.column)), np.int64, len(self.rows))
 
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """Of the images' bytes, as of files."""
-        return self._hashes
-
-    @cached_property
-    def _hashes(self) -> NDArray[np.uint64]:
+    def _read_hashes(self) -> NDArray[np.uint64]:
         sources = (self.encoded(sample) for sample in range(len(self)))
         return hashes(source if isinstance(source, bytes) else Path(source).read_bytes() for source in sources)
 
-    def subset(self, indices: NDArray[np.int64]) -> "ArrowImages":
-        """The images at `indices`, in that order."""
-        labels = self.labels[torch.from_numpy(indices)]
-        part = ArrowImages(self.rows, self.column, self.source, self.at[indices], labels)
-        vars(part).update({"_sizes": self._sizes} if "_sizes" in vars(self) else {})
-        vars(part).update({"_hashes": self._hashes[indices]} if "_hashes" in vars(self) else {})
+    def _part(self, indices: NDArray[np.int64]) -> Self:
+        part = replace(self, at=self.at[indices], labels=self.labels[torch.from_numpy(indices)])
+        if "_sizes" in vars(self):
+            vars(part)["_sizes"] = self._sizes
         return part
 
 

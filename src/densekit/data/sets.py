@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -98,12 +98,27 @@ class EncodedImages(ABC):
         """
 
     @abstractmethod
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the encoded images; reads every one, once for this set and its subsets."""
+    def _read_hashes(self) -> NDArray[np.uint64]:
+        """What `content_hashes` keeps."""
 
     @abstractmethod
-    def subset(self, indices: NDArray[np.int64]) -> "EncodedImages":
+    def _part(self, indices: NDArray[np.int64]) -> Self:
+        """What `subset` returns, but for what is kept."""
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return self._read_hashes()
+
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of the encoded images; reads every one, once for this set and its subsets."""
+        return self._hashes
+
+    def subset(self, indices: NDArray[np.int64]) -> Self:
         """The images at `indices`, in that order."""
+        part = self._part(indices)
+        if "_hashes" in vars(self):
+            vars(part)["_hashes"] = self._hashes[indices]
+        return part
 
     def names(self) -> list[str]:
         """Of all: many objects, where samples are many."""
@@ -155,22 +170,13 @@ class FileImages(EncodedImages):
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
 
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """Of the files' bytes."""
-        return self._hashes
-
-    @cached_property
-    def _hashes(self) -> NDArray[np.uint64]:
+    def _read_hashes(self) -> NDArray[np.uint64]:
         return hashes(path.read_bytes() for path in self.paths)
 
-    def subset(self, indices: NDArray[np.int64]) -> "FileImages":
-        """The images at `indices`, in that order."""
+    def _part(self, indices: NDArray[np.int64]) -> Self:
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
         paths = tuple(self.paths[i] for i in indices)
-        part = FileImages(paths, self.labels[torch.from_numpy(indices)], self.root, groups)
-        if "_hashes" in vars(self):
-            vars(part)["_hashes"] = self._hashes[indices]
-        return part
+        return replace(self, paths=paths, labels=self.labels[torch.from_numpy(indices)], groups=groups)
 
 
 Images = ArrayImages | EncodedImages

@@ -13,10 +13,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from glob import glob, has_magic
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -93,12 +93,8 @@ class ShardImages(EncodedImages):
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
 
-    def content_hashes(self) -> NDArray[np.uint64]:
-        """Of the images' bytes, as of files: kept with the index of each shard."""
-        return self._hashes
-
-    @cached_property
-    def _hashes(self) -> NDArray[np.uint64]:
+    def _read_hashes(self) -> NDArray[np.uint64]:
+        # Kept with the index of each shard, too.
         found = np.empty(len(self), np.uint64)
         order = np.argsort(self.shard, kind="stable")
         bounds = np.searchsorted(self.shard[order], np.arange(len(self.shards) + 1))
@@ -109,9 +105,8 @@ class ShardImages(EncodedImages):
                 found[at] = index.hashes()[np.searchsorted(index.offset, self.offset[at])]
         return found
 
-    def subset(self, indices: NDArray[np.int64]) -> "ShardImages":
-        """The images at `indices`, in that order."""
-        part = replace(
+    def _part(self, indices: NDArray[np.int64]) -> Self:
+        return replace(
             self,
             keys=self.keys[indices],
             shard=self.shard[indices],
@@ -120,9 +115,6 @@ class ShardImages(EncodedImages):
             labels=self.labels[torch.from_numpy(indices)],
             groups=None if self.groups is None else self.groups[indices],
         )
-        if "_hashes" in vars(self):
-            vars(part)["_hashes"] = self._hashes[indices]
-        return part
 
 
 class _OpenShard:

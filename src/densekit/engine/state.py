@@ -96,7 +96,7 @@ def save_checkpoint(
     }
     packed = save(plain(tensors))
     with atomic.new_folder(folder) as fresh:
-        save_model(fresh, state.result_model.state_dict(), card)
+        weights = save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)
         document: dict[str, Any] = {
             "format": _FORMAT,
@@ -104,7 +104,7 @@ def save_checkpoint(
             "progress": asdict(state.progress),
             "averaged": int(state.average.n_averaged) if state.average is not None else None,
             "scaler": state.scaler.state_dict(),
-            "sha256": {WEIGHTS: _sha256((fresh / WEIGHTS).read_bytes()), STATE_TENSORS: _sha256(packed)},
+            "sha256": {WEIGHTS: weights, STATE_TENSORS: _sha256(packed)},
             "skipped": skipped.rows() if skipped is not None else [],
             "made_by": made_by,
         }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from densekit.config import Preprocessing
+from densekit.data.loader import normalise
 from densekit.errors import BadWeights, ProofFailed
 from densekit.export.engines import Run
 
@@ -84,9 +85,7 @@ def require(rows: Sequence[Parity], name: str) -> None:
 
 def scaled(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
     """(N, C, H, W) uint8 -> normalised."""
-    mean = torch.tensor(preprocessing.mean, dtype=dtype)[:, None, None]
-    std = torch.tensor(preprocessing.std, dtype=dtype)[:, None, None]
-    return (pixels.to(dtype) / 255 - mean) / std
+    return normalise(pixels.to(dtype) / 255, preprocessing)
 
 
 def _compared(actual: NDArray[np.float32], ours: NDArray[np.float32], truth: NDArray[np.float64]) -> Parity:

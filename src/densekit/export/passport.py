@@ -44,10 +44,7 @@ class Passport:
     @property
     def outside(self) -> Preprocessing:
         """What is left to do before the graph: with the rest inside, only decoding and cutting to size."""
-        whole = self.preprocessing
-        if not self.inside:
-            return whole
-        return whole.model_copy(update={"mean": (0.0,) * whole.channels, "std": (1.0,) * whole.channels})
+        return self.preprocessing.unnormalised() if self.inside else self.preprocessing
 
     def strings(self) -> dict[str, str]:
         """For a file's own metadata."""

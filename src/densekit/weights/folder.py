@@ -40,13 +40,15 @@ class ModelCard(Frozen):
     """Of the weights beside it; none: they are not checked."""
 
 
-def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Writes a model folder, with the weights' sha256. `state` is moved to the CPU and made contiguous."""
+def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> str:
+    """Writes a model folder; returns its weights' sha256. `state` is moved to the CPU and made contiguous."""
     folder.mkdir(parents=True, exist_ok=True)
     packed = save(plain(state))
-    card = card.model_copy(update={"sha256": hashlib.sha256(packed).hexdigest()})
+    digest = hashlib.sha256(packed).hexdigest()
+    card = card.model_copy(update={"sha256": digest})
     atomic.write(folder / WEIGHTS, packed)
     atomic.write(folder / CONFIG, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    return digest
 
 
 def read_card(folder: Path) -> ModelCard:
