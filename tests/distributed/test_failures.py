@@ -161,8 +161,8 @@ def test_two_hosts_train_together_and_end_when_one_is_cut_off(two_hosts: list[st
         workers = [Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split() for p in processes]
         assert [len(each) for each in workers] == [1, 1]
         subprocess.run(["ip", "-n", two_hosts[1], "link", "set", "cable", "down"], check=True)
-        # The training processes end; torchrun itself may wait longer for a rendezvous that cannot be reached.
-        wait_for(lambda: not any(_runs(pid) for each in workers for pid in each), 60)
+        wait_for(lambda: all(p.poll() is not None for p in processes), 60)
+        assert not any(_runs(pid) for each in workers for pid in each)
     finally:
         for process in processes:
             process.kill()

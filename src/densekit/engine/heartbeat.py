@@ -4,6 +4,7 @@ A process that dies closes its connections, and the others fail at once. A host 
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -84,4 +85,13 @@ class Heartbeat:
                     "its network is gone. This process ends; the last checkpoint is whole, go on with resume RUN\n"
                 )
                 sys.stderr.flush()
+                _end_launcher()
                 os._exit(1)
+
+
+def _end_launcher() -> None:
+    """Once its restarts are used up, torchrun would wait minutes for a rendezvous that is out of reach."""
+    count, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if count is not None and count == most and os.getppid() != 1:  # 1: it went before us
+        with suppress(OSError):
+            os.kill(os.getppid(), signal.SIGTERM)
