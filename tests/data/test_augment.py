@@ -1,12 +1,13 @@
 """Augmentation is keyed by (seed, epoch, sample) and does what it says."""
 
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 import torch
 
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
-from densekit.data import Loader, augment, load
+from densekit.data import Batch, Loader, augment, load
 
 SAMPLES = torch.arange(400)
 
@@ -89,3 +90,40 @@ def test_skipping_batches_gives_the_rest_of_the_same_epoch() -> None:
     assert len(whole) == len(loader) == 18
     assert all(torch.equal(a.images, b.images) for a, b in zip(whole[10:], rest, strict=True))
     assert sorted(torch.cat([b.samples for b in whole]).tolist()) == list(range(1797))
+
+
+def test_the_same_workers_read_one_epoch_after_the_other(photos: Path) -> None:
+    """Also beside a second reader, and after an epoch that was left in the middle."""
+    images = load(DataConfig(source=str(photos)), Path()).splits["train"]
+    preprocessing = Preprocessing(channels=3, size=(32, 32), resize=36, mean=(0.5,) * 3, std=(0.2,) * 3)
+    config = AugmentConfig(flip=True, crop="resized", policy="trivial")
+    fresh = [list(Loader(images, preprocessing, 5, config).epoch(number)) for number in range(3)]
+    loader = Loader(images, preprocessing, 5, config, workers=2)
+
+    def equal(number: int, batches: list[Batch], skip: int = 0) -> None:
+        for expected, batch in zip(fresh[number][skip:], batches, strict=True):
+            assert torch.equal(expected.images, batch.images)
+            assert torch.equal(expected.samples, batch.samples)
+
+    equal(0, list(loader.epoch(0)))
+    workers = {child.pid for child in active_children()}
+    equal(1, list(loader.epoch(1)))
+    assert {child.pid for child in active_children()} == workers
+    assert len(workers) == 2
+    left = loader.epoch(2)
+    next(left)
+    equal(2, list(loader.epoch(2, skip=2)), skip=2)
+    left.close()
+    equal(0, list(loader.epoch(0)))
+
+
+def test_crops_are_mirrored_by_the_sample_s_own_draw(photos: Path) -> None:
+    images = load(DataConfig(source=str(photos)), Path()).splits["train"]
+    preprocessing = Preprocessing(channels=3, size=(32, 32), resize=36, mean=(0.5,) * 3, std=(0.2,) * 3)
+    plain, mirrored = (
+        next(Loader(images, preprocessing, len(images), AugmentConfig(flip=flip, crop="resized")).epoch(3))
+        for flip in (False, True)
+    )
+    which = augment.draws(0, 3, mirrored.samples)[:, augment.FLIP] < 0.5
+    assert 0 < which.sum() < len(which)
+    assert torch.equal(mirrored.images, torch.where(which[:, None, None, None], plain.images.flip(-1), plain.images))

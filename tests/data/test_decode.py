@@ -105,6 +105,28 @@ def test_all_eight_orientations_give_the_upright_picture(orientation, file_forma
     assert difference.mean() < 2
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_part_is_what_would_be_cut_out_afterwards(orientation, mode, channels):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(scene().convert("I" if mode == "I;16" else mode).convert(mode), "PNG", exif=exif)
+    whole = decode(content, channels=channels).image
+    asked = []
+
+    def part(width, height):
+        asked.append((width, height))
+        return 3, 2, width - 4, height - 1
+
+    cut = decode(content, channels=channels, part=part).image
+    assert asked == [whole.size]
+    assert cut.mode == whole.mode
+    assert cut.tobytes() == whole.crop(part(*whole.size)).tobytes()
+    assert type(cut) is Image.Image
+    assert cut.info == {}
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_out_of_range_is_ignored(orientation):
     exif = Image.Exif()
@@ -445,7 +467,7 @@ def test_a_variant_that_is_not_read_is_unsupported_not_damaged():
 
 def test_no_memory_is_said_so(monkeypatch):
     source = encoded(scene(), "PNG")
-    monkeypatch.setattr(Image.Image, "convert", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(Image.Image, "copy", lambda *_: (_ for _ in ()).throw(MemoryError()))
     assert code_of(source) == "out_of_memory"
 
 

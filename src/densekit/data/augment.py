@@ -30,6 +30,11 @@ def draws(seed: int, epoch: int, samples: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
+def changes(config: AugmentConfig) -> bool:
+    """Whether anything below depends on a sample's numbers."""
+    return config.flip or config.crop != "none" or bool(config.color_jitter or config.lighting or config.erase)
+
+
 def colour(x: Tensor, u: Tensor, config: AugmentConfig) -> Tensor:
     """Jitter and lighting on (N, C, H, W) in [0, 1], before normalisation. Grey images keep one colour."""
     if config.color_jitter:

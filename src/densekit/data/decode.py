@@ -13,7 +13,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ from densekit.data.window import to_8_bits, windowed
 from densekit.errors import BadImage, InvalidInput
 
 Source = bytes | str | os.PathLike[str]
+Part = Callable[[int, int], tuple[int, int, int, int]]
+"""(width, height) of an upright image -> (left, top, right, bottom) of a part of it."""
 
 MAX_PIXELS = 100_000_000  # 400 MB as RGBA: the largest cameras pass, a decompression bomb does not
 
@@ -67,6 +69,7 @@ def decode(
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     window: Window | None = None,
+    part: Part | None = None,
     name: str | None = None,
 ) -> Decoded:
     """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
@@ -76,17 +79,19 @@ def decode(
     is 65535 for 16-bit integers, and for 32-bit ones that fit into 16; it is 1.0 for floats. Grey is Rec. 601 luma.
     With a `window`, (centre, width), black is centre - width / 2 and white centre + width / 2 instead, and what lies
     beyond is clipped: in grey images of more than 8 bits, and in DICOM, which otherwise has its own. Of an animation or
-    a document the first picture is taken, with a notice. Messages call the image `name`; none: its path.
+    a document the first picture is taken, with a notice. With `part` only that is given; to cut it out afterwards would
+    come to the same, but copies all of the image first. Messages call the image `name`; none: its path.
     """
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
     with _opened(source, max_pixels, name) as (image, name):
         if isinstance(image, Dicom):
             shown, said = image.pixels(window)
-            return Decoded(_with_channels(shown, channels), tuple(said), "DICOM", shown.mode)
+            return Decoded(_with_channels(_cut(shown, part), channels), tuple(said), "DICOM", shown.mode)
         raw_mode, stored = pillow.raw_mode(image), image.mode
         image.load()
         notices: list[str] = []
+        pixels: Image.Image
         if image.mode in _DEEP_MODES:
             pixels = _scaled(image, raw_mode, name, notices, window)
         else:
@@ -94,7 +99,9 @@ def decode(
             pixels = _shallow(image)
         if pixels.mode == "RGBA" and pixels.getbbox() is None:  # the box around what is not transparent
             notices.append("every pixel is fully transparent")
-        pixels = _with_channels(_upright(pixels, image), channels)
+        pixels = _with_channels(_cut(_upright(pixels, image), part), channels)
+        if pixels is image:
+            pixels = image.copy()
         pixels.info = {}  # a stale colour key or megabytes of EXIF must not travel with every sample
         return Decoded(pixels, (*_frames_notice(image), *notices), image.format or "", stored)
 
@@ -255,12 +262,13 @@ def _printable(text: str) -> str:
 
 
 def _shallow(image: Image.Image) -> Image.Image:
-    """Any 8-bit (or 1-bit) mode -> L, RGB, or RGBA if anything could be transparent. Always a new image."""
+    """Any 8-bit (or 1-bit) mode -> L, RGB, or RGBA if anything could be transparent; the image itself if it is so."""
     if image.mode == "La":  # premultiplied; Pillow has no direct way to RGBA
         image = image.convert("LA")
     if image.has_transparency_data:
         return image.convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _scaled(
@@ -313,6 +321,10 @@ def _upright(pixels: Image.Image, image: ImageFile.ImageFile) -> Image.Image:
     with suppress(Exception):  # damaged EXIF, and an orientation of any type whatever
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else pixels.transpose(turn)
+
+
+def _cut(pixels: Image.Image, part: Part | None) -> Image.Image:
+    return pixels if part is None else pixels.crop(part(*pixels.size))
 
 
 def _with_channels(pixels: Image.Image, channels: int) -> Image.Image:

@@ -4,12 +4,13 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
@@ -102,25 +103,38 @@ class Loader:
 
     def _files(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
         assert isinstance(self.images, EncodedImages)
+        reader = self._idle.pop() if self._idle else self._reader()
+        lists = reader.batch_sampler
+        assert isinstance(lists, _Lists)
+        lists.batches, lists.epoch = batches, epoch
+        yield from reader
+        if self.augmentation is not None:  # an epoch of training, and the next one needs the same workers
+            self._idle.append(reader)
+
+    @cached_property
+    def _idle(self) -> "list[DataLoader[Any]]":
+        """Readers that came to the end of an epoch; one that is left in the middle is not used again."""
+        return []
+
+    def _reader(self) -> "DataLoader[Any]":
+        assert isinstance(self.images, EncodedImages)
         decoder = _Decoder(
             self.images,
             self.preprocessing,
             self.augmentation,
             self.seed,
-            epoch,
             self.max_pixels,
             cut=ten_crops_of if self.ten_crop else pixels_of,
         )
-        reader = DataLoader(
+        return DataLoader(
             decoder,
-            # Lists when they are needed: a million positions as Python's integers are 40 MB.
-            batch_sampler=_Lists(batches),
+            batch_sampler=_Lists(),
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_deaf,
             pin_memory=self.device.type == "cuda",
+            persistent_workers=self.workers > 0 and self.augmentation is not None,
         )
-        yield from reader
 
     def _finish(
         self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
@@ -129,11 +143,19 @@ class Loader:
             empty = torch.empty(0, self.preprocessing.channels, *self.preprocessing.size, device=self.device)
             return Batch(empty, self.images.labels[samples].to(self.device), samples, total, failures)
         pixels = pixels.to(self.device, non_blocking=True)
-        u = None if self.augmentation is None else augment.draws(self.seed, epoch, samples).to(self.device)
+        u = None if self._of_batches is None else augment.draws(self.seed, epoch, samples).to(self.device)
         at_once = max(1, _CACHED * len(pixels) // pixels.numel()) if self.device.type == "cpu" else len(pixels)
         x = self._input(pixels, u) if len(pixels) <= at_once else self._inputs(pixels, u, at_once)
         targets = self.images.labels[samples].to(self.device, non_blocking=True)
         return Batch(x, targets, samples, total, failures)
+
+    @cached_property
+    def _of_batches(self) -> AugmentConfig | None:
+        """What of the augmentation is left to do when a batch is together, if anything."""
+        config = self.augmentation
+        if config is not None and isinstance(self.images, EncodedImages) and config.crop == "resized":
+            config = config.model_copy(update={"crop": "none", "flip": False})  # workers did
+        return config if config is not None and augment.changes(config) else None
 
     def _inputs(self, pixels: Tensor, u: Tensor | None, at_once: int) -> Tensor:
         """As `_input`, a few images after the other."""
@@ -141,25 +163,28 @@ class Loader:
         if self.workers:  # which have the cores: threads that wait for each other at every operation would crawl
             torch.set_num_threads(1)
         try:
-            x = torch.empty(0)
+            one = pixels.shape[1:] if self.ten_crop else (self.preprocessing.channels, *self.preprocessing.size)
+            x = torch.empty(len(pixels), *one)
             for first in range(0, len(pixels), at_once):
                 some = slice(first, first + at_once)
-                part = self._input(pixels[some], None if u is None else u[some])
-                x = x if first else part.new_empty(len(pixels), *part.shape[1:])
-                x[some] = part
+                if u is None:
+                    self._input(pixels[some], None, out=x[some])
+                else:
+                    x[some] = self._input(pixels[some], u[some])
             return x
         finally:
             torch.set_num_threads(threads)
 
-    def _input(self, pixels: Tensor, u: Tensor | None) -> Tensor:
-        """(N, C, h, w) uint8 -> (N, channels, H, W), augmented and normalised."""
+    def _input(self, pixels: Tensor, u: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """(N, C, h, w) uint8 -> (N, channels, H, W), augmented and normalised; to `out` only without `u`."""
         x = pixels.float().div_(255)
-        if u is not None and self.augmentation is not None:
-            if self.augmentation.crop == "resized" and isinstance(self.images, ArrayImages):
-                x = augment.resized_crop(x, u, self.augmentation.crop_scale)
-            x = augment.colour(x, u, self.augmentation)
-        x = normalise(x if self.ten_crop else fit(x, self.preprocessing), self.preprocessing)
-        return x if u is None or self.augmentation is None else augment.geometry(x, u, self.augmentation)
+        config = self._of_batches
+        if config is None or u is None:
+            return normalise(x if self.ten_crop else fit(x, self.preprocessing), self.preprocessing, out)
+        if config.crop == "resized":
+            x = augment.resized_crop(x, u, config.crop_scale)
+        x = augment.colour(x, u, config)
+        return augment.geometry(normalise(fit(x, self.preprocessing), self.preprocessing), u, config)
 
 
 def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -177,11 +202,11 @@ def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:
     return vision.center_crop(x, list(preprocessing.size))
 
 
-def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalise(x: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:
     """(x - mean) / std, per channel."""
     mean = x.new_tensor(preprocessing.mean)[:, None, None]
     std = x.new_tensor(preprocessing.std)[:, None, None]
-    return (x - mean).div_(std)
+    return torch.sub(x, mean, out=out).div_(std)
 
 
 def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
@@ -196,20 +221,21 @@ def ten_crops_of(image: Any, preprocessing: Preprocessing) -> Tensor:
 
 
 class _Lists:
-    """Tensors of positions as lists, each when it is asked for."""
+    """Batches as lists of (epoch, position), each when it is asked for: a million Python integers are 40 MB."""
 
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches = batches
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch.tolist() for batch in self.batches)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(self.epoch, sample) for sample in batch.tolist()] for batch in self.batches)
 
 
 class _Decoder(Dataset[Any]):
-    """Position in a split -> pixels (C, H, W), or the reason why not."""
+    """(epoch, position in a split) -> pixels (C, H, W), or the reason why not."""
 
     def __init__(
         self,
@@ -217,7 +243,6 @@ class _Decoder(Dataset[Any]):
         preprocessing: Preprocessing,
         augmentation: AugmentConfig | None,
         seed: int,
-        epoch: int,
         max_pixels: int,
         cut: Callable[[Any, Preprocessing], Tensor],
     ) -> None:
@@ -225,35 +250,45 @@ class _Decoder(Dataset[Any]):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
-        self.epoch = epoch
         self.max_pixels = max_pixels
         self.cut = cut
         self.policy = policy_for(augmentation) if augmentation is not None else None
 
-    def __getitem__(self, sample: int) -> tuple[int, Tensor | tuple[Path, BadImage]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor | tuple[Path, BadImage]]:
+        epoch, sample = key
+        crop = None
+        if self.augmentation is not None and self.augmentation.crop == "resized":
+            crop = _RandomCrop(augment.draws(self.seed, epoch, torch.tensor([sample]))[0], self.augmentation)
+        plain = self.preprocessing
         try:
             image = self.images.decoded(
                 sample,
-                channels=self.preprocessing.channels,
+                channels=plain.channels,
                 max_pixels=self.max_pixels,
-                window=self.preprocessing.window,
+                window=plain.window,
+                part=None if crop is None else crop.box,
             ).image
         except BadImage as error:
             return sample, (self.images.path(sample), error)
-        pixels = self.cut(image, self.preprocessing) if self._fixed() else self._random_crop(image, sample)
-        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
+        pixels = self.cut(image, plain) if crop is None else crop.finish(image, plain.size)
+        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, epoch, sample)
 
-    def _fixed(self) -> bool:
-        return self.augmentation is None or self.augmentation.crop != "resized"
 
-    def _random_crop(self, image: Any, sample: int) -> Tensor:
-        assert self.augmentation is not None
-        u = augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0]
-        box = augment.resized_crop_box(image.height, image.width, u, self.augmentation.crop_scale)
-        top, left, height, width = box
+class _RandomCrop(NamedTuple):
+    """A part of a photograph, scaled, and mirrored here too, where it is bytes that move."""
+
+    u: Tensor
+    config: AugmentConfig
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        top, left, h, w = augment.resized_crop_box(height, width, self.u, self.config.crop_scale)
+        return left, top, left + w, top + h
+
+    def finish(self, image: Any, size: tuple[int, int]) -> Tensor:
+        """That part -> (C, *size) uint8."""
         # Torch scales bytes in two thirds of Pillow's time, to the same values but for rounding.
-        crop = vision.pil_to_tensor(image.crop((left, top, left + width, top + height)))
-        return vision.resize(crop, list(self.preprocessing.size), antialias=True)
+        pixels = vision.resize(vision.pil_to_tensor(image), list(size), antialias=True)
+        return pixels.flip(-1) if self.config.flip and self.u[augment.FLIP] < 0.5 else pixels
 
 
 def _deaf(_: int) -> None:
@@ -265,5 +300,6 @@ def _deaf(_: int) -> None:
 def _collate(rows: list[tuple[int, Tensor | tuple[Path, BadImage]]]) -> _Raw:
     good = [(sample, pixels) for sample, pixels in rows if isinstance(pixels, Tensor)]
     bad = [failure for _, failure in rows if not isinstance(failure, Tensor)]
-    pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
+    # In a worker, this stacks in memory that the training process sees.
+    pixels = default_collate([pixels for _, pixels in good]) if good else torch.empty(0)
     return pixels, torch.tensor([sample for sample, _ in good], dtype=torch.int64), bad

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.data.decode import Decoded, Source, decode
+from densekit.data.decode import Decoded, Part, Source, decode
 from densekit.data.dicom import Window
 from densekit.errors import BadData, BadImage
 
@@ -124,10 +124,12 @@ class EncodedImages(ABC):
         """Of all: many objects, where samples are many."""
         return [self.name(i) for i in range(len(self))]
 
-    def decoded(self, sample: int, *, channels: int, max_pixels: int, window: Window | None = None) -> Decoded:
+    def decoded(
+        self, sample: int, *, channels: int, max_pixels: int, window: Window | None = None, part: Part | None = None
+    ) -> Decoded:
         """By `decode`, whose errors name the image as `path` does. Raises BadImage."""
         source, name = self.encoded(sample), str(self.path(sample))
-        return decode(source, channels=channels, max_pixels=max_pixels, window=window, name=name)
+        return decode(source, channels=channels, max_pixels=max_pixels, window=window, part=part, name=name)
 
 
 @dataclass(frozen=True)
