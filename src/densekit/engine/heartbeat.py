@@ -5,6 +5,7 @@ A process that dies closes its connections, and the others fail at once. A host 
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,6 +93,10 @@ class Heartbeat:
 def _end_launcher() -> None:
     """Once its restarts are used up, torchrun would wait minutes for a rendezvous that is out of reach."""
     count, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    if count is not None and count == most and os.getppid() != 1:  # 1: it went before us
-        with suppress(OSError):
-            os.kill(os.getppid(), signal.SIGTERM)
+    launcher = os.getppid()
+    if count is None or count != most or launcher == 1:  # 1: it went before us
+        return
+    with suppress(OSError):
+        os.kill(launcher, signal.SIGTERM)
+        # Python hears of a signal between two instructions, and torchrun may be in one that waits for the store.
+        subprocess.Popen(["/bin/sh", "-c", f"sleep 5; kill -9 {launcher} 2>/dev/null"], start_new_session=True)
