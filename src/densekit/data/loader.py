@@ -295,7 +295,7 @@ class _RandomCrop(NamedTuple):
 
 def _deaf(_: int) -> None:
     """A signal to a whole process group must not end the workers before the training process has saved."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

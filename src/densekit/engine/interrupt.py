@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the loop looks at between steps, so that it stops with a whole state."""
+"""What asks a run to stop, as a flag that the loop looks at between steps, so that it ends with a whole state."""
 
 import signal
 import threading
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ECHO = 10.0  # seconds in which a repeated SIGTERM is the same one
 
 
@@ -26,15 +27,17 @@ class Stop:
 
 @contextmanager
 def catch_signals(at_step: int | None = None) -> Iterator[Stop]:
-    """Catches SIGINT and SIGTERM. A second one acts as usual, for a step that never ends; but not a SIGTERM that
-    follows closely: who stops a whole group of processes, and torchrun after it, sends two.
+    """Catches SIGINT, SIGTERM and SIGHUP, unless nohup made them ignored. A second one acts as usual, for a step that
+    never ends; but not a SIGTERM that follows closely: who stops a whole group of processes, and torchrun after it,
+    sends two.
     """
     stop = Stop(at_step=at_step)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
     first = 0.0
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = {number: signal.getsignal(number) for number in _SIGNALS}
+    previous = {number: handler for number, handler in caught.items() if handler is not signal.SIG_IGN}
 
     def remember(number: int, _: FrameType | None) -> None:
         nonlocal first

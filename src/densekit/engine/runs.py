@@ -1,6 +1,7 @@
 """A run folder: what was asked, where it ran, what was in which split, a row an epoch, the result."""
 
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -159,6 +160,10 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        # Some network file systems have no locks; a run there is better trained without one than not at all.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
     return True
 
 
