@@ -42,9 +42,9 @@ class Run:
 
 
 def load(source: str | Path, device: str = "auto") -> Classifier:
-    """A classifier from a run folder, a model folder, a shipped model's name or an exported file.
+    """A classifier from a run folder, a model folder, a shipped model's name, an exported file, or hf:OWNER/NAME.
 
-    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime is not installed.
+    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime or the Hub's client is missing.
     """
     if is_exported(source):
         network, card = load_exported(source, torch.get_num_threads())

@@ -51,11 +51,12 @@ def main() -> NoReturn:
         import_,
         models,
         predict,
+        push,
         resume,
         train,
     )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, doctor, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, push, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")
