@@ -146,6 +146,7 @@ def _client(name: str) -> Any:
     require(name)
     import huggingface_hub
     import huggingface_hub.errors
+    import huggingface_hub.utils  # its modules are attributes only once they are imported
 
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
