@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md and settings.md from the code that they describe: python docs/generate.py.
+"""Writes docs/reference/cli.md and settings.md from the code that they describe: python -m tests.docs.reference.
 
 `make docs` runs it, and a test fails where what is committed is not what it would write.
 """
@@ -17,8 +17,8 @@ from pydantic_core import PydanticUndefined
 from densekit.cli.main import EXIT_STATUS, assemble
 from densekit.config import DenseNetConfig, PeerConfig, Recipe, ResNetConfig
 
-HERE = Path(__file__).parent / "reference"
-NOTE = "<!-- Written by docs/generate.py; change the code, not this page. -->\n"
+HERE = Path(__file__).parents[2] / "docs" / "reference"
+NOTE = "<!-- Written by tests/docs/reference.py; change the code, not this page. -->\n"
 
 
 def pages() -> dict[str, str]:
