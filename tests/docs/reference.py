@@ -94,7 +94,7 @@ def settings() -> str:
         "",
         NOTE,
         "Each is a key of `--set KEY=VALUE`, of a YAML file for `--config`, and of a run's `config.yaml`.",
-        "Defaults are those of the configuration itself; [recipes](../training.md) change them, and `densekit train` prints what it will do.",
+        "Defaults are those of the configuration itself; [recipes](../training.md) change them.",
         "",
         "## The run",
         "",
