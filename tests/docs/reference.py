@@ -1,4 +1,4 @@
-"""Writes docs/reference/cli.md and settings.md from the code that they describe: python -m tests.docs.reference.
+"""Writes docs/reference/cli.md, settings.md and the list of decisions: python -m tests.docs.reference.
 
 `make docs` runs it, and a test fails where what is committed is not what it would write.
 """
@@ -17,13 +17,27 @@ from pydantic_core import PydanticUndefined
 from densekit.cli.main import EXIT_STATUS, assemble
 from densekit.config import DenseNetConfig, PeerConfig, Recipe, ResNetConfig
 
-HERE = Path(__file__).parents[2] / "docs" / "reference"
+DOCS = Path(__file__).parents[2] / "docs"
 NOTE = "<!-- Written by tests/docs/reference.py; change the code, not this page. -->\n"
 
 
 def pages() -> dict[str, str]:
-    """File name -> its text."""
-    return {"cli.md": cli(), "settings.md": settings()}
+    """Name below docs/ -> its text."""
+    return {"reference/cli.md": cli(), "reference/settings.md": settings(), "decisions/index.md": decisions()}
+
+
+def decisions() -> str:
+    """A line for each, by number."""
+    lines = [
+        "# Decisions",
+        "",
+        NOTE,
+        "One choice a page: what was decided, instead of what, and why. Newer pages replace older ones where they say so.",
+        "",
+    ]
+    for path in sorted((DOCS / "decisions").glob("0*.md")):
+        lines.append(f"- [{path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}]({path.name})")
+    return "\n".join(lines) + "\n"
 
 
 def cli() -> str:
@@ -163,6 +177,5 @@ def _value(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    HERE.mkdir(exist_ok=True)
     for name, text in pages().items():
-        (HERE / name).write_text(text, encoding="utf-8")
+        (DOCS / name).write_text(text, encoding="utf-8")

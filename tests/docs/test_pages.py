@@ -214,8 +214,8 @@ def test_a_translation_has_the_same_commands(translation: str, original: str) ->
 
 def test_the_reference_is_that_of_this_code() -> None:
     for name, text in reference.pages().items():
-        assert (reference.HERE / name).read_text(encoding="utf-8") == text, (
-            f"docs/reference/{name} is old; write it anew: python -m tests.docs.reference"
+        assert (reference.DOCS / name).read_text(encoding="utf-8") == text, (
+            f"docs/{name} is old; write it anew: python -m tests.docs.reference"
         )
 
 
