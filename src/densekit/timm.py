@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -93,13 +92,12 @@ class _Timm(ImageClassifier):
     def _maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         raise NotImplementedError
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """None: the paper decays all parameters."""
         return set()
 
 
-class TimmDenseNet(_Timm, DenseNet):
+class TimmDenseNet(_Timm, DenseNet):  # type: ignore[misc]  # forward_intermediates is called as timm does
     """(N, in_chans, H, W) -> (N, num_classes). Parameters, names and numbers are DenseNet's."""
 
     def __init__(
@@ -120,12 +118,10 @@ class TimmDenseNet(_Timm, DenseNet):
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
             reduction *= 2
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Executes the dense blocks by densekit's plan `checkpoint`, which counts batch statistics once."""
         self.use_plan("checkpoint" if enable else self._plan)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameters by depth, for timm's layer-wise learning rates."""
         block = r"^features\.(?:denseblock|transition)(\d+)"
@@ -147,7 +143,7 @@ class TimmDenseNet(_Timm, DenseNet):
         return final, [*taken, final]
 
 
-class TimmResNet(_Timm, ResNet):
+class TimmResNet(_Timm, ResNet):  # type: ignore[misc]  # likewise
     """(N, in_chans, H, W) -> (N, num_classes): the baselines that the paper compares with."""
 
     def __init__(self, cfg: ResNetConfig, global_pool: str = "avg", drop_rate: float = 0.0, **given: Any) -> None:
@@ -158,13 +154,11 @@ class TimmResNet(_Timm, ResNet):
             {"num_chs": width * wide, "reduction": 2**i, "module": f"stages.{i}"} for i, width in enumerate(WIDTHS)
         ]
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Raises InvalidInput: there is none."""
         if enable:
             raise InvalidInput(f"{self.config.name} has no gradient checkpointing; train it without")
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameters by depth, for timm's layer-wise learning rates."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
@@ -210,7 +204,7 @@ def _entrypoint(theirs: str, config: DenseNetConfig | ResNetConfig) -> Callable[
 
 def _cfgs(config: DenseNetConfig | ResNetConfig) -> Any:
     """Timm's settings, by tag: "" is the network as its paper has it, others the models of it that densekit ships."""
-    own = {
+    own: dict[str, Any] = {
         "input_size": (config.in_channels, *config.image_size),
         "num_classes": config.num_classes,
         "first_conv": "features.conv0" if isinstance(config, DenseNetConfig) else "stem.conv0",
@@ -225,7 +219,11 @@ def _cfgs(config: DenseNetConfig | ResNetConfig) -> Any:
         folder = model_folder(shipped)
         card = read_card(folder)
         if card.model.name == config.name:
-            about = {"file": str(folder / WEIGHTS), "label_names": card.classes, "num_classes": len(card.classes)}
+            about: dict[str, Any] = {
+                "file": str(folder / WEIGHTS),
+                "label_names": card.classes,
+                "num_classes": len(card.classes),
+            }
             found[shipped.replace("-", "_")] = PretrainedCfg(**own | about | _pixels(card.preprocessing))
     # timm's own grouping would make weights the default, and with them their channels and classes.
     return DefaultCfg(tags=deque(found), cfgs=found, is_pretrained=len(found) > 1)

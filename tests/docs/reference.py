@@ -32,7 +32,7 @@ def decisions() -> str:
         "# Decisions",
         "",
         NOTE,
-        "One choice a page: what was decided, instead of what, and why. Newer pages replace older ones where they say so.",
+        "One choice a page: what was decided, instead of what, and why. A newer page may replace an older one.",
         "",
     ]
     for path in sorted((DOCS / "decisions").glob("0*.md")):

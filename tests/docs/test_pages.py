@@ -154,8 +154,10 @@ def desk(place: Path, request: pytest.FixtureRequest) -> Path:
         small(place / "runs/digits", "densenet_bc_10_4")
     if "hf:./saved" in (DOCS / page).read_text():
         write_photos(place / "saved")
-    if "densekit data check scans" in (DOCS / page).read_text():
+    if page == "data-check.md":
         scans(place / "scans")
+        rows = [f"{path.relative_to(place)},{path.parent.name}" for path in (place / "photos").rglob("*.png")]
+        (place / "labels.csv").write_text("\n".join(["path,label", *rows]))
     return place
 
 
@@ -165,9 +167,9 @@ def small(folder: Path, model: str, *, seed: int = 0) -> None:
 
 
 def scans(root: Path) -> None:
-    """Two pictures a patient, whose name the file's begins with."""
-    for path in sorted(write_photos(root).rglob("*.png")):
-        path.rename(path.with_name(f"patient{path.parent.name == 'dog':d}{int(path.stem) // 2:02}_{path.stem}.png"))
+    """A picture of each patient, whose name the file's begins with."""
+    for number, path in enumerate(sorted(write_photos(root).rglob("*.png"))):
+        path.rename(path.with_name(f"patient{number}_{path.name}"))
 
 
 def _cases() -> Iterator[Any]:

@@ -148,9 +148,10 @@ def _client(name: str) -> Any:
     import huggingface_hub.errors
     import huggingface_hub.utils  # its modules are attributes only once they are imported
 
+    client: Any = huggingface_hub
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    return huggingface_hub
+        client.utils.disable_progress_bars()
+    return client
 
 
 @contextmanager
