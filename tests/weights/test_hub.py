@@ -343,6 +343,19 @@ def test_paths_of_this_machine_are_not_pushed(tmp_path: Path) -> None:
     assert densekit.evaluate(tmp_path / "dry", str(photos), split="all").count == 24
 
 
+def test_a_card_is_written_of_whatever_config_json_tells(tmp_path: Path) -> None:
+    """Provenance has no form: an older densekit told less of it, and anybody may edit it."""
+    odd: list[dict[str, Any]] = [
+        {"provenance": {"recipe": "quick"}},
+        {"provenance": {"recipe": "quick", "step": "many", "seconds": None}, "metrics": {"top1": 0.5}},
+        {"provenance": {"imported": {"file": "x.pth"}}, "metrics": {"loss": 1.0, "split": "val"}},
+    ]
+    for number, about in enumerate(odd):
+        text = model_card(read_card(tiny_model(tmp_path / str(number), **about)), None, repository=None, license=None)
+        assert "## Limits" in text
+        assert ("an unknown number of images" in text) == ("metrics" in about)
+
+
 def test_class_names_cannot_break_the_card(tmp_path: Path) -> None:
     names = ("a | b", "<script>alert(1)</script>", "c\n# d")
     card = read_card(tiny_model(tmp_path / "model", classes=names))

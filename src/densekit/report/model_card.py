@@ -237,20 +237,24 @@ def _training(card: ModelCard, run: Run | None) -> Iterator[str]:
     imported = told.get("imported")
     if imported:
         yield "Unknown: densekit did not train it."
-        yield (
-            f"Imported from `{imported['file']}`, sha256 `{imported['sha256']}`, named as by {imported['names']}: "
-            f"{imported['matched']} tensors matched bit for bit, {imported['converted']} converted, "
-            f"{imported['made']} made, {len(imported['aside'])} set aside."
+        counts = (
+            f"{imported.get(key, 'an unknown number')} {words}"
+            for key, words in (("matched", "matched bit for bit"), ("converted", "converted"), ("made", "made"))
         )
+        file, digest, names = (imported.get(key, "unknown") for key in ("file", "sha256", "names"))
+        aside = len(imported.get("aside", ()))
+        yield f"Imported from `{file}`, sha256 `{digest}`, named as by {names}."
+        yield f"Tensors: {', '.join(counts)}; {aside} set aside."
         return
     if "recipe" not in told:
         yield "Unknown."
         return
-    yield (
-        f"By densekit {told.get('densekit', '(version unknown)')}, recipe {told['recipe']}: "
-        f"{told.get('epochs')} epochs, {told.get('step'):,} steps, seed {told.get('seed')}"
-        + (f", {duration(told['seconds'])}." if "seconds" in told else ".")
-    )
+    # What else config.json tells is whatever wrote it then: of the fields of a card only this one has no form.
+    counted_in = {"epochs": "epochs", "step": "steps"}
+    facts = [f"{told[key]:,} {word}" for key, word in counted_in.items() if isinstance(told.get(key), int)]
+    facts += [f"seed {told['seed']}"] if "seed" in told else []
+    facts += [duration(told["seconds"])] if isinstance(told.get("seconds"), int | float) else []
+    yield f"By densekit {told.get('densekit', '(version unknown)')}, recipe {told['recipe']}: {', '.join(facts)}."
     yield f"It began with {'the weights of ' + told['init'] if told.get('init') else 'random weights'}."
     if run:
         recipe = run.recipe
