@@ -375,7 +375,7 @@ def test_the_command_line_reads_the_clients_own_settings(hub: FakeHub, tmp_path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert {row["class"] for row in json.loads(done.stdout)["top"]} == {"a", "b", "c"}
