@@ -7,7 +7,7 @@ KERNELS := $(wildcard src/densekit/ops/native/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-marathon fuzz check format bench clean
+.PHONY: help demo test test-slow test-marathon fuzz check format bench docs docs-serve clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,13 @@ bench: $(VENV)/.installed-bench ## compare training, inference and memory with o
 	$(BIN)/densekit bench infer
 	$(BIN)/densekit bench memory
 
+docs: $(VENV)/.installed-docs ## build the documentation into build/site; a broken link is an error
+	$(BIN)/python -m tests.docs.reference
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(VENV)/.installed-docs ## show the documentation on http://localhost:8000, and what is changed in it
+	$(BIN)/zensical serve
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -59,6 +66,11 @@ $(VENV)/.installed: pyproject.toml $(KERNELS) | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml $(KERNELS) | $(BIN)/python
 	@echo "installing densekit, PyTorch and the test tools into $(VENV): a few minutes, once"
 	$(PIP) -e '.[test,check,bench]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(KERNELS) | $(BIN)/python
+	@echo "installing densekit, PyTorch and what makes its documentation into $(VENV): a few minutes, once"
+	$(PIP) -e '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: pyproject.toml $(KERNELS) | $(BIN)/python

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from densekit.version import __version__
 
 if TYPE_CHECKING:
-    from densekit.api import Run, analyse, evaluate, export_model, import_model, load, resume, train
+    from densekit.api import Run, analyse, evaluate, export_model, import_model, load, push, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
     from densekit.engine.multi_label import MultiLabelResult
@@ -29,6 +29,7 @@ _HOMES = {
     "import_model": "densekit.api",
     "load": "densekit.api",
     "model_names": "densekit.models",
+    "push": "densekit.api",
     "resume": "densekit.api",
     "train": "densekit.api",
 }
@@ -49,6 +50,7 @@ __all__ = [
     "import_model",
     "load",
     "model_names",
+    "push",
     "resume",
     "train",
 ]

@@ -165,7 +165,5 @@ def test_an_unknown_name_offers_close_ones(library: str) -> None:
 
 def test_what_is_not_a_model_yet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInput, match="Hugging Face Hub yet; download owner/name"):
-        model_folder("hf:owner/name")
     with pytest.raises(InvalidInput, match="--model timm:resnet18"):
         model_folder("timm:resnet18")

@@ -23,7 +23,7 @@ from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
 from densekit.report import write_analysis
-from densekit.weights import atomic
+from densekit.weights import atomic, pinned
 
 _IMAGES = {"cifar": 1_000, "imagenet": 64}
 """Looked at by default, by stem: what is worth it for small images would take an hour for photographs."""
@@ -68,6 +68,7 @@ def analyse(
             raise UnknownName("part of an analysis", part, PARTS)
     parts = tuple(part for part in PARTS if part in only or not only)
     folder = _place(out, f"analysis-{Path(model).name}")
+    model = pinned(model)
     network = _network(model)
     blocks = blocks_of(network.model, str(model))
     config = network.card.model

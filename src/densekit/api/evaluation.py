@@ -17,7 +17,7 @@ from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.processes import joined
 from densekit.errors import BadData, InvalidInput, UnknownName
-from densekit.weights import ModelCard
+from densekit.weights import ModelCard, pinned
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     Raises BadData when the classes do not match.
     """
     with joined() as world:
+        model = world.from_leader(lambda: pinned(model))  # or a push in between would give them different weights
         classifier = load(model)
         card = classifier.card
         if data is None and card.data is None:

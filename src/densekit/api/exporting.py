@@ -27,7 +27,7 @@ from densekit.export.passport import Passport
 from densekit.export.quantise import quantise
 from densekit.models import ImageClassifier
 from densekit.version import __version__
-from densekit.weights import ModelCard, atomic, load_model, model_folder
+from densekit.weights import ModelCard, atomic, open_model
 
 REPORT = "parity.json"
 _RACES = (1, 32)  # batches whose speed is measured: one request, and many
@@ -72,7 +72,7 @@ def export_model(
     names = table.chosen(tuple(formats), int8=int8)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InvalidInput(f"--out {out} exists and is not empty; name a new folder")
-    network, card = load_model(model_folder(model), "concat")
+    network, card = open_model(model, "concat")
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
     if int8 and card.task == "multi-label":

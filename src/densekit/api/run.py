@@ -15,6 +15,7 @@ from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
 from densekit.export.exported import is_exported, load_exported
+from densekit.weights.hub import is_address
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Run:
 
 
 def load(source: str | Path, device: str = "auto") -> Classifier:
-    """A classifier from a run folder, a model folder, a shipped model's name or an exported file.
+    """A classifier from a run folder, a model folder, a shipped model's name, an exported file, or hf:OWNER/NAME.
 
-    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime is not installed.
+    Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime or the Hub's client is missing.
     """
-    if is_exported(source):
+    if is_exported(source) and not is_address(source):  # a repository may be called net.onnx
         network, card = load_exported(source, torch.get_num_threads())
         return Classifier(network, card, torch.device("cpu"))
     return Classifier.load(source, device)

@@ -24,7 +24,7 @@ from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
 from densekit.report import write_report
-from densekit.weights import atomic
+from densekit.weights import atomic, pinned
 
 
 def compose(
@@ -77,6 +77,9 @@ def train(
         if begun:
             return _resume(folder, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(composed.trackers))  # before a minute goes into preparing
+        if composed.init is not None:
+            source = composed.init
+            composed = composed.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
         prepared = prepare(composed, data_folder(data_dir), world)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)

@@ -10,7 +10,7 @@ from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 
 def analyse(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a shipped model, or hf:NAME.")],
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="A new folder for page, figures and numbers. Default: below runs/.")

@@ -11,7 +11,8 @@ from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, a shipped model, or hf:NAME."),
     ],
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,

@@ -10,7 +10,7 @@ from densekit.cli.options import DataDir, Json
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or a shipped model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a shipped model, or hf:NAME.")],
     out: Annotated[Path, typer.Option(help="A new folder for the files.")],
     formats: Annotated[
         str, typer.Option("--format", metavar="NAMES", help="Of onnx, openvino, torch and triton, with commas.")

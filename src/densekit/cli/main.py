@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
@@ -38,8 +39,9 @@ def _root(
         os.environ["DENSEKIT_DEBUG"] = "1"
 
 
-def main() -> NoReturn:
-    """Runs the command line and exits with its status."""
+@cache
+def assemble() -> typer.Typer:
+    """The command line with all its verbs."""
     from densekit.cli import (
         analyse,
         bench,
@@ -51,14 +53,21 @@ def main() -> NoReturn:
         import_,
         models,
         predict,
+        push,
         resume,
         train,
     )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, doctor, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, push, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")
+    return app
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with its status."""
+    assemble()
     # The base of typer's usage errors; its own name for it depends on typer's version.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

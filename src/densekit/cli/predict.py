@@ -15,7 +15,8 @@ from densekit.errors import BadData, BadImage
 
 def predict(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, a shipped model, or hf:NAME."),
     ],
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,

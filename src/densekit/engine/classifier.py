@@ -18,7 +18,7 @@ from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
 from densekit.engine.task import task_of
 from densekit.errors import BadImage, InvalidInput
-from densekit.weights import ModelCard, load_model, model_folder
+from densekit.weights import ModelCard, open_model
 
 ImageSource = str | os.PathLike[str] | bytes
 
@@ -66,8 +66,11 @@ class Classifier:
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> "Classifier":
-        """From a run folder, a model folder, or a shipped model's name. Raises BadWeights or InvalidInput."""
-        model, card = load_model(model_folder(source))
+        """From a run folder, a model folder, a shipped model's name, or hf:OWNER/NAME.
+
+        Raises BadWeights, UnknownName or InvalidInput.
+        """
+        model, card = open_model(source)
         if not card.classes:
             raise InvalidInput(
                 f"{source} has no classifier; train one from its weights: densekit train DATA --init {source}"

@@ -1,6 +1,16 @@
 """Files of weights: safetensors and JSON, written atomically, never pickles."""
 
 from densekit.weights.folder import ModelCard, load_model, read_card, save_model
-from densekit.weights.resolve import model_folder, shipped_names
+from densekit.weights.hub import pinned
+from densekit.weights.resolve import model_folder, open_model, shipped_names
 
-__all__ = ["ModelCard", "load_model", "model_folder", "read_card", "save_model", "shipped_names"]
+__all__ = [
+    "ModelCard",
+    "load_model",
+    "model_folder",
+    "open_model",
+    "pinned",
+    "read_card",
+    "save_model",
+    "shipped_names",
+]

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.models import ImageClassifier
 from densekit.weights import atomic
-from densekit.weights.folder import CONFIG, WEIGHTS
+from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
+from densekit.weights.hub import fetched, is_address, pinned
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -15,7 +17,7 @@ def shipped_names() -> list[str]:
 
 
 def model_folder(name: str | Path) -> Path:
-    """A run folder (its reported checkpoint), a model folder, or a shipped model's name.
+    """A run folder (its reported checkpoint), a model folder, a shipped model's name, or hf:OWNER/NAME.
 
     Raises BadWeights where there is no model, UnknownName where the name says nothing, InvalidInput where it names
     something that cannot be read.
@@ -29,12 +31,9 @@ def model_folder(name: str | Path) -> Path:
         return SHIPPED / str(name)
     if path.is_dir():
         raise BadWeights(f"no model in {path}: it holds neither {CONFIG} nor checkpoints/; name a run or model folder")
-    library, colon, rest = str(name).partition(":")
-    if colon and library == "hf":
-        raise InvalidInput(
-            f"{name} cannot be read: densekit does not fetch models from the Hugging Face Hub yet; "
-            f"download {rest} and name its folder"
-        )
+    library, colon, _ = str(name).partition(":")
+    if is_address(name):
+        return fetched(str(name))
     if colon and library in ("torchvision", "timm"):
         raise InvalidInput(
             f"{name} is a network, not a trained model; train it with --model {name}, or start from its weights with "
@@ -44,8 +43,20 @@ def model_folder(name: str | Path) -> Path:
         "model",
         str(name),
         shipped_names(),
-        hint="name a run folder, a model folder, or a shipped model: " + (", ".join(shipped_names())),
+        hint="name a run folder, a model folder, hf:OWNER/NAME, or a shipped model: " + (", ".join(shipped_names())),
     )
+
+
+def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, ModelCard]:
+    """The network of MODEL in evaluation mode, and its card, which of one of the Hub says which commit it is.
+
+    Raises BadWeights, UnknownName or InvalidInput.
+    """
+    name = pinned(name)
+    model, card = load_model(model_folder(name), plan)
+    if is_address(name):
+        card = card.model_copy(update={"provenance": {**card.provenance, "hub": name}})
+    return model, card
 
 
 def run_checkpoint(run: Path) -> Path:
