@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,44 @@ def test_predict_prints_one_json_object_a_line(densekit: Command, tiny_run: Path
     assert len(lines[0]["top"]) == 2
     assert set(lines[0]["top"][0]) == {"class", "index", "probability"}
     assert lines[2]["error"]["code"] == "not_an_image"
+
+
+def test_predict_reads_pictures_in_shards_where_they_are(densekit: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """Labelled or not; what it says of them is what it says of the files."""
+    random = np.random.default_rng(0)
+    for shard in ("s-0.tar", "s-1.tar"):
+        with tarfile.open(tmp_path / shard, "w") as tar:
+            for name in ("a", "b"):
+                file = tmp_path / f"{shard[:3]}{name}.png"
+                Image.fromarray(random.integers(0, 100, (8, 8), dtype=np.uint8)).save(file)
+                tar.add(file, f"in/{file.name}")
+            (tmp_path / "note.txt").write_text("no picture")
+            tar.add(tmp_path / "note.txt", "note.txt")
+    _, files, _ = densekit("predict", tiny_run, tmp_path / "s-*.png", "--json")
+    status, shards, err = densekit("predict", tiny_run, f"wds:{tmp_path}/s-{{0..1}}.tar", "--json")
+    assert (status, err) == (0, "")
+    told, expected = ([json.loads(line) for line in out.splitlines()] for out in (shards, files))
+    assert [row["path"] for row in told] == [
+        f"{tmp_path}/{shard}.tar/in/{shard}{name}.png" for shard in ("s-0", "s-1") for name in "ab"
+    ]
+    assert [row["top"] for row in told] == [row["top"] for row in expected]
+
+
+def test_predict_names_a_bad_picture_in_a_shard_and_goes_on(densekit: Command, tiny_run: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 10).save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_text("no")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.png", "b.png"):
+            tar.add(tmp_path / name, name)
+    status, out, err = densekit("predict", tiny_run, f"wds:{tmp_path}/s.tar")
+    assert status == 3
+    assert err.startswith(f"densekit: {tmp_path}/s.tar/a.png: ")
+    assert out.startswith(f"{tmp_path}/s.tar/b.png  ")
+    with tarfile.open(tmp_path / "empty.tar", "w") as tar:
+        tar.add(tmp_path / "s.tar", "inner.tar")
+    status, _, err = densekit("predict", tiny_run, f"wds:{tmp_path}/empty.tar")
+    assert (status, err.count("\n")) == (3, 1)
+    assert "no pictures in wds:" in err
 
 
 def test_evaluate_and_predict_know_several_labels(

@@ -1,5 +1,6 @@
 """--int8 says what it costs on images held out, and is refused where that is too much."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import onnx
 import pytest
 import torch
 
-from densekit import evaluate, export_model
-from densekit.api import exporting, samples
-from densekit.errors import InvalidInput, ProofFailed
+from densekit import Run, evaluate, export_model
+from densekit.api import eight_bits, exporting, samples
+from densekit.engine.multi_label import MultiLabel, MultiLabelRecords
+from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.export.exported import load_exported
 from tests.export.nets import write_net
 
@@ -61,9 +63,14 @@ def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monk
 def test_too_great_a_drop_is_refused_and_leaves_no_file(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracy = exporting._Export._accuracy
-    right = iter((True, False))
-    monkeypatch.setattr(exporting._Export, "_accuracy", lambda self, *a: np.full_like(accuracy(self, *a), next(right)))
+    records = exporting._Export._records
+    off = iter((0, 1))
+
+    def answers(self: Any, *arguments: Any) -> Any:
+        rows = records(self, *arguments)
+        return replace(rows, predicted=rows.target + next(off))
+
+    monkeypatch.setattr(exporting._Export, "_records", answers)
     with pytest.raises(ProofFailed, match=r"top-1 falls from 100.00% to 0.00% on 190 images"):
         export_model(tiny_run, tmp_path / "out", int8=True, calibration=32)
     assert not list(tmp_path.iterdir())
@@ -74,3 +81,41 @@ def test_a_model_without_data_needs_some_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="add --data DATA"):
         export_model(net, tmp_path / "out", int8=True)
     assert torch.is_grad_enabled()
+
+
+def test_of_several_labels_the_mean_auroc_is_that_of_the_file(xray_run: Run, tmp_path: Path) -> None:
+    found = export_model(
+        xray_run.folder, tmp_path / "out", formats=("onnx", "openvino"), int8=True, max_drop=0.1, calibration=64
+    )
+    before = evaluate(xray_run.folder)
+    for row in found.report["files"]:
+        told, after = row["int8"], evaluate(found.files[row["format"]])
+        assert told["auroc_before"] == pytest.approx(before.auroc, abs=1e-3)  # float32 in another runtime
+        assert told["auroc_after"] == pytest.approx(after.auroc, abs=1e-9)
+        assert told["drop"] == pytest.approx(told["auroc_before"] - told["auroc_after"])
+        areas = {each["class"]: each["auroc"] for each in after.per_class if each["auroc"] is not None}
+        assert {each["class"]: each["auroc_after"] for each in told["per_class"]} == pytest.approx(areas)
+        assert 0 <= told["decisions_changed"] < told["decisions"] == before.count * len(before.per_class)
+
+
+def test_of_several_labels_a_fall_of_the_mean_auroc_is_refused(
+    xray_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = exporting._Export._records
+    sign = iter((1, -1))
+
+    def answers(self: Any, *arguments: Any) -> Any:
+        rows = records(self, *arguments)
+        return replace(rows, score=next(sign) * rows.target.astype(float))
+
+    monkeypatch.setattr(exporting._Export, "_records", answers)
+    with pytest.raises(ProofFailed, match=r"the mean AUROC falls from 1.0000 to 0.0000 on \d+ images"):
+        export_model(xray_run.folder, tmp_path / "out", int8=True, calibration=32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_label_varies_nothing_can_be_judged() -> None:
+    target = np.array([[1.0, np.nan], [1.0, 0.0]], dtype=np.float32)
+    rows = MultiLabelRecords(np.arange(2), target, np.zeros((2, 2)), np.zeros((2, 2)))
+    with pytest.raises(BadData, match="name other --data"):
+        eight_bits.cost("onnx", MultiLabel(("a", "b")), rows, rows, 0.01)

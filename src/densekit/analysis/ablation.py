@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
 from densekit.analysis.anatomy import Block, go_on, without, without_edges
+from densekit.analysis.answers import error_of, losses
 from densekit.analysis.reuse import Map, empty
 from densekit.analysis.sample import Sample
 from densekit.models import DenseNet
@@ -29,7 +29,7 @@ class Ablation:
 
     edges: list[Edge]
     rises: NDArray[np.float64]
-    """(edges, N): change of each image's cross entropy, in nats."""
+    """(edges, N): change of each image's loss, in nats: `answers.losses`."""
     losses: NDArray[np.float64]
     """(N,), of the whole network."""
 
@@ -71,7 +71,7 @@ def ablate(
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float64]:
-    return F.cross_entropy(logits.double(), targets, reduction="none").cpu().numpy()
+    return losses(logits.double(), targets).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Removal:
     order: str
     removed: list[int]
     error: list[float]
-    """Share of wrong answers, for each of `removed`."""
+    """Share of wrong answers, or one minus the mean AUROC of several labels, for each of `removed`."""
 
 
 def remove(
@@ -114,10 +114,3 @@ def random_orders(edges: Sequence[Edge]) -> dict[str, list[Edge]]:
     return {
         f"random {i + 1}": [edges[j] for j in np.random.default_rng(i).permutation(len(edges))] for i in range(_ORDERS)
     }
-
-
-@torch.no_grad()
-def error_of(model: nn.Module, sample: Sample) -> float:
-    """Share of wrong answers."""
-    wrong = sum(int((model(images).argmax(1) != targets).sum()) for images, targets in sample.chunks())
-    return wrong / len(sample)

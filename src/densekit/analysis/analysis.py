@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from densekit.analysis import ablation, gradients, maps, observations, probes, reuse, stochastic
+from densekit.analysis import ablation, answers, gradients, maps, observations, probes, reuse, stochastic
 from densekit.analysis.ablation import Ablation
 from densekit.analysis.anatomy import Block, blocks_of
 from densekit.analysis.findings import Analysis, BlockReuse, Counting, Edges, Request
@@ -39,6 +39,11 @@ def run(request: Request, data: tuple[str, str] | None, counting: Counting) -> A
             raise InvalidInput(
                 f"{twin.name} is not the same network as {network.name}; --twin takes one that differs only in its seed"
             )
+    if request.beside is not None and request.beside.card.classes != card.classes:
+        raise InvalidInput(
+            f"{request.beside.name} knows other classes than {network.name}; --beside takes a network trained on the "
+            "same data"
+        )
     control = untrained(card, test)
     assert isinstance(control, DenseNet)
     cut = curves = None
@@ -63,8 +68,9 @@ def run(request: Request, data: tuple[str, str] | None, counting: Counting) -> A
         gradients=flows,
         matched=matched,
         probes=curves_by_depth,
-        accuracy=1 - ablation.error_of(model, test) if test is not None else None,
+        accuracy=1 - answers.error_of(model, test) if test is not None else None,
         maps=maps.activation_maps(model, card, test) if test is not None and "maps" in request.parts else None,
+        metric="AUROC" if card.task == "multi-label" else "accuracy",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from densekit.analysis.ablation import Removal
+from densekit.analysis.answers import Metric
 from densekit.analysis.gradients import Flow
 from densekit.analysis.maps import ActivationMaps
 from densekit.analysis.observations import Observation
@@ -101,8 +102,10 @@ class Analysis:
     """The residual network beside it."""
     probes: list[Probes] | None
     accuracy: float | None
-    """Of the network itself, on the images that the probes are measured on."""
+    """Of the network itself, on the images that the probes are measured on; of several labels their mean AUROC."""
     maps: ActivationMaps | None
+    metric: Metric
+    """What `accuracy`, the probes and, as one minus it, the curves of `edges` are."""
 
 
 def as_dict(found: Any) -> Any:

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
 from torch import nn
 
+from densekit.analysis.answers import losses
 from densekit.analysis.sample import Sample
 from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig
 
@@ -39,7 +39,7 @@ class Flow:
 
 
 def flow(network: str, state: str, model: nn.Module, sample: Sample) -> Flow:
-    """Gradients of the mean cross entropy as training has them: batch statistics, but nothing dropped.
+    """Gradients of the mean loss as training has them: batch statistics, but nothing dropped.
 
     The network is copied, and not changed.
     """
@@ -51,7 +51,7 @@ def flow(network: str, state: str, model: nn.Module, sample: Sample) -> Flow:
         parameter.requires_grad_(True)
     for images, targets in sample.chunks():
         if len(targets) > 1:  # torch refuses statistics of one value
-            loss = F.cross_entropy(model(images), targets, reduction="sum") / len(sample)
+            loss = losses(model(images), targets).sum() / len(sample)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}

@@ -2,11 +2,14 @@
 
 Some maps look right whatever the network has learned, because they draw the image's edges (Adebayo et al. 2018): so
 each is computed again on the same network with random weights. A map that stays explains nothing.
+
+Of several labels a map is of one label in one image, where the network says that it is there.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ from torch import Tensor, nn
 
 from densekit.analysis.observations import rank_correlation
 from densekit.analysis.sample import Sample, calibrate, untrained
+from densekit.engine.multi_label import MultiLabel
+from densekit.engine.task import task_of
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet, ImageClassifier
 from densekit.weights import ModelCard
@@ -23,11 +28,16 @@ SIDE = 7  # pixels; coarser maps show no place
 FOLLOWS = 0.5  # correlation with a random network's map up to which a map is the weights' doing
 _SEEDS = 5  # random networks
 _EACH = 4  # predictions of a kind
+_LABELS = 8  # of several labels, as many right ones: each of another label as far as there are
+ABSENT = "absent"  # in truth, of a label that was predicted
 
 
 @dataclass(frozen=True)
 class ActivationMap:
-    """One prediction, and where in the image the network saw reasons for it."""
+    """One prediction, and where in the image the network saw reasons for it.
+
+    Of several labels `predicted` is the one that the map is of, and `true` is the same, or `ABSENT`.
+    """
 
     sample: int
     """Position among the images looked at."""
@@ -76,9 +86,11 @@ class Viewed(nn.Module):
 def activation_maps(model: DenseNet, card: ModelCard, sample: Sample) -> ActivationMaps:
     """Maps of a few right and wrong predictions. Raises InvalidInput without captum."""
     require()
-    chosen, probabilities = _choose(model, sample)
-    images = sample.images[chosen]
-    predicted = probabilities[chosen].argmax(1)
+    chosen = _choose(model, card, sample)
+    if not chosen:
+        return ActivationMaps("last maps", [], [])
+    images = sample.images[[each.row for each in chosen]]
+    predicted = torch.tensor([each.predicted for each in chosen], dtype=torch.int64, device=images.device)
     block = layer_for(model, images[:1])
     maps = grad_cam(model, images, predicted, block)
     steps, cascade = _cascade(model, card, sample)
@@ -86,15 +98,15 @@ def activation_maps(model: DenseNet, card: ModelCard, sample: Sample) -> Activat
     whole = [by_step[-1]]
     whole += [grad_cam(untrained(card, sample, 1_000 + seed), images, predicted, block) for seed in range(1, _SEEDS)]  # type: ignore[arg-type]  # a DenseNet, as its card says
     items = []
-    for i, row in enumerate(chosen.tolist()):
+    for i, each in enumerate(chosen):
         # A map that is the same everywhere agrees with nothing.
         correlation = float(np.mean([abs(np.nan_to_num(rank_correlation(maps[i], other[i]))) for other in whole]))
         items.append(
             ActivationMap(
-                row,
-                card.classes[int(sample.targets[row])],
-                card.classes[int(predicted[i])],
-                float(probabilities[row].max()),
+                each.row,
+                each.true,
+                card.classes[each.predicted],
+                each.confidence,
                 maps[i],
                 whole[0][i],
                 [rank_correlation(maps[i], other[i]) for other in by_step],
@@ -135,17 +147,45 @@ def layer_for(model: DenseNet, images: Tensor) -> int:
     return fine[-1] if fine else 1
 
 
+class _Chosen(NamedTuple):
+    """A prediction to explain: of which image, which class, and what is true."""
+
+    row: int
+    predicted: int
+    true: str
+    confidence: float
+
+
 @torch.no_grad()
-def _choose(model: DenseNet, sample: Sample) -> tuple[Tensor, Tensor]:
-    """Positions of some predictions, right ones of different classes and the surest wrong ones; all probabilities."""
-    probabilities = torch.cat([model(images).softmax(1) for images, _ in sample.chunks()])
+def _choose(model: DenseNet, card: ModelCard, sample: Sample) -> list[_Chosen]:
+    """Some predictions: right ones of different classes, and the surest wrong ones."""
+    task = task_of(card)
+    probabilities = torch.cat([task.probabilities(model(images)) for images, _ in sample.chunks()])
+    if isinstance(task, MultiLabel):
+        taken = probabilities >= torch.tensor(task.decisions(), device=probabilities.device)
+        return _labels(card.classes, probabilities, taken, sample.targets)
     confidence, predicted = probabilities.max(1)
     right = (predicted == sample.targets).nonzero()[:, 0].tolist()
     wrong = (predicted != sample.targets).nonzero()[:, 0]
     of_class = {int(sample.targets[row]): row for row in reversed(right)}
     few = [*dict.fromkeys([*sorted(of_class.values()), *right])][:_EACH]
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:_EACH].tolist()
-    return torch.tensor([*few, *surest], device=sample.targets.device), probabilities
+    return [
+        _Chosen(row, int(predicted[row]), card.classes[int(sample.targets[row])], float(confidence[row]))
+        for row in [*few, *surest]
+    ]
+
+
+def _labels(classes: Sequence[str], probabilities: Tensor, taken: Tensor, targets: Tensor) -> list[_Chosen]:
+    """Of each label the surest image that has it, up to `_LABELS` labels; then the surest images that have not."""
+    right: list[_Chosen] = []
+    wrong: list[_Chosen] = []
+    for i, name in enumerate(classes):
+        for target, true, kept in ((1, name, right), (0, ABSENT, wrong)):
+            rows = (taken[:, i] & (targets[:, i] == target)).nonzero()[:, 0]
+            surest = rows[probabilities[rows, i].argsort(descending=True, stable=True)].tolist()
+            kept += [_Chosen(row, i, true, float(probabilities[row, i])) for row in surest[: 1 if target else _EACH]]
+    return right[:_LABELS] + sorted(wrong, key=lambda each: -each.confidence)[:_EACH]
 
 
 def _cascade(model: DenseNet, card: ModelCard, sample: Sample) -> tuple[list[str], Sequence[DenseNet]]:

@@ -1,4 +1,7 @@
-"""Linear probes by depth (Alain and Bengio 2016): what a linear classifier makes of each layer's maps."""
+"""Linear probes by depth (Alain and Bengio 2016): what a linear classifier makes of each layer's maps.
+
+Of several labels each has a classifier of its own, and what counts is their mean AUROC.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from densekit.analysis.anatomy import Block
 from densekit.analysis.sample import Sample
+from densekit.engine.multi_label import mean_auroc
 from densekit.models import DenseNet
 from densekit.models.resnet import ResNet
 
@@ -29,7 +33,7 @@ Features = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Probes:
-    """Accuracy of linear classifiers by depth."""
+    """How good linear classifiers are by depth."""
 
     network: str
     what: str
@@ -37,7 +41,7 @@ class Probes:
     position: list[float]
     """Of each depth, as a share of the network's."""
     accuracy: list[float]
-    """On images that the probe was not fitted to."""
+    """On images that the probe was not fitted to; of several labels the mean AUROC."""
 
 
 def probe(
@@ -48,6 +52,7 @@ def probe(
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Probes]:
     """One curve for each kind of features that `features` gives; fitted on `train`, measured on `test`."""
+    score = _areas if train.multi_label else _accuracy
     fitted, measured = features(train), features(test)
     y, y_test = train.targets.cpu().numpy(), test.targets.cpu().numpy()
     every = max((list(by_depth) for by_depth in fitted.values()), key=len)  # kinds may leave depths out
@@ -55,7 +60,7 @@ def probe(
     for what, by_depth in fitted.items():
         accuracies = []
         for depth, x in by_depth.items():
-            accuracies.append(_accuracy(x, y, measured[what][depth], y_test))
+            accuracies.append(score(x, y, measured[what][depth], y_test))
             advance(1)
         position = [(every.index(depth) + 1) / len(every) for depth in by_depth]
         curves.append(Probes(network, what, list(by_depth), position, accuracies))
@@ -65,11 +70,25 @@ def probe(
 def _accuracy(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
     if len(np.unique(y)) < 2:
         return float((y_test == y[0]).mean())
+    return float((_fitted(x, y).predict(x_test) == y_test).mean())
+
+
+def _areas(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
+    """Mean AUROC; NaN where no label has images with and without it in both parts."""
+    scores = np.zeros(y_test.shape)
+    for label in range(y.shape[1]):
+        known = ~np.isnan(y[:, label])
+        if len(np.unique(y[known, label])) == 2:  # of a label that is not to be learned all scores are alike
+            scores[:, label] = _fitted(x[known], y[known, label]).decision_function(x_test)
+    area = mean_auroc(y_test, scores)
+    return float("nan") if area is None else area
+
+
+def _fitted(x: Any, y: Any) -> Any:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is good enough for a comparison
-        classifier.fit(x, y)
-    return float((classifier.predict(x_test) == y_test).mean())
+        return classifier.fit(x, y)
 
 
 @torch.no_grad()

@@ -26,10 +26,15 @@ class Sample:
     images: Tensor
     """(N, C, H, W), normalised."""
     targets: Tensor
-    """(N,), int64."""
+    """(N,), int64; of several labels (N, classes), float32: 1, 0, or NaN where not known."""
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.targets.dim() == 2
 
     def first(self, count: int) -> "Sample":
         """At most so many of them."""
@@ -46,7 +51,10 @@ class Sample:
 
 
 def draw(images: Images, preprocessing: Preprocessing, count: int, device: torch.device, max_pixels: int) -> Sample:
-    """`count` images of a split, or all if there are fewer: the same ones each time. Raises BadData."""
+    """`count` images of a split, or all if there are fewer: the same ones each time. Raises BadData.
+
+    Of several labels without the images of which none is known.
+    """
     chosen = _chosen(len(images), count)
     loader = Loader(images.subset(chosen), preprocessing, CHUNK, device=device, max_pixels=max_pixels)
     skipped = SkipList(len(chosen) // 10)
@@ -58,6 +66,11 @@ def draw(images: Images, preprocessing: Preprocessing, count: int, device: torch
     if not parts:
         raise BadData("none of the images to analyse can be read; mend them, or choose another split with --split")
     pixels, targets = (torch.cat(column) for column in zip(*parts, strict=True))
+    if targets.dim() == 2:
+        told = ~targets.isnan().all(1)
+        if not told.any():
+            raise BadData("no label of the images to analyse is known; choose another split with --split")
+        pixels, targets = pixels[told], targets[told]
     return Sample(pixels.contiguous(memory_format=torch.channels_last), targets)
 
 

@@ -73,8 +73,6 @@ def analyse(
     blocks = blocks_of(network.model, str(model))
     config = network.card.model
     assert isinstance(config, DenseNetConfig)
-    if network.card.task == "multi-label" and set(parts) != {"weights"}:
-        raise InvalidInput(f"{model} gives an image several labels, whose errors are not counted; add --only weights")
     source = data or (network.card.data.source if network.card.data else None)
     if source is None and only and set(parts) != {"weights"}:
         raise InvalidInput(f"{model} does not say what it was trained on; name DATA, or choose --only weights")

@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from densekit.api import eight_bits
 from densekit.api.run import data_folder
 from densekit.api.samples import BATCH, Real, images_for, made_up
 from densekit.data import Images
 from densekit.engine.evaluate import evaluate
-from densekit.engine.single_label import Records, SingleLabel
+from densekit.engine.task import Records, task_of
 from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.export import formats as table
 from densekit.export import parity, speed, triton, writing
@@ -61,7 +61,8 @@ def export_model(
 
     `formats` are of onnx, openvino, torch and triton. With `preprocess` scaling and normalising are in the graph, which
     then takes (N, H, W, C) bytes. `int8` quantises, by `calibration` training images of `data` (none: those it was
-    trained on); it may cost `max_drop` of top-1 accuracy on images held out. `say` hears what is being done.
+    trained on); on images held out it may cost `max_drop` of top-1 accuracy, or of the mean AUROC of several labels.
+    `say` hears what is being done.
 
     Raises ProofFailed, and leaves no file, where an export does not answer as its network does; InvalidInput for wrong
     arguments or packages that are missing; BadData or BadWeights.
@@ -75,8 +76,6 @@ def export_model(
     network, card = open_model(model, "concat")
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
-    if int8 and card.task == "multi-label":
-        raise InvalidInput(f"{model} gives an image several labels, and --int8 is judged by top-1; leave it out")
     images = images_for(card, data, data_folder(data_dir), needed=int8)
     passport = Passport(card.model_dump(mode="json"), preprocess)
     try:
@@ -104,6 +103,7 @@ class _Export:
     ) -> None:
         self.network = network
         self.card = card
+        self.task = task_of(card)
         self.passport = passport
         self.images = images
         self.folder = folder
@@ -144,13 +144,13 @@ class _Export:
         quantise(onnx_file, self._inputs(train, calibration), small)
         writing.stamp(small, passport)
         self.say(f"measuring accuracy on {len(self.images.held_out):,} images held out")
-        before = self._accuracy(open_file(onnx_file), self.passport)
+        before = self._records(open_file(onnx_file), self.passport)
         files = []
         for name in names:
             path = self._write(name, small, None, passport)
             self.say(f"measuring {name} in 8 bits")
             opened = open_file(path)
-            drop = self._drop(name, before, self._accuracy(opened, passport), max_drop)
+            drop = eight_bits.cost(name, self.task, before, self._records(opened, passport), max_drop)
             float_path = onnx_file
             if name == "openvino":
                 float_path = self.scratch / "float32.xml"
@@ -217,32 +217,13 @@ class _Export:
             whole = part.permute(0, 2, 3, 1) if inside else parity.scaled(part, self.card.preprocessing, torch.float32)
             yield whole.contiguous().numpy()
 
-    def _accuracy(self, opened: Opened, passport: Passport) -> NDArray[np.bool_]:
-        """Of each image held out, whether it is named rightly."""
+    def _records(self, opened: Opened, passport: Passport) -> Records:
+        """What it answers on the images held out, one record each."""
         assert self.images is not None
         loader = self.images.loader(self.images.held_out, passport.outside)
         names = (self.name, self.images.data.name, self.images.split)
-        skipped, task = self.images.data.skipped, SingleLabel(self.card.classes)
-        _, rows = evaluate(ExportedNetwork(opened, passport), loader, task=task, names=names, skipped=skipped)
-        assert isinstance(rows, Records)
-        return rows.predicted == rows.target
-
-    def _drop(self, name: str, before: NDArray[np.bool_], after: NDArray[np.bool_], most: float) -> dict[str, Any]:
-        """Raises ProofFailed where too much accuracy is lost."""
-        drop = float(before.mean() - after.mean())
-        if not drop <= most:
-            raise ProofFailed(
-                f"{name} in 8 bits is refused: top-1 falls from {before.mean():.2%} to {after.mean():.2%} on "
-                f"{len(before):,} images held out, by more than {most:.2%}; no file is kept. Calibrate on more images "
-                "with --calibration, allow more with --max-drop, or leave out --int8"
-            )
-        return {
-            "top1_before": float(before.mean()),
-            "top1_after": float(after.mean()),
-            "drop": drop,
-            "newly_wrong": int((before & ~after).sum()),
-            "newly_right": int((~before & after).sum()),
-        }
+        network, skipped = ExportedNetwork(opened, passport), self.images.data.skipped
+        return evaluate(network, loader, task=self.task, names=names, skipped=skipped)[1]
 
     def _race(self, before: Opened, after: Opened) -> list[dict[str, Any]]:
         images = self.reference.inputs(self.passport.inside)

@@ -20,7 +20,10 @@ def export(
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits; calibrated on training images.")] = False,
     max_drop: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="--int8: top-1 accuracy that it may cost, as a fraction.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="--int8: top-1 accuracy that it may cost, as a fraction; of several labels, AUROC."
+        ),
     ] = 0.01,
     calibration: Annotated[
         int, typer.Option(min=1, metavar="N", help="--int8: training images to calibrate on.")

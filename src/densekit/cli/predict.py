@@ -3,7 +3,7 @@
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,9 @@ def predict(
         str,
         typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, a shipped model, or hf:NAME."),
     ],
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, or - for standard input.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, wds:PATTERN, or - for standard input.")
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
     as_json: Json = False,
@@ -31,15 +33,16 @@ def predict(
 
     classifier = api.load(model)
     named = list(sources(paths))
-    outcomes = classifier.predict_each((source for _, source in named), invert=invert)
+    outcomes = classifier.predict_each((source() if callable(source) else source for _, source in named), invert=invert)
     bad = 0
-    for (name, _), outcome in zip(named, outcomes, strict=True):
+    for (name, source), outcome in zip(named, outcomes, strict=True):
         if isinstance(outcome, BadImage):
             bad += 1
             if as_json:
                 typer.echo(json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
             else:
-                typer.echo(f"densekit: {'standard input: ' if name == '-' else ''}{outcome}", err=True)
+                place = f"{'standard input' if name == '-' else name}: " if callable(source) else ""
+                typer.echo(f"densekit: {place}{outcome}", err=True)
             continue
         for notice in outcome.notices:
             typer.echo(f"densekit: {name}: {notice}", err=True)
@@ -57,13 +60,16 @@ def _verdict(row: dict[str, Any]) -> str:
     return "" if "present" not in row else " yes" if row["present"] else " no"
 
 
-def sources(paths: list[str]) -> Iterator[tuple[str, str | bytes]]:
-    """(name, path or bytes) of each picture. Raises BadData for a folder or pattern without any."""
+def sources(paths: list[str]) -> Iterator[tuple[str, str | Callable[[], bytes]]]:
+    """(name, path or what reads the bytes) of each picture. Raises BadData for a folder or pattern without any."""
     from densekit.data.decode import IMAGE_SUFFIXES
+    from densekit.data.shards import pictures
 
     for path in paths:
         if path == "-":
-            yield "-", sys.stdin.buffer.read()
+            yield "-", sys.stdin.buffer.read
+        elif path.startswith("wds:"):
+            yield from pictures(path.removeprefix("wds:"))
         elif Path(path).is_dir():
             found = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             if not found:

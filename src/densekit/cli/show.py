@@ -143,6 +143,9 @@ def _proof(row: dict[str, Any]) -> str:
 
 def _measured(row: dict[str, Any]) -> str:
     found = row["int8"]
+    if "auroc_after" in found:
+        changed = f"{found['decisions_changed']:,} of {counted(found['decisions'], 'decision')} changed"
+        return f"mean AUROC {found['auroc_after']:.4f}, in float32 {found['auroc_before']:.4f}; {changed}"
     return f"top-1 {found['top1_after']:.2%}, in float32 {found['top1_before']:.2%}"
 
 

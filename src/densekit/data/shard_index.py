@@ -97,6 +97,17 @@ def index_of(path: Path) -> Index:
     return Index(path, stamp, **made)
 
 
+def images_in(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of each image of a tar, whether it is labelled or not. Raises BadData as `index_of` does."""
+    try:
+        length = path.stat().st_size
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}; check the path") from error
+    for member, _ in _members(path, length):
+        if f".{member.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+            yield member.name.encode(errors="backslashreplace").decode(), member.offset_data, member.size
+
+
 def stamp_of(status: os.stat_result) -> Stamp:
     """Of a file."""
     return status.st_size, status.st_mtime_ns

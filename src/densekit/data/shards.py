@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from itertools import product
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from densekit.config import DataConfig
-from densekit.data.decode import Source
+from densekit.data.decode import IMAGE_SUFFIXES, Source
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList
-from densekit.data.shard_index import Index, Stamp, index_of, read_label, stamp_of
+from densekit.data.shard_index import Index, Stamp, images_in, index_of, read_label, stamp_of
 from densekit.data.table import SPLITS
 from densekit.errors import BadData, BadImage
 
@@ -166,6 +166,27 @@ def shards(pattern: str, config: DataConfig) -> DataSet:
         raise BadData(f"wds:{pattern} has one label an image in some splits, and lists in others; write all alike")
     _refuse_divided(splits, pattern)
     return DataSet(f"wds:{pattern}", classes, splits, skipped=SkipList(config.max_bad))
+
+
+def pictures(pattern: str) -> list[tuple[str, Callable[[], bytes]]]:
+    """("SHARD/FILE", what reads it) of each image in the shards, which need no labels.
+
+    Raises BadData, and so does reading.
+    """
+    found: list[tuple[str, Callable[[], bytes]]] = []
+    for path in _expanded(pattern):
+        for name, offset, size in images_in(path):
+            found.append((f"{path}/{name}", functools.partial(_read_at, path, stamp_of(path.stat()), size, offset)))
+    if not found:
+        raise BadData(f"no pictures in wds:{pattern}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def _read_at(path: Path, stamp: Stamp, size: int, offset: int) -> bytes:
+    try:
+        return _opened(path, stamp).read(size, offset)
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}; check the shard and its disk") from error
 
 
 def _expanded(pattern: str) -> list[Path]:

@@ -160,6 +160,17 @@ def best_threshold(target: NDArray[np.bool_], score: NDArray[np.float64]) -> flo
     return float((scores[best] + (scores[best - 1] if best else 0.0)) / 2)
 
 
+def auroc(target: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
+    """Area under the ROC curve of one class; none where all images are of it, or none is."""
+    return float(roc_auc_score(target, score)) if 0 < target.sum() < len(target) else None
+
+
+def mean_auroc(target: NDArray[np.float32], score: NDArray[np.float64]) -> float | None:
+    """Of (N, classes) targets, NaN where not known, and scores: over the classes that have an area; none: nowhere."""
+    known = ~np.isnan(target)
+    return _mean([auroc(target[there, i] == 1, score[there, i]) for i, there in enumerate(known.T)])
+
+
 def _of_class(name: str, target: NDArray[np.bool_], score: NDArray[np.float64], threshold: float) -> dict[str, Any]:
     taken, count, known = score >= threshold, int(target.sum()), len(target)
     both = 0 < count < known
@@ -167,7 +178,7 @@ def _of_class(name: str, target: NDArray[np.bool_], score: NDArray[np.float64], 
         "class": name,
         "count": count,
         "known": known,
-        "auroc": float(roc_auc_score(target, score)) if both else None,
+        "auroc": auroc(target, score),
         "ap": float(average_precision_score(target, score)) if both else None,
         "threshold": threshold,
         "precision": float(target[taken].mean()) if taken.any() else None,

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from densekit.analysis import Analysis
+from densekit.analysis.answers import guessing
 from densekit.analysis.maps import FOLLOWS
 from densekit.analysis.sample import Sample
 from densekit.config import Preprocessing
@@ -71,11 +72,11 @@ def _figures(found: Analysis, card: ModelCard, test: Sample | None) -> Iterator[
     yield "behind_blocks", draw.behind_blocks(found.blocks)
     yield "stochastic_depth", draw.stochastic_depth(found.blocks)
     if found.edges is not None:
-        yield "removal", draw.removal(found.edges.curves, len(card.classes))
+        yield "removal", draw.removal(found.edges.curves, found.metric, guessing(found.metric, len(card.classes)))
     if found.gradients is not None:
         yield "gradients", draw.gradients(found.gradients)
     if found.probes is not None:
-        yield "probes", draw.probes(found.probes, found.accuracy)
+        yield "probes", draw.probes(found.probes, found.metric, found.accuracy)
     if found.maps is not None and found.maps.items and test is not None:
         images = [_pixels(test.images[item.sample], card.preprocessing) for item in found.maps.items]
         yield "activation_maps", draw.activation_maps(found.maps, images)
@@ -123,5 +124,7 @@ def _best(found: Analysis, what: str) -> tuple[str, float] | None:
     curve = next((curve for curve in found.probes or [] if curve.what == what), None)
     if curve is None:
         return None
-    best = int(np.argmax(curve.accuracy))
+    if not np.isfinite(curve.accuracy).any():
+        return None
+    best = int(np.nanargmax(curve.accuracy))
     return curve.depths[best], curve.accuracy[best]

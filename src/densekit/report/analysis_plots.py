@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from densekit.analysis.ablation import Removal
+from densekit.analysis.answers import Metric
 from densekit.analysis.findings import BlockReuse
 from densekit.analysis.gradients import Flow
 from densekit.analysis.maps import ActivationMaps
@@ -110,8 +111,8 @@ def stochastic_depth(blocks: Sequence[BlockReuse]) -> Figure:
     )
 
 
-def removal(curves: Sequence[Removal], classes: int) -> Figure:
-    """Error against connections cut; the random orders as a band."""
+def removal(curves: Sequence[Removal], metric: Metric, guess: float) -> Figure:
+    """Error against connections cut; the random orders as a band. `guess` is the error without looking."""
     figure = Figure(figsize=(6.4, 4.0), layout=_layout())
     axes = figure.add_subplot()
     plain(axes)
@@ -124,13 +125,16 @@ def removal(curves: Sequence[Removal], classes: int) -> Figure:
     ordered = [curve for curve in curves if not curve.order.startswith("random")]
     for curve, colour, style in zip(ordered, (TRAIN, VAL), ("-", "--"), strict=False):
         axes.plot(curve.removed, curve.error, color=colour, ls=style, lw=2, marker="o", ms=4, label=curve.order)
-    axes.axhline(1 - 1 / classes, color=INK, lw=1, ls="-.", label="guessing")
+    axes.axhline(guess, color=INK, lw=1, ls="-.", label="guessing")
     axes.set_xlim(0, curves[0].removed[-1])
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("connections (source, reader) removed")
-    axes.set_ylabel("error on unseen images")
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylabel("error on unseen images")
+    else:
+        axes.set_ylabel("1 - mean AUROC on unseen images")
     _legend(figure, axes)
     return figure
 
@@ -167,8 +171,8 @@ def gradients(flows: Sequence[Flow]) -> Figure:
     return figure
 
 
-def probes(curves: Sequence[Probes], accuracy: float | None) -> Figure:
-    """Accuracy of linear probes by depth, with the network's own."""
+def probes(curves: Sequence[Probes], metric: Metric, own: float | None) -> Figure:
+    """How good linear probes are by depth, with the network's own answers."""
     figure = Figure(figsize=(6.8, 4.3), layout=_layout())
     axes = figure.add_subplot()
     plain(axes)
@@ -176,14 +180,21 @@ def probes(curves: Sequence[Probes], accuracy: float | None) -> Figure:
     for curve in curves:
         label, colour, style, marker = _style(curve, curves[0].network)
         axes.plot(curve.position, curve.accuracy, color=colour, ls=style, lw=1.8, marker=marker, ms=4, label=label)
-    if accuracy is not None:
-        axes.axhline(accuracy, color=INK, lw=1, ls="-.", label="the network's own answer")
+    if own is not None:
+        axes.axhline(own, color=INK, lw=1, ls="-.", label="the network's own answer")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("depth")
-    axes.set_ylabel("accuracy of a linear probe")
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylabel("accuracy of a linear probe")
+    else:
+        axes.axhline(0.5, color=INK, lw=1, ls=":", label="guessing")
+        # Half of the scale is below guessing, where hardly anything is.
+        lowest = min((value for curve in curves for value in curve.accuracy if np.isfinite(value)), default=0.5)
+        axes.set_ylim(bottom=min(0.4, lowest - 0.05))
+        axes.set_ylabel("mean AUROC of linear probes")
     _legend(figure, axes)
     return figure
 
