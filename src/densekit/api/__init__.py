@@ -4,14 +4,19 @@ from densekit.api.analysing import Analysed, analyse
 from densekit.api.evaluation import evaluate
 from densekit.api.exporting import ExportedModel, export_model
 from densekit.api.importing import ImportedModel, import_model
+from densekit.api.reproducing import Reproduced, reproduce
 from densekit.api.run import Run, data_folder, free_folder, load, write_samples
+from densekit.api.studying import Execution, Studied, study
 from densekit.api.training import compose, resume, train
 
 __all__ = [
     "Analysed",
+    "Execution",
     "ExportedModel",
     "ImportedModel",
+    "Reproduced",
     "Run",
+    "Studied",
     "analyse",
     "compose",
     "data_folder",
@@ -20,7 +25,9 @@ __all__ = [
     "free_folder",
     "import_model",
     "load",
+    "reproduce",
     "resume",
+    "study",
     "train",
     "write_samples",
 ]

@@ -51,11 +51,27 @@ def main() -> NoReturn:
         import_,
         models,
         predict,
+        reproduce,
         resume,
+        study,
         train,
     )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, doctor, bench):
+    for verb in (
+        demo,
+        models,
+        train,
+        resume,
+        evaluate,
+        predict,
+        analyse,
+        study,
+        reproduce,
+        import_,
+        export,
+        doctor,
+        bench,
+    ):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")
