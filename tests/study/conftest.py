@@ -24,9 +24,7 @@ costs: true
 """.replace(", model.dropout_rate: 0.1", "")
 
 
-def here(
-    jobs: Sequence[Job], *, places: Sequence[str], threads: int, done: Callable[[Outcome], None]
-) -> list[Outcome]:
+def here(jobs: Sequence[Job], *, places: Sequence[str], threads: int, done: Callable[[Outcome], None]) -> list[Outcome]:
     """Carries out jobs as their processes would, one after the other."""
     outcomes = []
     for job in jobs:

@@ -89,7 +89,9 @@ def test_verdicts_are_by_the_corrected_value():
     (alone,) = compare({"a": a, "b": b}, [("b", "a")])
     assert alone.p is not None
     level_alone = alone.verdict
-    several = compare({"a": a, "b": b, **{f"n{i}": near for i in range(19)}}, [("b", "a"), *((f"n{i}", "a") for i in range(19))])
+    several = compare(
+        {"a": a, "b": b, **{f"n{i}": near for i in range(19)}}, [("b", "a"), *((f"n{i}", "a") for i in range(19))]
+    )
     assert several[0].p == alone.p
     assert several[0].p_holm == pytest.approx(min(1.0, 20 * alone.p))
     assert (level_alone == "higher") == (alone.p < 0.05)

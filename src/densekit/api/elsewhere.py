@@ -19,9 +19,9 @@ _SLURM = """#!/bin/bash
 RUNS=(
 {runs}
 )
+trap 'kill -TERM $RUN; wait $RUN; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"; exit 0' TERM
 {command} --only "${{RUNS[$SLURM_ARRAY_TASK_ID]}}" &
 RUN=$!
-trap 'kill -TERM $RUN; wait $RUN; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"; exit 0' TERM
 wait $RUN
 """
 

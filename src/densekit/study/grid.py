@@ -103,10 +103,14 @@ def read_grid(path: Path) -> Grid:
         raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or "arms" not in tree:
         raise InvalidInput(f"{path} is no grid; it needs `arms`, such as arms: {{plain: {{model: densenet_40_12}}}}")
+    return _validated({"name": path.stem} | tree, str(path))
+
+
+def _validated(tree: dict[str, Any], what: str) -> Grid:
     try:
-        return Grid.model_validate({"name": path.stem} | tree)
+        return Grid.model_validate(tree)
     except ValidationError as error:
-        raise InvalidInput(f"{path}: {describe(error)}") from error
+        raise InvalidInput(f"{what}: {describe(error)}") from error
 
 
 def with_options(grid: Grid, options: Options) -> Grid:
@@ -121,7 +125,7 @@ def with_options(grid: Grid, options: Options) -> Grid:
     changes |= {name: value for name in ("data", "recipe", "epochs") if (value := getattr(options, name)) is not None}
     if options.seeds is not None:
         changes["seeds"] = tuple(range(options.seeds))
-    return grid.model_copy(update=changes)
+    return _validated({**grid.model_dump(), **changes}, f"study {grid.name}")
 
 
 def lay_out(grid: Grid) -> Study:
