@@ -104,7 +104,7 @@ def _ten_crop(
         run = Task(row.arm, row.seed).folder(folder)
         kept = run / _TEN_CROP
         if not kept.is_file():
-            result = evaluate(run, ten_crop=True, data_dir=data_dir, console=console)
+            result = evaluate(run, split=found.split, ten_crop=True, data_dir=data_dir, console=console)
             _write(kept, json.dumps(asdict(result), indent=1) + "\n")
         errors[row.seed] = 1 - float(json.loads(kept.read_text())["top1"])
     return errors

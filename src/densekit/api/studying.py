@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from densekit.api.run import data_folder, display_of
 from densekit.api.side_by_side import Job, Outcome, carry_out
 from densekit.config import Recipe
 from densekit.engine import choose, forecast_of, prepare, runs, threads
+from densekit.engine.choice import speed
 from densekit.engine.processes import ALONE
 from densekit.engine.progress import Display, amount, duration
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, UnknownName
@@ -207,6 +208,7 @@ def _forecast(
         cost: Cost = cost_of(prepared.recipe.model)
         with threads.exactly(laid_out.threads):
             prepared, choice = choose(prepared, cost.macs)
+            choice = replace(choice, seconds={choice.plan: speed(prepared, cost.macs)})
         recipes[arm] = recipe.model_copy(update={"plan": prepared.recipe.plan})
         training = forecast_of(prepared, choice, cost).seconds
         overhead = time.monotonic() - begun + _AROUND
