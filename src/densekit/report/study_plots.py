@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from densekit.engine.progress import amount
 from densekit.report.analysis_plots import GREEN, PURPLE, layout, legend
 from densekit.report.plots import FAINT, INK, TRAIN, VAL, plain
 from densekit.study.findings import ArmFindings, Findings
@@ -148,8 +147,14 @@ def _series(axes: Axes, found: Findings, at: Callable[[ArmFindings], float]) -> 
 def _logarithmic(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: amount(x).strip()))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _tick(number: float, _: object) -> str:
+    """50 k, 100 k, 2 M."""
+    factor, unit = next(((f, u) for f, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if number >= f), (1.0, ""))
+    return f"{number / factor:g}{unit}"
 
 
 def _error(found: Findings) -> str:
