@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -203,11 +204,17 @@ def test_a_slurm_script_gives_each_element_its_run(densekit, grid, tmp_path):
         "#!/bin/bash\ntrap 'echo saved; exit 143' TERM\necho begun\nwhile :; do sleep 0.05; done\n"
     )
     environment |= {"SLURM_ARRAY_JOB_ID": "7"}
-    process = subprocess.Popen(["bash", "array.sh"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["bash", "array.sh"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0].splitlines() == ["saved", "scontrol requeue 7_5"]
+    try:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[0].splitlines() == ["saved", "scontrol requeue 7_5"]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0
 
 
