@@ -133,8 +133,8 @@ def words_on(count: int, comparisons: int) -> list[str]:
         f"Runs are paired by seed. With {count} seeds the paired t test has {count - 1} degree"
         f"{'s' if count > 2 else ''} of freedom: a mean difference must be {factor:.2f} times the standard deviation "
         f"of the differences to be significant at {LEVEL:g}, before any correction.",
-        "The t test takes the differences for normally distributed, which so few cannot show. The sign-flip test assumes less, "
-        f"and with {count} seeds cannot give a p below {2 / 2**count:.2g}.",
+        "The t test takes the differences for normally distributed, which so few cannot show. The sign-flip test "
+        f"assumes less, and with {count} seeds cannot give a p below {2 / 2**count:.2g}.",
         "Seeds vary the first weights, the order of the images and their augmentation; images and recipe are the same. "
         "So the tests speak of this recipe on these images, not of other data, longer training or other rates.",
         "Not told apart does not mean equal: the interval says which differences remain possible.",
