@@ -71,19 +71,30 @@ def train(
     composed = compose(
         data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
     )
+    return train_recipe(composed, out=out, data_dir=data_dir, console=console)
+
+
+def train_recipe(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    console: Console | None = None,
+) -> Run:
+    """`train` for a recipe that is there already."""
     with joined() as world:
-        name = f"{short_name(data)}-{composed.model.name}"
+        name = f"{short_name(recipe.data.source)}-{recipe.model.name}"
         folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
         if begun:
             return _resume(folder, world, {}, data_dir, console, accept_changes=False)
-        world.from_leader(lambda: require(composed.trackers))  # before a minute goes into preparing
-        if composed.init is not None:
-            source = composed.init
-            composed = composed.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
-        prepared = prepare(composed, data_folder(data_dir), world)
+        world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
+        if recipe.init is not None:
+            source = recipe.init
+            recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
+        prepared = prepare(recipe, data_folder(data_dir), world)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
-        with threads.suitable(cost.macs, composed.batch_size):
+        with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
             world.from_leader(lambda: _create(folder, prepared))
             display = display_of(console, world)

@@ -54,11 +54,28 @@ def assemble() -> typer.Typer:
         models,
         predict,
         push,
+        reproduce,
         resume,
+        study,
         train,
     )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, push, doctor, bench):
+    for verb in (
+        demo,
+        models,
+        train,
+        resume,
+        evaluate,
+        predict,
+        analyse,
+        study,
+        reproduce,
+        import_,
+        export,
+        push,
+        doctor,
+        bench,
+    ):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")

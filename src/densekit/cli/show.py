@@ -1,6 +1,7 @@
 """What verbs print for people."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from densekit.api import ExportedModel, ImportedModel, Run
+from densekit.api import ExportedModel, ImportedModel, Reproduced, Run, Studied
 from densekit.api.analysing import Analysed
 from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
+from densekit.report.study_page import answer, spread
+from densekit.study.ledger import BASIS, Cell
 from densekit.weights.foreign.account import listed
 from densekit.words import counted
 
@@ -194,6 +197,82 @@ def print_check(found: Check) -> None:
     errors = sum(finding.level == "error" for finding in found.findings)
     verdict = f"{errors} kinds of error" if errors > 1 else "one kind of error" if errors else "no error"
     out.print(Text(f"{verdict}: {'mend it before training' if errors else 'fit for training'}", style="bold"))
+
+
+def print_study(done: Studied) -> None:
+    """A row an arm, what that says, and where the page is."""
+    found, out = done.found, Console(highlight=False)
+    assert found is not None
+    table = Table("arm", "parameters", "MACs", "seeds", "error", "training", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in found.arms:
+        numbers = (f"{arm.parameters:,}", f"{arm.macs / 1e6:,.1f} M", str(arm.error.count))
+        table.add_row(arm.name, *numbers, spread(arm.error), spread(arm.train_error))
+    out.print(table)
+    for line in (*found.cautions, *answer(found)):
+        out.print(line, soft_wrap=True, markup=False)
+    out.print(f"report: {done.report}", soft_wrap=True, markup=False)
+
+
+def print_ledger(cells: Sequence[Cell]) -> None:
+    """A line a number of the paper, its facts below where there is only one."""
+    out = Console(highlight=False)
+    if len(cells) == 1:
+        _print_cell(cells[0], out)
+        return
+    typer.echo(f"{'number':<42}{'source':<26}{'claimed':>8}{'measured':>16}{'GPU hours':>11}  deviations")
+    for cell in cells:
+        claimed = f"{cell.claimed:.2f}" if cell.claimed is not None else "-"
+        hours = cell.gpu_hours()
+        cost = f"{hours:,.0f}" if hours is not None and hours >= 10 else f"{hours:.1f}" if hours is not None else "-"
+        named = str(len(cell.deviations)) if cell.unrunnable is None else "cannot be run"
+        typer.echo(f"{cell.id:<42}{cell.source:<26}{claimed:>8}{_of_cell(cell):>16}{cost:>11}  {named}")
+    typer.echo(
+        "top-1 errors in percent; GPU hours of one seed, estimated, never measured; `--list TARGET` has the details"
+    )
+
+
+def _print_cell(cell: Cell, out: Console) -> None:
+    hours = cell.gpu_hours()
+    rows = {
+        "source": f"Huang et al. 2017, {cell.source}" if cell.source.startswith(("table", "fig")) else cell.source,
+        "what": cell.title,
+        "claimed": f"{cell.claimed:.2f} % top-1 error" if cell.claimed is not None else f"no number: {cell.unclaimed}",
+        "measured": f"{_of_cell(cell)} % ({cell.measured.evidence})" if cell.measured else "not yet",
+        "run it": cell.command or f"cannot be run: {cell.unrunnable}",
+        "cost": f"{hours:,.1f} GPU hours a seed ({BASIS})" if hours is not None else cell.cost_basis(),
+    }
+    if cell.recipe_name is not None and cell.unrunnable is None:
+        rows["recipe"] = f"densekit train {cell.data} --recipe {cell.recipe_name} --model {cell.model}"
+    out.print(Text(cell.id, style="bold"))
+    for name, value in rows.items():
+        out.print(Text(f"  {name:<11}{value}"), soft_wrap=True)
+    for deviation in cell.deviations or ("none known",):
+        out.print(Text(f"  {'deviation':<11}{' '.join(deviation.split())}"), soft_wrap=True)
+
+
+def _of_cell(cell: Cell) -> str:
+    if cell.measured is None:
+        return "-"
+    deviation = f" ± {cell.measured.deviation:.2f}" if cell.measured.deviation is not None else ""
+    return f"{cell.measured.mean:.2f}{deviation}"
+
+
+def print_reproduced(done: Reproduced) -> None:
+    """What came out beside what the paper says."""
+    out, document = Console(highlight=False), done.document
+    deviation = f" ± {document['deviation']:.2f}" if document["deviation"] is not None else ""
+    seeds = counted(len(document["seeds"]), "seed")
+    out.print(f"{done.cell.id}: [bold]{document['mean']:.2f}{deviation} %[/] top-1 error, {seeds}", soft_wrap=True)
+    if document["difference"] is not None:
+        out.print(
+            f"  the paper: {document['claimed']:.2f} %, a difference of {document['difference']:+.2f}", soft_wrap=True
+        )
+    if not document["complete"]:
+        why = "; ".join([*document["changes"], *(f"no {run}" for run in document["missing"])])
+        out.print(Text(f"  not a reproduction, as the recipe is not the whole one: {why}"), soft_wrap=True)
+    out.print(f"evidence: {done.evidence}", soft_wrap=True, markup=False)
 
 
 def _item(item: Item, found: Check) -> str:

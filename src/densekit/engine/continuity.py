@@ -53,18 +53,18 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares two `made_by`."""
     with suppress(InvalidInput):  # settings that an older version did not have were at their defaults
         then = {**then, "recipe": recipe_from(then["recipe"]).model_dump(mode="json")}
-    settings = _differences(flatten(then["recipe"]), flatten(now["recipe"]))
+    settings = differences(flatten(then["recipe"]), flatten(now["recipe"]))
     return Changes(
         recipe=tuple(text for key, text in settings.items() if not key.startswith((*_FREE, *_EXECUTION))),
-        data=tuple(f"the {name} images" for name in _differences(then["data"], now["data"])),
+        data=tuple(f"the {name} images" for name in differences(then["data"], now["data"])),
         execution=(
-            *_differences(then["environment"], now["environment"]).values(),
+            *differences(then["environment"], now["environment"]).values(),
             *(text for key, text in settings.items() if key in _EXECUTION),
         ),
     )
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """By key, in the order of `then`."""
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """`key: before -> now` by key, of flat mappings, in the order of `then`."""
     keys = [*then, *(key for key in now if key not in then)]
     return {key: f"{key}: {then.get(key)} -> {now.get(key)}" for key in keys if then.get(key) != now.get(key)}

@@ -49,6 +49,12 @@ def cost_of(config: ModelConfig) -> Cost:
     return Cost(sum(p.numel() for p in model.parameters()), macs, _depth(model(x)))
 
 
+def parameters_of(config: ModelConfig) -> int:
+    """`cost_of(config).parameters` alone, at a hundredth of its time."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(config, "concat").parameters())
+
+
 def _depth(logits: Tensor) -> int:
     """Layers on the longest way back to the image, along autograd's graph: shortcuts and short branches add none."""
     depths: dict[Any, int] = {None: 0}  # where a graph ends, autograd says None

@@ -33,7 +33,7 @@ def reuse_maps(blocks: Sequence[BlockReuse], rows: _ROWS, legend: str) -> Figure
     as its weights are of another kind of layer; that scale is from 0 to 1 too.
     """
     count = len(blocks)
-    figure = Figure(figsize=(1.1 + 3.1 * count, 0.5 + 3.2 * len(rows)), layout=_layout())
+    figure = Figure(figsize=(1.1 + 3.1 * count, 0.5 + 3.2 * len(rows)), layout=layout())
     grid = figure.subplots(len(rows), count, squeeze=False)
     image = None
     for line, (title, of) in zip(grid, rows, strict=True):
@@ -84,7 +84,7 @@ def _panel(axes: Axes, values: Map, block: BlockReuse) -> Any:
 
 def behind_blocks(blocks: Sequence[BlockReuse]) -> Figure:
     """What each transition and the classifier read, source by source, beside the untrained network."""
-    figure = Figure(figsize=(1.0 + 3.0 * len(blocks), 3.3), layout=_layout())
+    figure = Figure(figsize=(1.0 + 3.0 * len(blocks), 3.3), layout=layout())
     for i, (axes, block) in enumerate(zip(_row(figure, len(blocks)), blocks, strict=True)):
         plain(axes)
         axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -98,7 +98,7 @@ def behind_blocks(blocks: Sequence[BlockReuse]) -> Figure:
         axes.set_ylim(bottom=0)
         if not i:
             axes.set_ylabel("mean |weight| / average")
-    _legend(figure, figure.axes[0])
+    legend(figure, figure.axes[0])
     return figure
 
 
@@ -113,7 +113,7 @@ def stochastic_depth(blocks: Sequence[BlockReuse]) -> Figure:
 
 def removal(curves: Sequence[Removal], metric: Metric, guess: float) -> Figure:
     """Error against connections cut; the random orders as a band. `guess` is the error without looking."""
-    figure = Figure(figsize=(6.4, 4.0), layout=_layout())
+    figure = Figure(figsize=(6.4, 4.0), layout=layout())
     axes = figure.add_subplot()
     plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -135,7 +135,7 @@ def removal(curves: Sequence[Removal], metric: Metric, guess: float) -> Figure:
         axes.set_ylabel("error on unseen images")
     else:
         axes.set_ylabel("1 - mean AUROC on unseen images")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -143,7 +143,7 @@ def gradients(flows: Sequence[Flow]) -> Figure:
     """Gradient by layer, untrained and trained, one line a network."""
     states = list(dict.fromkeys(flow.state for flow in flows))
     networks = list(dict.fromkeys(flow.network for flow in flows))
-    figure = Figure(figsize=(1.0 + 4.2 * len(states), 3.8), layout=_layout())
+    figure = Figure(figsize=(1.0 + 4.2 * len(states), 3.8), layout=layout())
     for i, (axes, state) in enumerate(zip(_row(figure, len(states), share=True), states, strict=True)):
         plain(axes)
         axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -167,13 +167,13 @@ def gradients(flows: Sequence[Flow]) -> Figure:
         axes.set_xlabel("depth, from the image to the classifier")
         if not i:
             axes.set_ylabel("gradient by a weight, root mean square")
-    _legend(figure, figure.axes[0])
+    legend(figure, figure.axes[0])
     return figure
 
 
 def probes(curves: Sequence[Probes], metric: Metric, own: float | None) -> Figure:
     """How good linear probes are by depth, with the network's own answers."""
-    figure = Figure(figsize=(6.8, 4.3), layout=_layout())
+    figure = Figure(figsize=(6.8, 4.3), layout=layout())
     axes = figure.add_subplot()
     plain(axes)
     axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -195,7 +195,7 @@ def probes(curves: Sequence[Probes], metric: Metric, own: float | None) -> Figur
         lowest = min((value for curve in curves for value in curve.accuracy if np.isfinite(value)), default=0.5)
         axes.set_ylim(bottom=min(0.4, lowest - 0.05))
         axes.set_ylabel("mean AUROC of linear probes")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -212,7 +212,7 @@ def _style(curve: Probes, network: str) -> tuple[str, str, str, str]:
 def activation_maps(maps: ActivationMaps, pictures: Sequence[Any]) -> Figure:
     """A column a prediction: the image, its map, and the map of the randomised network. `pictures` are (h, w[, 3])."""
     count = len(maps.items)
-    figure = Figure(figsize=(0.5 + 1.75 * count, 6.1), layout=_layout())
+    figure = Figure(figsize=(0.5 + 1.75 * count, 6.1), layout=layout())
     grid = figure.subplots(3, count, squeeze=False)
     for column, item, picture in zip(grid.T, maps.items, pictures, strict=True):
         right = item.true == item.predicted
@@ -258,7 +258,8 @@ def _positive(values: Any) -> Any:
     return found / found.max() if found.max() > 0 else found
 
 
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
+    """With room at the edges."""
     # Titles stand at the very edge otherwise.
     return ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
 
@@ -267,7 +268,8 @@ def _row(figure: Figure, count: int, *, share: bool = False) -> list[Axes]:
     return list(figure.subplots(1, count, squeeze=False, sharey=share)[0])
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
+    """Above the figure, of what is drawn in `axes`."""
     # Outside: inside, lines may run anywhere. As many columns as letters leave room for.
     handles, labels = axes.get_legend_handles_labels()
     columns = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, labels))))

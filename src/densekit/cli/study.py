@@ -1,0 +1,81 @@
+"""densekit study."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import DATA, DataDir, Json, Settings, parse
+
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")]
+Seeds = Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs of each arm, with seeds 0 to N - 1.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Train on only this many images.")]
+Jobs = Annotated[
+    int | None, typer.Option(metavar="N", help="Runs side by side. Default: one for each core, or CUDA device.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option(metavar="ARM/SEED", help="Make only this run; repeat it for more. No report.")
+]
+Commands = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a command for each run, and run nothing.")]
+Slurm = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a script for sbatch, and run nothing.")]
+Gather = Annotated[bool, typer.Option("--gather", help="Only report the runs that are finished.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be run, and how long it takes.")]
+
+
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="ablation, efficiency, depth, stochastic-depth, small-data, a YAML file, or the folder of a study.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/study-NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA} Default: the grid's own.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Of all arms. Default: the grid's own.")] = None,
+    epochs: Epochs = None,
+    seeds: Seeds = None,
+    limit: Limit = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
+    jobs: Jobs = None,
+    only: Only = None,
+    commands: Commands = None,
+    slurm: Slurm = None,
+    gather: Gather = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a grid of networks with several seeds and compares them.
+
+    The same command goes on where it was stopped, and does only what is missing.
+    """
+    from densekit import api
+    from densekit.cli.show import console, print_study
+    from densekit.study.grid import Options
+
+    done = api.study(
+        name,
+        out=out,
+        options=Options(
+            data=data, recipe=recipe, epochs=epochs, seeds=seeds, limit=limit, settings=dict(parse(settings))
+        ),
+        execution=api.Execution(
+            data_dir=data_dir,
+            jobs=jobs,
+            only=only or (),
+            commands=commands,
+            slurm=slurm,
+            gather=gather,
+            dry_run=dry_run,
+        ),
+        console=console(),
+    )
+    if done.found is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(asdict(done.found)))
+    else:
+        print_study(done)
