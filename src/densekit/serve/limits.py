@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import Request
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -48,6 +48,12 @@ class Limits(Frozen):
     """That requests under way have when the server is told to stop."""
     top: Annotated[int, Field(ge=1)] = 3
     """Classes of an answer, unless a request says how many."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.files > self.queue:
+            raise ValueError(f"a batch of {self.files} files never fits into a queue of {self.queue}; lower files, too")
+        return self
 
 
 async def read_image(request: Request) -> bytes:

@@ -47,6 +47,8 @@ class Refusal(Exception):
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.code == "too_slow":  # what is still to come is not waited for
+            headers["Connection"] = "close"
         return JSONResponse({"error": self.document}, self.status, headers)
 
 
