@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-PENDING = {"serve"}
-"""Extras that the container asks for and that are still on their way."""
 
 
 def in_nav(entries: Any) -> Iterator[str]:
@@ -139,7 +137,7 @@ def test_the_container_is_of_files_and_extras_that_there_are() -> None:
     for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
         assert all((ROOT / name).exists() for name in line.split()), line
     (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
-    assert set(extras.split(",")) <= {*EXTRAS, *PENDING}
+    assert set(extras.split(",")) <= set(EXTRAS)
     user, command = text.index("USER densekit"), text.index('CMD ["serve"')
     assert user < command
     assert '"--host", "0.0.0.0"' in text[command:]

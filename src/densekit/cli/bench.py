@@ -14,9 +14,9 @@ def bench(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="train|infer|memory|accuracy|loader|chart",
+            metavar="train|infer|memory|accuracy|loader|serve|chart",
             help="What to measure. Default: the first three. accuracy: train beside torchvision. loader: read "
-            "photographs beside torchvision. chart: draw results.",
+            "photographs beside torchvision. serve: HTTP beside FastAPI and LitServe. chart: draw results.",
         ),
     ] = None,
     folder: Annotated[
@@ -57,12 +57,15 @@ def bench(
     if what == "loader":
         _load(batch, counts, repeats, out, as_json=as_json)
         return
+    if what == "serve":
+        _serve(model, repeats, out, as_json=as_json)
+        return
     if epochs is not None or data_dir is not None:
         raise InvalidInput("--epochs and --data-dir are for: densekit bench accuracy")
     if folder is not None:
         raise InvalidInput(f"{folder} is one argument too many; only chart takes a folder, otherwise: --out {folder}")
     if what not in (None, *KINDS):
-        raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "loader", "chart"))
+        raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "loader", "serve", "chart"))
     settings = Settings(
         kinds=tuple(kind for kind in KINDS if what in (None, kind)),
         models=tuple(model) if model else MODELS,
@@ -139,6 +142,25 @@ def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: 
         typer.echo(f"{row['name']}: {row['images_per_second']:.0f} images a second")
     for name, ratio in report["densekit_over"].items():
         typer.echo(f"densekit over {name}: {ratio:.2f}x")
+    typer.echo(f"written to {course.out / FILE}")
+
+
+def _serve(model: list[str] | None, rounds: int | None, out: Path | None, *, as_json: bool) -> None:
+    from densekit.bench.serving import FILE, Course, measure, table
+    from densekit.cli.show import console
+
+    default = Course()
+    course = Course(
+        model=model[-1] if model else default.model,
+        rounds=default.rounds if rounds is None else rounds,
+        out=out or default.out,
+    )
+    progress = console()
+    report = measure(course, lambda line: progress.print(line, soft_wrap=True, style="dim"))
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    typer.echo(table(report))
     typer.echo(f"written to {course.out / FILE}")
 
 

@@ -56,6 +56,7 @@ def assemble() -> typer.Typer:
         push,
         reproduce,
         resume,
+        serve,
         study,
         train,
     )
@@ -73,6 +74,7 @@ def assemble() -> typer.Typer:
         import_,
         export,
         push,
+        serve,
         doctor,
         bench,
     ):

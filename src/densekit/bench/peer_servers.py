@@ -1,0 +1,91 @@
+"""What people write instead of `densekit serve`: python -m densekit.bench.peer_servers NAME MODEL_FOLDER PORT THREADS.
+
+torchvision's network with the same weights, Pillow, torchvision's transforms; FastAPI alone, or LitServe with batches.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from densekit.bench.contenders import contenders
+from densekit.config import DenseNetConfig
+from densekit.weights import load_model
+
+TOP = 3
+
+
+class Network:
+    """Decoding, the network, and classes."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        own, card = load_model(folder, "concat")
+        config, preprocessing = card.model, card.preprocessing
+        assert isinstance(config, DenseNetConfig)
+        peer = next(each for each in contenders("infer") if each.name == "torchvision")
+        self.net: nn.Module = peer.build(config, own.state_dict()).eval().to(memory_format=torch.channels_last)
+        self.classes = card.classes
+        self.transform: Any = v2.Compose(
+            [
+                v2.Resize(preprocessing.resize),
+                v2.CenterCrop(list(preprocessing.size)),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(preprocessing.mean, preprocessing.std),
+            ]
+        )
+
+    def read(self, content: bytes) -> Tensor:
+        """(C, H, W)."""
+        image: Tensor = self.transform(Image.open(io.BytesIO(content)).convert("RGB"))
+        return image
+
+    @torch.inference_mode()
+    def answer(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """The best classes of each."""
+        batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
+        values, places = self.net(batch).softmax(1).topk(TOP)
+        return [
+            {"top": [{"class": self.classes[i], "probability": p} for i, p in zip(row, chances, strict=True)]}
+            for row, chances in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def fastapi(network: Network, port: int, *, threads: bool) -> None:
+    """One image a request; on the event loop, as tutorials have it, or in FastAPI's pool of threads."""
+    app = FastAPI()
+
+    def work(content: bytes) -> dict[str, Any]:
+        return network.answer([network.read(content)])[0]
+
+    @app.post("/predict")
+    async def predict(request: Request) -> dict[str, Any]:
+        content = await request.body()
+        return await run_in_threadpool(work, content) if threads else work(content)
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+def main() -> None:
+    """Serves until it is killed."""
+    name, folder, port, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    if name == "litserve":
+        from densekit.bench.peer_litserve import serve
+
+        serve(folder, port, threads)
+    else:
+        fastapi(Network(folder, threads), port, threads=name == "fastapi-threads")
+
+
+if __name__ == "__main__":
+    main()
