@@ -111,20 +111,28 @@ class Classifier:
 
     @torch.inference_mode()
     def _predict(self, decoded: Sequence[Decoded], invert: bool) -> list[Prediction]:
-        preprocessing = self.card.preprocessing
-        pixels = torch.stack([pixels_of(each.image, preprocessing) for each in decoded])
-        x = normalise((255 - pixels if invert else pixels).to(self.device).float().div_(255), preprocessing)
-        logits = self.model(x.contiguous(memory_format=torch.channels_last))
+        logits = self.model(self.inputs(self.pixels([each.image for each in decoded], invert)))
         probabilities = self.task.probabilities(logits).cpu().numpy()
         return [
-            Prediction(
-                self.classes,
-                row,
-                (*each.notices, *background_notice(each.image, preprocessing, invert), *unknown_notice(preprocessing)),
-                self.task.decisions(),
-            )
+            Prediction(self.classes, row, self.notices(each, invert), self.task.decisions())
             for row, each in zip(probabilities, decoded, strict=True)
         ]
+
+    def pixels(self, images: Sequence[Image.Image], invert: bool = False) -> Tensor:
+        """Decoded images -> (N, C, H, W) uint8 at the network's size, dark and light swapped by `invert`."""
+        pixels = torch.stack([pixels_of(image, self.card.preprocessing) for image in images])
+        return 255 - pixels if invert else pixels
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> what the network takes: on its device, normalised."""
+        x = normalise(pixels.to(self.device).float().div_(255), self.card.preprocessing)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def notices(self, decoded: Decoded, invert: bool = False) -> tuple[str, ...]:
+        """What a person should know about how an image was read."""
+        preprocessing = self.card.preprocessing
+        background = background_notice(decoded.image, preprocessing, invert)
+        return (*decoded.notices, *background, *unknown_notice(preprocessing))
 
 
 def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSource, ...]]:
