@@ -1,0 +1,1 @@
+"""HTTP around a classifier: `densekit serve`. Needs the extra `serve`; nothing is imported here."""
