@@ -16,20 +16,15 @@ from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
 from densekit.analysis.maps import SIDE
 from densekit.data.decode import MAX_PIXELS, decode
 from densekit.engine import Classifier
-from densekit.errors import InvalidInput
 from densekit.report.pictures import from_pixels, picture_uri
 
 _DIGITS = 6  # significant ones; a page draws no more, and 264 layers have many numbers
 _SHOWN = 512  # pixels of the picture that comes back
 
 
-def capabilities(classifier: Classifier | None) -> dict[str, bool]:
-    """What of an answer can be explained; nothing without the network itself, as exported files are."""
-    model = None if classifier is None else classifier.model
-    return {
-        "class_map": model is not None and has_maps(model),
-        "reuse": model is not None and has_reuse(model),
-    }
+def capabilities(classifier: Classifier) -> dict[str, bool]:
+    """What of an answer can be explained; nothing without the network itself, as of exported files."""
+    return {"class_map": has_maps(classifier.model), "reuse": has_reuse(classifier.model)}
 
 
 def explain(
@@ -43,13 +38,8 @@ def explain(
 ) -> dict[str, Any]:
     """One encoded image -> `seen`, `notices`, `classes` and `reuse` as docs/page.md describes them.
 
-    `wanted` are the classes to explain, by index; none: the `top` most probable. Raises BadImage, and InvalidInput for
-    a class that is not there.
+    `wanted` are the classes to explain, by index; none: the `top` most probable. Raises BadImage.
     """
-    count = len(classifier.classes)
-    for index in wanted:
-        if not 0 <= index < count:
-            raise InvalidInput(f"class={index} is no class of this model; it has {count}, from 0 on")
     begun = time.perf_counter()
     preprocessing = classifier.card.preprocessing
     decoded = decode(

@@ -5,6 +5,7 @@ nothing inline is run or obeyed, whatever a class is called.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,7 +17,8 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from densekit.engine import Classifier
 from densekit.serve.aside import aside
 from densekit.serve.explanation import capabilities, explain
-from densekit.serve.limits import read_image
+from densekit.serve.limits import Limits, read_image
+from densekit.serve.refusal import Refusal
 
 router = APIRouter()
 
@@ -82,7 +84,8 @@ def asset(request: Request, name: str) -> Response:
 @router.get("/v1/model")
 def model(request: Request) -> dict[str, Any]:
     """What is served: name, architecture, classes, input, preprocessing, and what of its answers can be explained."""
-    return facts(request.app.state.classifier)
+    limits: Limits = request.app.state.limits
+    return facts(_classifier(request)) | {"limits": {"body_bytes": limits.body_bytes, "pixels": limits.pixels}}
 
 
 @router.post("/v1/explain")
@@ -97,8 +100,16 @@ async def explanation(
     The picture is the raw body, or `file` of a multipart form. `class`, which may be repeated, asks for classes by
     index; without it the `top` most probable are explained. `invert` swaps dark and light first.
     """
+    classifier = _classifier(request)
+    count = len(classifier.classes)
+    missing = [index for index in wanted or () if not 0 <= index < count]
+    if missing:
+        raise Refusal(
+            422, "invalid_parameter", f"class={missing[0]} is no class of this model; it has {count}, counted from 0"
+        )
     content = await read_image(request)
-    return await aside(request, _explain, request.app.state.classifier, content, top, tuple(wanted or ()), invert)
+    pixels = request.app.state.limits.pixels
+    return await aside(request, _explain, classifier, content, top, wanted or (), invert, pixels)
 
 
 def facts(classifier: Classifier) -> dict[str, Any]:
@@ -120,8 +131,18 @@ def facts(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def _explain(classifier: Classifier, content: bytes, top: int, wanted: tuple[int, ...], invert: bool) -> dict[str, Any]:
-    return explain(classifier, content, top=top, wanted=wanted, invert=invert)
+def _classifier(request: Request) -> Classifier:
+    """What is served, in this process. Raises Refusal where it is only elsewhere."""
+    found: Classifier | None = request.app.state.classifier
+    if found is None:
+        raise Refusal(404, "no_model", "this server keeps no model where it could explain; use /v1/predict")
+    return found
+
+
+def _explain(
+    classifier: Classifier, content: bytes, top: int, wanted: Sequence[int], invert: bool, max_pixels: int
+) -> dict[str, Any]:
+    return explain(classifier, content, top=top, wanted=wanted, invert=invert, max_pixels=max_pixels)
 
 
 def _answer(request: Request, name: str) -> Response:

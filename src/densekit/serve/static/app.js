@@ -35,8 +35,10 @@ async function meet() {
     model = await ask("v1/model");
     $("token-form").hidden = true;
   } catch (error) {
-    if (error instanceof Failure && error.code === "unauthorized") wantToken();
-    else trouble = error;
+    const locked = error instanceof Failure && error.code === "unauthorized";
+    // The first time the form says it all; later it has to be said that this was not it.
+    if (!locked || !$("token-form").hidden) trouble = error;
+    if (locked) wantToken();
   }
   render();
 }
@@ -227,7 +229,9 @@ document.addEventListener("paste", (event) => {
 let depth = 0; // entering a child comes before leaving its parent
 const hover = (change) => {
   depth = Math.max(0, depth + change);
-  document.body.classList.toggle("dropping", depth > 0 && Boolean(model));
+  const dropping = depth > 0 && Boolean(model);
+  document.body.classList.toggle("dropping", dropping);
+  $("intake-title").textContent = text(dropping ? "intake.drop" : "intake.title");
 };
 document.addEventListener("dragenter", (event) => {
   event.preventDefault();
@@ -246,6 +250,11 @@ $("clear").addEventListener("click", () => {
   stop();
   for (const card of [...cards]) discard(card);
 });
-onChange(render);
+// Where there are fingers there is a camera; elsewhere the button would open the same choice of files again.
+document.body.classList.toggle("touches", navigator.maxTouchPoints > 0 || matchMedia("(any-pointer: coarse)").matches);
+onChange(() => {
+  tell(""); // it would be read in the wrong language
+  render();
+});
 speak();
 meet();

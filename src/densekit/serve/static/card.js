@@ -16,6 +16,8 @@ const NOTICES = [
   [/fully transparent$/, "transparent"],
   [/normalised is unknown/, "unknown"],
 ];
+// The same bytes will not do better next time.
+const LASTING = /^(empty_file|not_an_image|no_reader|truncated|corrupt|too_many_pixels|unsupported_\w+|body_too_large|unreadable)$/;
 let strength = 0.6; // of the overlay; a new card takes what was chosen last
 
 export class Card {
@@ -122,7 +124,7 @@ export class Card {
     }
     if (this.state === "stopped") said.push(element("p", { class: "soft" }, text("card.stopped")));
     if (this.state === "failed") said.push(element("p", { class: "problem" }, reasonOf(this.failure, this)));
-    if (["failed", "stopped"].includes(this.state)) {
+    if (this.state === "stopped" || (this.state === "failed" && !LASTING.test(this.failure.code))) {
       said.push(element("button", { type: "button", "data-key": "again", click: () => this.again(this) }, text("retry")));
     }
     refill(this.status, ...said);
@@ -176,16 +178,17 @@ export class Card {
     }
     const [name, share] = this.headline();
     const choosable = Boolean(this.reasons?.classes.some((row) => row.map));
-    const latency = text("card.latency", {
-      server: number(this.prediction.milliseconds, 1), trip: number(this.trip, 0),
+    const latency = text(this.reasons ? "card.explained" : "card.latency", {
+      server: number(this.prediction.milliseconds, 1),
+      trip: number(this.trip),
+      explained: number(this.reasons?.milliseconds ?? 0, 1),
     });
-    const explained = this.reasons ? text("list") + text("card.explained", { explained: number(this.reasons.milliseconds, 1) }) : "";
     refill(this.answer,
       element("p", { class: "headline" }, element("b", {}, name), " ", element("span", {}, share)),
       element("p", { class: "soft small" }, text(choosable ? "card.classes.choose" : "card.classes")),
       element("ul", { class: "classes" }, ...this.prediction.top.map((row) => this.classRow(row, choosable))),
       ...this.notices(),
-      element("p", { class: "soft small latency" }, latency + explained),
+      element("p", { class: "soft small latency" }, latency),
       this.explaining ? element("p", { class: "soft small" }, text("card.explaining")) : null,
       this.unexplained
         ? element("p", { class: "small" }, text("card.unexplained", { reason: reasonOf(this.unexplained, this) }))

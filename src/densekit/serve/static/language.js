@@ -52,8 +52,12 @@ export function speak() {
 export const number = (value, digits = 0) =>
   value.toLocaleString(current, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
-export const percent = (share) =>
-  share.toLocaleString(current, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+// A class that is hardly likely is not impossible.
+export function percent(share) {
+  const tiny = share > 0 && share < 0.0005;
+  const shown = (tiny ? 0.001 : share).toLocaleString(current, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  return tiny ? text("card.tiny", { percent: shown }) : shown;
+}
 
 export const wholePercent = (share) => share.toLocaleString(current, { style: "percent", maximumFractionDigits: 0 });
 

@@ -4,10 +4,10 @@ import { drawn, element } from "./dom.js";
 import { layerName, number, text, wholePercent } from "./language.js";
 
 const MOST = 6; // layers with a row of their own
-const LARGEST = 24; // pixels of a cell
+const LARGEST = 30; // pixels of a cell
 const SMALLEST = 4;
 const MARGIN = 30; // for the names at the left and the top
-const NAME = 15; // pixels that a name needs
+const NAME = 18; // pixels that a name needs
 const NAMED = 3; // sources in words
 
 // A table of points: the layers that gave or took most, the rest together, the constant, the score.
@@ -37,16 +37,17 @@ export function pointsTable(row, sources, task) {
 }
 
 function pointsRow(name, points, largest) {
-  const bar = element("i", { class: points < 0 ? "minus" : "plus", "aria-hidden": "true" });
+  const bar = element("i", { class: points < 0 ? "minus" : "plus" });
   bar.style.width = `${(50 * Math.abs(points)) / largest}%`;
   return element("tr", {},
     element("th", { scope: "row" }, name),
-    element("td", { class: "balance" }, bar),
+    element("td", { class: "balance" }, element("div", { "aria-hidden": "true" }, bar)),
     element("td", { class: "number" }, signed(points)));
 }
 
 function signed(points) {
   const size = number(Math.abs(points), 2);
+  if (size === number(0, 2)) return size;
   return points < 0 ? `−${size}` : `+${size}`;
 }
 
