@@ -52,10 +52,11 @@ def main() -> NoReturn:
         models,
         predict,
         resume,
+        serve,
         train,
     )
 
-    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, doctor, bench):
+    for verb in (demo, models, train, resume, evaluate, predict, analyse, import_, export, serve, doctor, bench):
         name = verb.__name__.rpartition(".")[2]
         app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
     app.add_typer(data.app, name="data")

@@ -1,0 +1,65 @@
+"""densekit serve."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densekit.cli.options import parse
+from densekit.errors import BadData, InvalidInput
+
+_TOKEN = "DENSEKIT_TOKEN"
+_PACKAGES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn", "uvloop")
+
+
+def serve(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="torch, onnxruntime or openvino. Default: the fastest that is exact."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of computing. Default: as many as are fastest.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help=f"A file with the token that clients have to bring. Or in the environment: {_TOKEN}."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A limit, e.g. pixels=20000000; docs/serve.md has them all."),
+    ] = None,
+) -> None:
+    """Answers over HTTP, and with a web page, until it is told to stop."""
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        raise InvalidInput(f"serve needs {' and '.join(missing)}, an extra: pip install 'densekit[serve]'")
+    from pydantic import ValidationError
+
+    from densekit.config import describe
+    from densekit.serve.limits import Limits
+    from densekit.serve.server import Settings
+    from densekit.serve.server import serve as run
+
+    try:
+        limits = Limits.model_validate(parse(settings))
+    except ValidationError as error:
+        raise InvalidInput(f"--set: {describe(error)}") from error
+    run(Settings(model, host, port, engine, threads, _token(token_file), limits))
+
+
+def _token(file: Path | None) -> str | None:
+    """From the file, else from the environment: arguments are seen by all in the list of processes."""
+    token = os.environ.pop(_TOKEN, None)  # the worker need not have it
+    if file is not None:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadData(f"--token-file {file} cannot be read ({error}); check its path and permissions") from error
+    if token is not None and not (token.isascii() and token.isprintable() and token.split() == [token]):
+        raise InvalidInput(f"the token is to be one word of letters, digits and signs; see --token-file and {_TOKEN}")
+    return token

@@ -1,0 +1,106 @@
+"""uvicorn's HTTP, with what it lacks: clocks for slow clients, a bound on heads and on connections, errors as JSON."""
+
+import asyncio
+import json
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from densekit.serve.limits import Limits
+from densekit.serve.metrics import Metrics
+
+_HEAD_BYTES = 65_536
+_GRACE = 5.0
+"""Seconds past `body_seconds`, in which a route may say itself that the body was too slow."""
+_LINGER = 1.0
+"""Seconds that a refused connection stays open: closed at once, its client might not see why."""
+
+
+def protocol_with(limits: Limits, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn's configuration."""
+    return type("Bounded", (Protocol,), {"limits": limits, "metrics": metrics})
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    limits: ClassVar[Limits]
+    metrics: ClassVar[Metrics]
+
+    _clock: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head = 0
+    _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Where there are too many already, the last one is told so."""
+        super().connection_made(transport)
+        self.metrics.connections.set(len(self.connections))
+        if len(self.connections) > 2 * self.limits.connections:
+            transport.abort()
+        elif len(self.connections) > self.limits.connections:
+            self._refused = True
+            message = f"more than {self.limits.connections} connections; try again later"
+            self._say(503, "Service Unavailable", "too_many_connections", message, "retry-after: 2\r\n")
+            self._wind(_LINGER)
+        else:
+            self._wind(self.limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Also stops its clock."""
+        self._wind(None)
+        super().connection_lost(exc)
+        self.metrics.connections.set(len(self.connections))
+
+    def data_received(self, data: bytes) -> None:
+        """Of a refused connection nothing is read any more."""
+        if self._refused or self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head += len(data)
+            if self._head > _HEAD_BYTES:
+                self.send_400_response(f"a head of more than {_HEAD_BYTES:,} bytes")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """From the first byte on."""
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        self._wind(self.limits.header_seconds)
+
+    def on_headers_complete(self) -> None:
+        """Now the body's clock runs."""
+        self._in_head = False
+        self._wind(self.limits.body_seconds + _GRACE)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The rest is up to the route."""
+        self._wind(None)
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """In the form of all errors. Ends the connection."""
+        self._say(400, "Bad Request", "bad_request", msg)
+        self.transport.close()
+
+    def _say(self, status: int, phrase: str, code: str, message: str, headers: str = "") -> None:
+        text = json.dumps({"error": {"code": code, "message": message}})
+        head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
+        self.transport.write(f"{head}{headers}connection: close\r\n\r\n{text}".encode("ascii"))
+        self.metrics.requests.labels("other", status).inc()
+
+    def _wind(self, seconds: float | None) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = None if seconds is None else self.loop.call_later(seconds, self._expired)
+
+    def _expired(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nobody's mistake but the client's."""
+
+    logger: Any

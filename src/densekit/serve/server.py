@@ -1,0 +1,141 @@
+"""From a MODEL to an open port, and to the end of it."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+import uvicorn
+import uvloop
+
+from densekit.api import load
+from densekit.engine import Classifier
+from densekit.errors import BadData, Interrupted, InvalidInput
+from densekit.serve import log
+from densekit.serve.app import create_app
+from densekit.serve.crew import Crew
+from densekit.serve.limits import Limits
+from densekit.serve.log import say
+from densekit.serve.metrics import Metrics
+from densekit.serve.protocol import protocol_with
+from densekit.words import counted
+
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one server."""
+
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    engine: str | None = None
+    """None: the fastest."""
+    threads: int | None = None
+    """None: as many as are fastest."""
+    token: str | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(settings: Settings) -> None:
+    """Answers until SIGTERM or SIGINT, and then what is under way; a second signal ends it at once.
+
+    Raises Interrupted where requests had to be cut off, BadData for an address that cannot be had, and what keeps MODEL
+    from being loaded, proved or run.
+    """
+    log.begin()
+    torch.set_num_threads(1)  # the worker has the cores
+    classifier = load(settings.model)
+    listener = _listen(settings.host, settings.port)
+    if settings.token is None and not settings.host.startswith(_LOOPBACK):
+        say("warning", message=f"anybody who reaches {settings.host} may use this server; give it a --token-file")
+    number, cut = uvloop.run(_serve(settings, classifier, listener))
+    if cut:
+        raise Interrupted(f"stopped with {counted(cut, 'request')} unanswered; see --set drain_seconds", number)
+
+
+async def _serve(settings: Settings, classifier: Classifier, listener: socket.socket) -> tuple[int, int]:
+    """The signal that ended it, and how many requests it cut off."""
+    limits, metrics = settings.limits, Metrics()
+    crew = Crew(settings.model, limits, metrics, engine=settings.engine, threads=settings.threads)
+    app = create_app(crew, classifier, limits, name=classifier.card.model.name, token=settings.token)
+    config = uvicorn.Config(
+        app,
+        http=protocol_with(limits, metrics),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=limits.drain_seconds,  # type: ignore[arg-type]  # it goes to wait_for
+    )
+    server = _Server(config)
+    crew.start()
+    host, port = listener.getsockname()[:2]
+    say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid())
+    guard = asyncio.create_task(_end_if_failed(crew, server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        guard.cancel()
+        await crew.stop()
+    if crew.failure is not None:
+        raise crew.failure
+    front = getattr(app.state, "front", None)  # made with the first request
+    say("stopped", signal=signal.Signals(server.signal_number).name if server.signal_number else None)
+    return server.signal_number, front.cut if front else 0
+
+
+async def _end_if_failed(crew: Crew, server: uvicorn.Server) -> None:
+    try:
+        await crew.settled()
+    except Exception:  # it is raised again where all has been closed
+        server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's raises a signal again when it is done, and so would always end by it."""
+
+    signal_number = 0
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first one drains; the second acts as usual."""
+        previous = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = previous
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _told(self, number: int, _: FrameType | None) -> None:
+        if self.signal_number:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal_number = number
+        self.should_exit = True
+        say("draining", signal=signal.Signals(number).name)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before anything is measured. Raises BadData or InvalidInput."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, OverflowError, UnicodeError) as error:
+        raise InvalidInput(f"--host {host} is no address of this machine ({error}); try 127.0.0.1") from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise BadData(f"{host}, port {port} cannot be had ({error.strerror}); name another --port") from error
+    return listener

@@ -1,0 +1,46 @@
+"""Messages between the server and its worker: JSON and bytes, each after its length. Reading one runs nothing."""
+
+import asyncio
+import json
+import struct
+from typing import IO, Any
+
+from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput, ProofFailed
+
+ERRORS: dict[str, type[DensekitError]] = {
+    kind.__name__: kind for kind in (InvalidInput, ProofFailed, BadWeights, BadData, DensekitError)
+}
+"""By the name that a message calls them; the more special ones first."""
+_HEAD = struct.Struct(">II")
+Message = tuple[dict[str, Any], bytes]
+
+
+def packed(document: dict[str, Any], content: bytes = b"") -> bytes:
+    """One message."""
+    text = json.dumps(document).encode()
+    return b"".join((_HEAD.pack(len(text), len(content)), text, content))
+
+
+def failure(error: DensekitError) -> dict[str, str]:
+    """As part of a document."""
+    return {"kind": next(name for name, kind in ERRORS.items() if isinstance(error, kind)), "message": str(error)}
+
+
+def read(stream: IO[bytes]) -> Message | None:
+    """The next message; none at the end, also at one within a message."""
+    head = stream.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    text, content = _HEAD.unpack(head)
+    body = stream.read(text + content)
+    return (json.loads(body[:text]), body[text:]) if len(body) == text + content else None
+
+
+async def receive(stream: asyncio.StreamReader) -> Message | None:
+    """As `read`."""
+    try:
+        text, content = _HEAD.unpack(await stream.readexactly(_HEAD.size))
+        body = await stream.readexactly(text + content)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return json.loads(body[:text]), body[text:]

@@ -1,0 +1,155 @@
+"""The worker answers each image as `predict` does, whatever else is in its batch."""
+
+import json
+import queue
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densekit import load
+from densekit.data import decode
+from densekit.data.framing import _middle, framed
+from densekit.engine import Classifier
+from densekit.errors import BadImage
+from densekit.serve import wire
+from densekit.serve.worker import Bench
+from densekit.weights.folder import CONFIG
+from tests.export.nets import write_net
+from tests.serve.servers import picture
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_net(tmp_path_factory.mktemp("net"), "densenet_bc_10_8", image_size=20, in_channels=1, num_classes=6)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A net for several labels an image, with thresholds."""
+    folder = write_net(tmp_path_factory.mktemp("several"), "densenet_bc_10_4", image_size=20, num_classes=5)
+    card = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(card | {"task": "multi-label", "thresholds": [0.5, 0.1, 0.9, 0.2, 0.7]}))
+    return folder
+
+
+def answers(classifier: Classifier, images: list[bytes], *, top: int = 3, batch: int = 8, together: bool = True) -> Any:
+    """What the worker says to each, and the sizes of its batches."""
+    ours, theirs = socket.socketpair()
+    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+    bench = Bench(classifier, theirs, arrived, threads=2, batch=batch, pixels=100_000)
+    thread = threading.Thread(target=bench.run)
+    messages = [({"id": i, "top": top, "invert": False}, content) for i, content in enumerate(images)]
+    found: dict[int, Any] = {}
+    sizes = []
+    with ours, theirs, ours.makefile("rb") as stream:
+        if together:
+            for message in messages:
+                arrived.put(message)
+        thread.start()
+        for message in messages:
+            if not together:
+                arrived.put(message)
+            while len(found) < (message[0]["id"] + 1 if not together else len(messages)):
+                document = wire.read(stream)
+                assert document is not None
+                sizes.append(document[0]["batch"])
+                found |= {answer["id"]: answer for answer in document[0]["answers"]}
+        arrived.put(None)
+        thread.join(60)
+        assert not thread.is_alive()
+    return [found[i] for i in range(len(images))], sizes
+
+
+@pytest.mark.parametrize("kind", ["net", "several"])
+def test_one_image_is_answered_to_the_last_digit_as_predict_does(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    classifier = load(folder)
+    images = [picture(i, (20 + i, 31 - i)) for i in range(4)]
+    found, _ = answers(classifier, images, together=False)
+    for answer, image in zip(found, images, strict=True):
+        assert json.dumps(answer["top"]) == json.dumps(load(folder).predict(image).top(3))
+
+
+@pytest.mark.parametrize("kind", ["net", "several"])
+def test_company_changes_no_answer(kind: str, request: pytest.FixtureRequest) -> None:
+    classifier = load(request.getfixturevalue(kind))
+    images = [picture(i, (20 + i, 31 - i)) for i in range(20)]
+    alone, _ = answers(classifier, images, top=6, together=False)
+    crowd, sizes = answers(classifier, images, top=6)
+    assert sizes[:2] == [8, 8]
+    for one, other in zip(alone, crowd, strict=True):
+        assert [row["class"] for row in one["top"]] == [row["class"] for row in other["top"]]
+        expected, actual = ([row["probability"] for row in each["top"]] for each in (one, other))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bad_images_are_answered_with_the_decoders_words(net: Path) -> None:
+    classifier = load(net)
+    images = [picture(0), b"no image", picture(1)[:60], picture(2, (400, 400)), b"", picture(3)]
+    found, sizes = answers(classifier, images)
+    for answer, outcome in zip(found, classifier.predict_each(images, max_pixels=100_000), strict=True):
+        if isinstance(outcome, BadImage):
+            assert answer["error"] == {"code": outcome.code, "message": str(outcome)}
+        else:
+            assert len(answer["top"]) == 3
+    assert sum(sizes) == 2
+
+
+def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are answered while it is still being decoded."""
+    gate, ordinary = threading.Event(), decode.decode
+
+    def slow(source: bytes, **options: Any) -> Any:
+        if source.startswith(b"slow"):
+            assert gate.wait(60)
+            source = source[4:]
+        return ordinary(source, **options)
+
+    monkeypatch.setattr(decode, "decode", slow)
+    ours, theirs = socket.socketpair()
+    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+    thread = threading.Thread(target=Bench(load(net), theirs, arrived, 2, 8, 100_000).run)
+    thread.start()
+    with ours, theirs, ours.makefile("rb") as stream:
+        for number, content in enumerate([b"slow" + picture(0), picture(1), picture(2)]):
+            arrived.put(({"id": number, "top": 1, "invert": False}, content))
+        order = []
+        while len(order) < 3:
+            document = wire.read(stream)
+            assert document is not None
+            order += [answer["id"] for answer in document[0]["answers"]]
+            if len(order) == 2:
+                gate.set()
+        arrived.put(None)
+        thread.join(60)
+    assert sorted(order[:2]) == [1, 2]
+    assert order[2] == 0
+
+
+def test_strips_are_not_scaled_to_gigabytes(net: Path) -> None:
+    """One pixel high and 50,000 wide would be 20 high and a million wide."""
+    preprocessing = load(net).card.preprocessing
+    strip = Image.new("L", (50_000, 1))
+    for image in (strip, strip.transpose(Image.Transpose.ROTATE_90)):
+        assert framed(image, preprocessing).size == (20, 20)
+    assert _middle(strip).size == (100, 1)
+    assert _middle(Image.new("L", (99, 1))).size == (99, 1)
+
+
+def test_messages_come_back_whole_or_not_at_all(tmp_path: Path) -> None:
+    packed = wire.packed({"id": 7, "name": "é"}, b"\0\n\xff")
+    path = tmp_path / "messages"
+    path.write_bytes(packed * 2)
+    with path.open("rb") as stream:
+        for _ in range(2):
+            assert wire.read(stream) == ({"id": 7, "name": "é"}, b"\0\n\xff")
+        assert wire.read(stream) is None
+    for length in range(len(packed)):
+        path.write_bytes(packed[:length])
+        with path.open("rb") as stream:
+            assert wire.read(stream) is None
