@@ -1,43 +1,47 @@
-"""Servers in threads, and a browser to drive their page with."""
+"""Servers in threads, for models and limits that a command cannot be given, and people with browsers."""
 
 import io
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from PIL import Image
 
 from densekit.engine import Classifier
-from densekit.serve.limits import Limits, read_image
-from densekit.serve.page import router
-from densekit.serve.refusal import install
+from densekit.errors import BadImage
+from densekit.serve.app import create_app
+from densekit.serve.crew import Answer, Crew
+from densekit.serve.limits import Limits
+from densekit.serve.metrics import Metrics
+from densekit.serve.refusal import Refusal
+
+
+class Here(Crew):
+    """A crew without a process: this one answers, by torch."""
+
+    def __init__(self, classifier: Classifier, limits: Limits) -> None:
+        super().__init__("here", limits, Metrics())
+        self.ready = True
+        self.classifier = classifier
+
+    async def ask(self, images: Sequence[bytes], top: int, invert: bool = False) -> list[Answer]:
+        outcomes = self.classifier.predict_each(images, invert=invert, max_pixels=self.limits.pixels)
+        return [
+            Refusal.of(outcome)
+            if isinstance(outcome, BadImage)
+            else {"top": outcome.top(top), "notices": list(outcome.notices)}
+            for outcome in outcomes
+        ]
 
 
 def app_of(classifier: Classifier, limits: Limits) -> FastAPI:
-    app = FastAPI()
-    app.state.classifier = classifier
-    app.state.limits = limits
-    install(app)
-    app.include_router(router)
-
-    @app.post("/v1/predict")
-    async def predict(request: Request, top: int = 3, invert: bool = False):
-        begun = time.perf_counter()
-        prediction = classifier.predict(await read_image(request), invert=invert)
-        return {
-            "top": prediction.top(top),
-            "model": "x",
-            "notices": prediction.notices,
-            "milliseconds": 1000 * (time.perf_counter() - begun),
-        }
-
-    return app
+    """The server's own routes."""
+    return create_app(Here(classifier, limits), classifier, limits, name=classifier.card.model.name)
 
 
 @contextmanager

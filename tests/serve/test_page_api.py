@@ -1,7 +1,6 @@
 """What the page asks for: assets under a strict policy, facts about the model, explanations with right numbers."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ import densekit
 from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
+from densekit.serve.app import create_app
 from densekit.serve.limits import Limits
 from densekit.serve.page import assets
-from tests.serve.pages import app_of, bytes_of
+from tests.serve.pages import Here, app_of, bytes_of
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +184,20 @@ def test_several_labels_are_explained_each_for_itself(xray_run, xrays):
         assert np.mean(row["map"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-3, abs=1e-4)
 
 
-def test_a_server_without_the_model_says_so(client):
-    app = app_of(SimpleNamespace(), Limits())
+def test_a_server_without_the_model_says_so(classifier):
+    app = app_of(classifier, Limits())
     app.state.classifier = None
-    with TestClient(app) as other:
-        assert other.get("/v1/model").json()["error"]["code"] == "no_model"
-        assert other.get("/").status_code == 200
+    with TestClient(app) as client:
+        assert client.get("/v1/model").json()["error"]["code"] == "no_model"
+        assert client.get("/").status_code == 200
+
+
+def test_the_page_needs_no_token_and_what_it_asks_does(classifier, picture):
+    limits = Limits()
+    app = create_app(Here(classifier, limits), classifier, limits, name="x", token="open-sesame")
+    with TestClient(app) as client:
+        assert client.get("/").status_code == client.get("/assets/app.js").status_code == 200
+        assert client.get("/v1/model").status_code == client.post("/v1/explain", content=picture).status_code == 401
+        bearer = {"authorization": "Bearer open-sesame"}
+        assert client.get("/v1/model", headers=bearer).status_code == 200
+        assert client.post("/v1/explain", content=picture, headers=bearer).status_code == 200

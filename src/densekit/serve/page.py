@@ -28,6 +28,8 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {"requestBody": {"required": True, "content": {"image/*": _PICTURE, "application/octet-stream": _PICTURE}}}
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -88,7 +90,7 @@ def model(request: Request) -> dict[str, Any]:
     return facts(_classifier(request)) | {"limits": {"body_bytes": limits.body_bytes, "pixels": limits.pixels}}
 
 
-@router.post("/v1/explain")
+@router.post("/v1/explain", openapi_extra=_BODY)
 async def explanation(
     request: Request,
     top: Annotated[int, Query(ge=1)] = 5,

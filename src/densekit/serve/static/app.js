@@ -62,7 +62,7 @@ function render() {
   document.title = text("page.title", values);
   $("title").textContent = text("page.heading");
   $("summary").textContent = text("page.summary", values);
-  if (!model.capabilities.class_map) $("summary").append(" ", element("strong", {}, text("unexplained")));
+  $("unexplained").hidden = model.capabilities.class_map;
   $("facts").replaceChildren(...facts(values).flatMap(([name, words]) => [
     element("dt", {}, text(`about.${name}`)),
     // What scrolls must be reachable by keys.
@@ -251,7 +251,9 @@ $("clear").addEventListener("click", () => {
   for (const card of [...cards]) discard(card);
 });
 // Where there are fingers there is a camera; elsewhere the button would open the same choice of files again.
-document.body.classList.toggle("touches", navigator.maxTouchPoints > 0 || matchMedia("(any-pointer: coarse)").matches);
+const touches = navigator.maxTouchPoints > 0 || matchMedia("(any-pointer: coarse)").matches;
+document.body.classList.toggle("touches", touches);
+if (touches && !matchMedia("(any-pointer: fine)").matches) $("intake-hint").dataset.text = "intake.hint.touch";
 onChange(() => {
   tell(""); // it would be read in the wrong language
   render();

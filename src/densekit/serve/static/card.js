@@ -98,7 +98,9 @@ export class Card {
     this.render();
   }
 
-  ask(path, query, signal, onBusy) {
+  async ask(path, query, signal, onBusy) {
+    // Not sent in vain: a server that refuses while a body still comes may be heard no more.
+    if (this.file.size > this.model.limits.body_bytes) throw new Failure("body_too_large");
     const parameters = new URLSearchParams(query);
     if (this.inverted) parameters.append("invert", "true");
     return ask(`${path}?${parameters}`, { file: this.file, signal, onBusy });
@@ -178,7 +180,7 @@ export class Card {
     }
     const [name, share] = this.headline();
     const choosable = Boolean(this.reasons?.classes.some((row) => row.map));
-    const latency = text(this.reasons ? "card.explained" : "card.latency", {
+    const latency = text(choosable ? "card.explained" : "card.latency", {
       server: number(this.prediction.milliseconds, 1),
       trip: number(this.trip),
       explained: number(this.reasons?.milliseconds ?? 0, 1),
@@ -247,7 +249,6 @@ export class Card {
     }
     const blocks = this.reasons.reuse;
     this.diagrams = blocks.map((block) => blockDiagram(block, blocks.length));
-    this.shelf = element("div", { class: "blocks" }, ...this.diagrams.map((diagram) => diagram.node));
     const details = element("details", {
       open: this.open,
       toggle: () => {
@@ -259,16 +260,14 @@ export class Card {
       pointsTable(row, this.reasons.sources, this.model.task),
       element("h4", {}, text("why.reuse")),
       element("p", { class: "soft" }, text("why.reuse.text")),
-      this.shelf,
+      element("div", { class: "blocks" }, ...this.diagrams.map((diagram) => diagram.node)),
       element("p", { class: "soft small" }, text("why.reuse.note")));
     refill(this.why, details);
     this.fit();
   }
 
-  // Diagrams are drawn pixel by pixel, so that their names stay readable: for the width that there is.
   fit() {
-    const width = this.shelf?.clientWidth;
-    if (width) for (const diagram of this.diagrams) diagram.fit(width);
+    for (const diagram of this.diagrams) diagram.fit();
   }
 
   // What there is to say about the class that is looked at.
@@ -288,8 +287,8 @@ export function reasonOf(error, card = null) {
     console.warn(error);
     return text("error.strange");
   }
-  const limit = card?.model.limits?.body_bytes;
-  if (error.code === "body_too_large" && limit && card.file.size > limit) {
+  const limit = card?.model.limits.body_bytes;
+  if (error.code === "body_too_large" && card?.file.size > limit) {
     return text("error.body_too_large.limit", { size: number(card.file.size / 1e6, 1), limit: number(limit / 1e6, 1) });
   }
   const key = `error.${error.code}`;

@@ -51,7 +51,8 @@ function signed(points) {
   return points < 0 ? `−${size}` : `+${size}`;
 }
 
-// The diagram of one block, with a choice of its columns that puts each in words. Call `fit` when its width is known.
+// The diagram of one block, with a choice of its columns that puts each in words. Call `fit` when its width may be
+// another: its names stay readable only if it is drawn pixel by pixel.
 export function blockDiagram(block, count) {
   const last = block.readers.length - 1;
   const picture = element("div", { class: "diagram" });
@@ -71,7 +72,9 @@ export function blockDiagram(block, count) {
   function draw() {
     picture.replaceChildren(squares(block, count, unit, chosen, choose));
   }
-  function fit(width) {
+  function fit() {
+    const width = node.clientWidth;
+    if (!width) return; // not shown
     const fitting = Math.floor((width - MARGIN) / (last + 1));
     const wanted = Math.min(LARGEST, Math.max(SMALLEST, fitting));
     if (wanted === unit && picture.firstChild) return;

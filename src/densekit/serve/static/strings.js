@@ -18,6 +18,7 @@ const en = {
 
   "intake.title": "Add pictures",
   "intake.hint": "Drop them anywhere on this page, paste with Ctrl+V or ⌘V, or choose files. Several at once are fine.",
+  "intake.hint.touch": "Choose pictures or take a photo. Several at once are fine.",
   "intake.choose": "Choose pictures",
   "intake.photograph": "Take a photo",
   "intake.privacy": "Pictures go to the server of this page and nowhere else, and it does not keep them.",
@@ -160,6 +161,7 @@ const zh = {
 
   "intake.title": "添加图片",
   "intake.hint": "把图片拖到页面任意位置，用 Ctrl+V 或 ⌘V 粘贴，或选择文件。可以一次添加多张。",
+  "intake.hint.touch": "选择图片或拍照。可以一次添加多张。",
   "intake.choose": "选择图片",
   "intake.photograph": "拍照",
   "intake.privacy": "图片只发送到本页面的服务器，不会发往别处，服务器也不会保存。",
