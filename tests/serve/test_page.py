@@ -227,6 +227,8 @@ def test_squares_are_as_large_as_the_reuse_says(tab, pictures):
     most = block["sources"][int(np.nanargmax(values[:, 3]))]
     words = card.locator(".block").nth(1).locator(".readout").inner_text()
     assert words.startswith("Layer 4 used most: " + most)
+    card.locator(".block").nth(1).locator("svg").click(position={"x": 30 + 1.5 * 30, "y": 60})  # the second column
+    assert chosen.input_value() == "1"
 
 
 @pytest.mark.parametrize(

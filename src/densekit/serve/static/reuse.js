@@ -7,6 +7,7 @@ const MOST = 6; // layers with a row of their own
 const LARGEST = 30; // pixels of a cell
 const SMALLEST = 4;
 const MARGIN = 30; // for the names at the left and the top
+const EDGE = 8; // at the right, where the last name may be wider than its column
 const NAME = 18; // pixels that a name needs
 const NAMED = 3; // sources in words
 
@@ -75,7 +76,7 @@ export function blockDiagram(block, count) {
   function fit() {
     const width = node.clientWidth;
     if (!width) return; // not shown
-    const fitting = Math.floor((width - MARGIN) / (last + 1));
+    const fitting = Math.floor((width - MARGIN - EDGE) / (last + 1));
     const wanted = Math.min(LARGEST, Math.max(SMALLEST, fitting));
     if (wanted === unit && picture.firstChild) return;
     unit = wanted;
@@ -95,7 +96,7 @@ function squares(block, count, unit, chosen, choose) {
   const side = MARGIN + size * unit;
   const step = Math.ceil(NAME / unit);
   const shape = drawn("svg", {
-    width: side, height: side, viewBox: `0 0 ${side} ${side}`, role: "img",
+    width: side + EDGE, height: side, viewBox: `0 0 ${side + EDGE} ${side}`, role: "img",
     "aria-label": text("why.diagram", { block: number(block.block), layers: number(size - 1) }),
   });
   shape.append(drawn("rect", { class: "column", x: MARGIN + chosen * unit, y: MARGIN, width: unit, height: side - MARGIN }));
@@ -124,7 +125,7 @@ function squares(block, count, unit, chosen, choose) {
   }
   shape.addEventListener("click", (event) => {
     const box = shape.getBoundingClientRect();
-    const reader = Math.floor(((event.clientX - box.left) * side / box.width - MARGIN) / unit);
+    const reader = Math.floor(((event.clientX - box.left) * (side + EDGE) / box.width - MARGIN) / unit);
     if (reader >= 0 && reader < size) choose(reader);
   });
   return shape;

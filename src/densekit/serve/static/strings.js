@@ -221,7 +221,7 @@ const zh = {
   "why.parts.sigmoid": "分类器读取最后一个块的每一层。每层为“{class}”加分或减分，合起来就是它的总分；总分越高，该类别越可能存在。",
   "why.layer": "来自",
   "why.points": "得分",
-  "why.rest": "其余 {count} 个来源",
+  "why.rest": "其余 {count} 个",
   "why.constant": "该类别的常数",
   "why.score": "总分",
   "why.reuse": "对这张图片，哪一层用了哪一层的成果",
