@@ -67,6 +67,7 @@ class Tab:
         self.context = browser.new_context(
             **({"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | context)
         )
+        self.context.set_default_timeout(90_000)  # milliseconds; a busy machine is slow
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.hosts: set[str] = set()

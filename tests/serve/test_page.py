@@ -463,7 +463,7 @@ def test_a_server_that_is_not_there_is_asked_again_on_demand(tab):
 @pytest.mark.slow
 def test_the_command_serves_it(tab, classifier, pictures):
     """As its users start it: pictures are named in another process than where they are explained."""
-    with running("fashion-mnist") as server:
+    with running("fashion-mnist", "--engine", "torch", "--threads", "1") as server:
         page = tab(server.url).open()
         page.choose(*pictures[:4])
         assert page.answers(4) == [classifier.predict(path).top(1)[0]["class"] for path in pictures[:4]]
