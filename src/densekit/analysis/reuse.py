@@ -45,10 +45,12 @@ def by_activation(model: DenseNet, blocks: Sequence[Block], sample: Sample) -> l
                 # Means over an image's pixels, summed over images; a pool in between changes nothing in them.
                 sums[i] = sums[i] + x.double().abs().reshape(len(x), x.shape[1], -1).mean(2).sum(0).cpu()
     means = iter(sums)
-    return [
-        _map(block, [_by_channel(reader).cpu() * (next(means) / len(sample)) for reader in block.readers])
-        for block in blocks
-    ]
+    return [by_means(block, [next(means) / len(sample) for _ in block.readers]) for block in blocks]
+
+
+def by_means(block: Block, means: Sequence[Tensor]) -> Map:
+    """The same from what arrives at each reader, (C,) means of the maps that it reads, wherever they were taken."""
+    return _map(block, [_by_channel(reader).cpu() * mean for reader, mean in zip(block.readers, means, strict=True)])
 
 
 def empty(block: Block) -> Map:

@@ -1,0 +1,576 @@
+"""The page, driven as a person would: in a real Chromium, with mouse, keys, clipboard and a narrow screen."""
+
+import base64
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import densekit
+from densekit.config import Preprocessing
+from densekit.engine import Classifier
+from densekit.models import build, config_for
+from densekit.weights import ModelCard
+from tests.report.test_report import CHROMIUM, HOSTILE
+from tests.serve.pages import Tab, bytes_of, served
+from tests.serve.servers import served as running
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+REFUSED = re.compile(r"^Failed to load resource")  # Chromium's own words for any status of 400 and more
+ROOT = Path(__file__).parents[2] / "src" / "densekit" / "serve" / "static"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return densekit.load("fashion-mnist")
+
+
+@pytest.fixture(scope="module")
+def server(classifier):
+    with served(classifier) as url:
+        yield url
+
+
+@pytest.fixture
+def tab(browser, server):
+    """Opens pages; each must have asked nobody else, and complained of nothing but refusals that the test wants."""
+    tabs = []
+
+    def opened(url=server, refused=False, **context):
+        tabs.append((Tab(browser, url, **context), refused))
+        return tabs[-1][0]
+
+    yield opened
+    for each, refused in tabs:
+        each.close()
+        assert each.hosts <= {each.url.split("/")[2], ""}
+        complaints = [text for text in each.complaints if not (refused and REFUSED.match(text))]
+        assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Five different pictures, the last of them damaged."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(4):
+        (folder / f"{i}.png").write_bytes(bytes_of(random.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:500])
+    return [*sorted(folder.glob("?.png")), folder / "broken.png"]
+
+
+def transfer(path, kind):
+    """JavaScript that gives the page a file by a drop or a paste."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    event = (
+        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})"
+        if kind == "drop"
+        else "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})"
+    )
+    return f"""() => {{
+        const bytes = Uint8Array.from(atob("{content}"), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], "{path.name}", {{type: "image/png"}}));
+        document.body.dispatchEvent({event});
+    }}"""
+
+
+def test_a_chosen_picture_is_named_and_explained(tab, classifier, pictures):
+    page = tab().open()
+    page.choose(pictures[0])
+    expected = classifier.predict(pictures[0])
+    (name,) = page.answers()
+    best = expected.top(5)
+    assert name == best[0]["class"]
+    card = page.explained()
+    assert card.locator(".classes .class").all_inner_texts() == [row["class"] for row in best]
+    shares = [float(text.strip("<% ")) for text in card.locator(".classes .number").all_inner_texts()]
+    np.testing.assert_allclose(shares, [100 * row["probability"] for row in best], atol=0.11)
+    assert re.search(r"[\d.]+ ms on the server, \d+ ms there and back; explained in [\d.]+ ms", card.inner_text())
+    assert "What the network saw, 28 \u00d7 28 pixels." in card.locator("figcaption").inner_text()
+    assert card.locator(".diagram svg").count() == 3
+    assert "The classifier used most: " in card.inner_text()
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_pictures_can_be_dropped_and_pasted(tab, classifier, pictures, way):
+    page = tab().open()
+    page.page.evaluate(transfer(pictures[1], way))
+    assert page.answers() == [classifier.predict(pictures[1]).top(1)[0]["class"]]
+
+
+def test_the_page_shows_that_a_drop_is_welcome(tab):
+    page = tab().open()
+    page.page.evaluate("document.body.dispatchEvent(new DragEvent('dragenter', {bubbles: true, cancelable: true}))")
+    assert page.page.get_by_text("Let go to add them").is_visible()
+    page.page.evaluate("document.body.dispatchEvent(new DragEvent('dragleave', {bubbles: true}))")
+    assert page.page.get_by_text("Add pictures").is_visible()
+
+
+def test_pasted_text_is_no_picture(tab):
+    page = tab().open()
+    page.page.evaluate(
+        "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer(), bubbles: true}))"
+    )
+    assert "not text or a link" in page.page.locator("#note").inner_text()
+
+
+def test_several_at_once_and_a_broken_one_spoils_nothing(tab, classifier, pictures):
+    page = tab(refused=True).open()
+    page.choose(*pictures)
+    found = page.answers(4)
+    assert found == [classifier.predict(path).top(1)[0]["class"] for path in pictures[:4]]
+    page.page.locator("#stop").wait_for(state="hidden")
+    assert page.page.locator("#progress-text").inner_text() == "5 of 5 done, 1 without an answer"
+    broken = page.page.locator(".card[data-state=failed]")
+    assert "broken.png" in broken.inner_text()
+    assert "is not complete" in broken.inner_text()
+    assert broken.locator("button").count() == 1  # to remove it: trying again would not help
+    page.page.locator("#clear").click()
+    assert page.page.locator(".card").count() == 0
+
+
+def test_progress_is_shown_and_can_be_stopped(tab, pictures):
+    page = tab().open()
+    page.page.route("**/v1/predict*", lambda route: None)  # never answered
+    page.choose(*pictures[:4])
+    assert page.page.locator("progress").get_attribute("max") == "4"
+    assert page.page.locator("#progress-text").inner_text() == "0 of 4 done"
+    assert page.page.locator(".card[data-state=asking]").count() == 2
+    page.page.locator("#stop").click()
+    page.page.wait_for_function("document.querySelectorAll('.card[data-state=stopped]').length === 4")
+    page.page.unroute_all(behavior="ignoreErrors")
+    page.page.locator(".card").nth(2).get_by_text("Try again").click()
+    assert len(page.answers(1)) == 1
+
+
+def test_the_overlay_is_where_the_map_is_and_as_strong_as_wanted(tab, pictures):
+    page = tab().open()
+    heard = page.overhear()
+    page.choose(pictures[2])
+    card = page.explained()
+    found = np.array(heard[0]["classes"][0]["map"])
+    opacity = np.array(
+        page.page.evaluate("""() => {
+            const canvas = document.querySelector(".card canvas");
+            const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return Array.from({length: 7}, (_, row) => Array.from({length: 7}, (_, column) => {
+                const [y, x] = [row, column].map((cell) => Math.floor((cell + 0.5) * canvas.width / 7));
+                return [0, 1, 2, 3].map((channel) => data[4 * (y * canvas.width + x) + channel]);
+            }));
+        }""")
+    )
+    veiled = (opacity[..., 0] == 255) & (opacity[..., 2] == 0)  # the line is drawn over some cells
+    wanted = 255 * 0.9 * 0.6 * np.clip(found, 0, None) / found.max()
+    assert veiled.mean() > 0.3
+    np.testing.assert_allclose(opacity[..., 3][veiled], wanted[veiled], atol=12)
+    assert (opacity[..., 3][wanted == 0] == 0).all()
+    slider = card.locator("input[type=range]")
+    slider.fill("0")
+    assert page.page.evaluate("""() => {
+        const canvas = document.querySelector(".card canvas");
+        const {width, height} = canvas;
+        return canvas.toDataURL() === Object.assign(document.createElement("canvas"), {width, height}).toDataURL();
+    }""")
+
+
+def test_another_class_has_another_map_and_other_points(tab, pictures):
+    page = tab().open()
+    heard = page.overhear()
+    page.choose(pictures[0])
+    card = page.explained()
+    rows = heard[0]["classes"]
+    before = page.page.evaluate("document.querySelector('canvas').toDataURL()")
+    card.locator(".classes button").nth(1).click()
+    assert card.locator(".classes [aria-pressed=true]").inner_text().startswith(rows[1]["class"])
+    assert page.page.evaluate("document.querySelector('canvas').toDataURL()") != before
+    assert f"“{rows[1]['class']}”" in card.locator("figcaption").inner_text()
+    score = float(card.locator("tfoot .number").inner_text())
+    points = [float(text.replace("\u2212", "-")) for text in card.locator("tbody .number").all_inner_texts()]
+    assert score == pytest.approx(rows[1]["logit"], abs=0.01)
+    assert sum(points) == pytest.approx(score, abs=0.05)
+
+
+def test_squares_are_as_large_as_the_reuse_says(tab, pictures):
+    page = tab().open()
+    heard = page.overhear()
+    page.choose(pictures[0])
+    card = page.explained()
+    block = heard[0]["reuse"][1]
+    edges = (
+        card.locator(".block")
+        .nth(1)
+        .locator(".square")
+        .evaluate_all("squares => squares.map((square) => Number(square.getAttribute('width')))")
+    )
+    values = np.array(block["values"], dtype=float)
+    shares = np.concatenate([values[: r + 1, r] / np.nanmax(values[:, r]) for r in range(values.shape[1])])
+    np.testing.assert_allclose(np.square(np.array(edges) / max(edges)), shares, atol=1e-3)
+    chosen = card.locator(".block").nth(1).locator("select")
+    chosen.select_option(label="layer 4")
+    most = block["sources"][int(np.nanargmax(values[:, 3]))]
+    words = card.locator(".block").nth(1).locator(".readout").inner_text()
+    assert words.startswith("Layer 4 used most: " + most)
+    card.locator(".block").nth(1).locator("svg").click(position={"x": 30 + 1.5 * 30, "y": 60})  # the second column
+    assert chosen.input_value() == "1"
+
+
+@pytest.mark.parametrize(
+    ("locale", "tag", "words"),
+    [("en-GB", "en", "Choose pictures"), ("zh-CN", "zh-Hans", "选择图片"), ("zh-TW", "zh-Hans", "选择图片"),
+     ("fr-FR", "en", "Choose pictures")],
+)  # fmt: skip
+def test_the_browsers_language_is_spoken(tab, locale, tag, words):
+    page = tab(locale=locale).open()
+    assert page.page.locator("html").get_attribute("lang") == tag
+    assert page.page.get_by_text(words, exact=True).is_visible()
+
+
+def test_a_chosen_language_is_taken_everywhere_and_remembered(tab, pictures):
+    page = tab(refused=True).open()
+    page.choose(pictures[0], pictures[4])
+    page.explained()
+    page.page.locator(".card[data-state=failed]").wait_for()
+    english = page.page.locator("body").inner_text()
+    page.page.get_by_role("button", name="中文").click()
+    chinese = page.page.locator("body").inner_text()
+    assert page.page.locator("html").get_attribute("lang") == "zh-Hans"
+    assert "图片不完整" in chinese
+    # What stays English are names: of the model, its classes and the files.
+    left = set(re.findall(r"[A-Za-z_]{3,}", chinese)) - {"English", "densekit", "DenseNet", "densenet_bc_", "Ctrl"}
+    names = " ".join(densekit.load("fashion-mnist").classes) + " broken png"
+    assert {word for word in left if word not in names} == set()
+    assert english != chinese
+    page.page.reload()
+    assert page.page.locator("html").get_attribute("lang") == "zh-Hans"
+    assert page.page.get_by_role("button", name="中文").get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(tab, pictures, locale, scheme):
+    page = tab(locale=locale, color_scheme=scheme, refused=True, **PHONE).open()
+    assert page.overflow() <= 0
+    assert page.page.locator("label[for=photograph]").is_visible()
+    assert page.page.locator("#photograph").get_attribute("capture") == "environment"
+    page.choose(pictures[0])
+    page.explained()
+    assert page.page.locator("details[open] .diagram svg").count() == 3
+    page.choose(*pictures[1:])
+    page.answers(4)
+    assert page.overflow() <= 0
+    page.page.locator("#about summary").click()
+    assert page.overflow() <= 0
+
+
+def test_a_deep_network_fits_a_phone_too(tab, browser, pictures):
+    config = config_for("densenet_bc_100_12").model_copy(update={"blocks": (2, 60, 1), "image_size": (32, 32)})
+    shape = Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    names = tuple(f"class {i} with a long name" for i in range(10))
+    deep = Classifier(build(config), ModelCard(model=config, classes=names, preprocessing=shape), "cpu")
+    with served(deep) as url:
+        wide = tab(url).open()
+        wide.choose(pictures[0])
+        wide.explained()
+        sizes = wide.page.locator(".diagram svg").evaluate_all(
+            "all => all.map((s) => [s.clientWidth, s.width.baseVal.value])"
+        )
+        assert [drawn for drawn, _ in sizes] == [meant for _, meant in sizes]  # not scaled: names keep their size
+        page = tab(url, **PHONE).open()
+        page.choose(pictures[0])
+        page.explained()
+        assert page.overflow() <= 0
+        widths = page.page.locator(".diagram svg").evaluate_all("all => all.map((svg) => svg.clientWidth)")
+        assert len(widths) == 3
+        assert max(widths) <= 360
+        labels = page.page.locator(".diagram").nth(1).locator("text.reader")
+        boxes = labels.evaluate_all("all => all.map((t) => t.getBoundingClientRect()).map((b) => [b.left, b.right])")
+        assert len(boxes) > 5
+        assert all(left > right for (_, right), (left, _) in pairwise(boxes))
+
+
+def test_keys_are_enough(tab, pictures):
+    page = tab().open()
+    keys = page.page.keyboard
+    focused = "document.activeElement"
+
+    def to(selector, most=40):
+        for _ in range(most):
+            keys.press("Tab")
+            if page.page.evaluate(f"{focused}.matches({selector!r})"):
+                return
+        raise AssertionError(f"{selector} is not reached by Tab")
+
+    to("#choose")
+    outline = page.page.evaluate("getComputedStyle(document.querySelector('label[for=choose]')).outlineStyle")
+    assert outline == "solid"  # the input cannot be seen, its label can
+    with page.page.expect_file_chooser() as chooser:
+        keys.press("Space")
+    chooser.value.set_files(pictures[0])
+    card = page.explained()
+    assert page.page.evaluate(f"{focused}.tagName") == "H3"  # where the answer stands
+    to(".classes li:nth-child(3) button")
+    keys.press("Enter")
+    assert card.locator(".classes li:nth-child(3) [aria-pressed=true]").count() == 1
+    assert page.page.evaluate(f"{focused}.closest('li') === document.querySelector('.classes li:nth-child(3)')")
+    keys.press("Shift+Tab")
+    keys.press("Shift+Tab")
+    keys.press("Shift+Tab")
+    assert page.page.evaluate(f"{focused}.type") == "range"
+    value = page.page.evaluate(f"Number({focused}.value)")
+    keys.press("ArrowRight")
+    assert page.page.evaluate(f"Number({focused}.value)") > value
+    to("summary")
+    keys.press("Enter")
+    assert not page.page.evaluate(f"{focused}.parentElement.open")
+    keys.press("Enter")
+    to("select")
+    before = card.locator(".readout").first.inner_text()
+    keys.press("ArrowUp")
+    assert card.locator(".readout").first.inner_text() != before
+    page.page.locator(".remove").focus()
+    keys.press("Enter")
+    assert page.page.locator(".card").count() == 0
+    assert page.page.evaluate(f"{focused}.id") == "choose"
+
+
+def test_a_screen_reader_is_told(tab, pictures, classifier):
+    page = tab(refused=True).open()
+    live = page.page.locator("#live")
+    assert live.get_attribute("role") == "status"
+    page.choose(pictures[0])
+    (name,) = page.answers()
+    assert live.inner_text().startswith(f"0.png: {name}, ")
+    page.explained()
+    picture = page.page.get_by_role("img", name=re.compile(f"as the network saw it, with what speaks for {name}"))
+    assert picture.is_visible()
+    assert page.page.get_by_label("Strength of the overlay").is_visible()
+    page.choose(pictures[4])
+    page.page.locator(".card[data-state=failed]").wait_for()
+    assert "broken.png: The picture is not complete" in live.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+def test_axe_finds_no_fault(tab, pictures, scheme, locale):
+    """Contrast, labels, roles and order, by axe-core, in every state that a page can be in."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = tab(color_scheme=scheme, locale=locale, refused=True).open()
+
+    def faults():
+        found = axe.Axe().run(page.page).response["violations"]
+        return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found]
+
+    assert faults() == []
+    page.choose(pictures[0])
+    page.explained()
+    assert faults() == []
+    page.page.route("**/v1/predict*", lambda route: route.fulfill(status=503, headers={"Retry-After": "30"}))
+    page.choose(pictures[1])
+    page.page.locator(".busy").wait_for()
+    page.page.locator("#about summary").click()
+    assert faults() == []
+    page.page.locator("#stop").click()
+    page.page.unroute_all(behavior="ignoreErrors")
+    page.choose(pictures[4])
+    page.page.locator(".card[data-state=failed]").wait_for()
+    page.page.evaluate("document.querySelector('#token-form').hidden = false")
+    assert faults() == []
+
+
+def test_a_busy_server_is_asked_again_when_it_says(tab, pictures):
+    page = tab(refused=True).open()
+    asked = []
+
+    def busy(route):
+        asked.append(page.page.evaluate("performance.now()"))
+        if len(asked) > 2:
+            route.continue_()
+        else:
+            error = {"error": {"code": "queue_full", "message": "128 images wait"}}
+            route.fulfill(status=429 if len(asked) == 1 else 503, headers={"Retry-After": "1"}, json=error)
+
+    page.page.route("**/v1/predict*", busy)
+    page.choose(pictures[0])
+    words = page.page.locator(".busy")
+    words.wait_for()
+    assert words.inner_text() == "The server is busy. Trying again in 1 s."
+    assert len(page.answers()) == 1
+    waits = np.diff(asked)
+    assert len(waits) == 2
+    assert (waits > 950).all()
+
+
+def answering(answer):
+    """What a route does that answers so, or, without an answer, cannot be reached."""
+    return lambda route: route.fulfill(**answer) if answer else route.abort("connectionrefused")
+
+
+def test_what_goes_wrong_is_said_in_plain_words(tab, pictures):
+    page = tab(refused=True).open()
+    for answer, words in (
+        ({"status": 413, "json": {"error": {"code": "too_many_pixels", "message": "x"}}}, "too many pixels"),
+        ({"status": 503, "json": {"error": {"code": "timeout", "message": "x"}}}, "took too long"),
+        (
+            {"status": 500, "json": {"error": {"code": "internal", "message": "x"}}},
+            "Something is wrong with the server",
+        ),
+        ({"status": 422, "json": {"error": {"code": "novel", "message": "of a new kind"}}}, "of a new kind"),
+        ({"status": 413, "body": "<html>nginx</html>"}, "too large for this server"),
+        ({"status": 504, "body": "<html>nginx</html>"}, "took too long"),
+        ({"status": 200, "body": "<html>a login page</html>"}, "does not understand"),
+        ({"status": 200, "json": {"top": "nonsense"}}, "does not understand"),
+        (None, "cannot be reached"),
+    ):
+        page.page.unroute_all()
+        page.page.route("**/v1/predict*", answering(answer))
+        page.choose(pictures[0])
+        page.page.locator(".card").first.locator(".problem").wait_for()
+        assert words in page.page.locator(".card").first.inner_text()
+    page.page.unroute_all()
+    page.page.locator(".card").first.get_by_text("Try again").click()
+    assert len(page.answers()) == 1
+    page.complaints.clear()  # of nonsense the page itself warns
+
+
+def test_a_server_that_is_not_there_is_asked_again_on_demand(tab):
+    page = tab(refused=True)
+    page.page.route("**/v1/model", lambda route: route.abort("connectionrefused"))
+    page.page.goto(page.url)
+    page.page.get_by_text("The server cannot be reached").wait_for()
+    page.page.unroute_all()
+    page.page.get_by_role("button", name="Try again").click()
+    page.page.locator("#intake").wait_for()
+    assert not page.page.locator("#problem").is_visible()
+
+
+@pytest.mark.slow
+def test_the_command_serves_it(tab, classifier, pictures):
+    """As its users start it: pictures are named in another process than where they are explained."""
+    with running("fashion-mnist", "--engine", "torch", "--threads", "1") as server:
+        page = tab(server.url).open()
+        page.choose(*pictures[:4])
+        assert page.answers(4) == [classifier.predict(path).top(1)[0]["class"] for path in pictures[:4]]
+        assert page.explained().locator(".diagram svg").count() == 3
+
+
+@pytest.mark.slow
+def test_an_exported_file_behind_a_token(tab, tiny_run, pictures, tmp_path):
+    """All that the page cannot do there, it says: nobody gets in without the token, nothing is explained."""
+    exported = densekit.export_model(tiny_run, tmp_path / "exported").files["onnx"]
+    with running(exported, "--threads", "1", "--set", "body_bytes=1000000", DENSEKIT_TOKEN="open-sesame") as server:
+        _past_the_token(tab(server.url, refused=True), exported, pictures, tmp_path)
+
+
+def _past_the_token(page, exported, pictures, tmp_path):
+    page.page.goto(page.url)
+    field = page.page.get_by_label("This server wants a token")
+    field.wait_for()
+    assert field.get_attribute("type") == "password"
+    field.fill("wrong")
+    field.press("Enter")
+    page.page.get_by_text("or another one than this").wait_for()
+    field.fill("open-sesame")
+    field.press("Enter")
+    page.page.locator("#intake").wait_for()
+    page.page.reload()  # the tab remembers it
+    page.page.locator("#intake").wait_for()
+    assert "cannot show why" in page.page.locator("#unexplained").inner_text()
+    page.choose(pictures[0])
+    assert page.answers() == [densekit.load(exported).predict(pictures[0]).top(1)[0]["class"]]
+    page.page.get_by_text("What the network saw").wait_for()
+    for selector in ("canvas", ".why details", ".classes button", "input[type=range]"):
+        assert page.page.locator(selector).count() == 0
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes_of(np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)))
+    page.choose(large)
+    page.page.locator(".card .problem").wait_for()
+    words = page.page.locator(".card").first.inner_text()
+    assert "The file has 1.5 MB, and this server takes up to 1.0 MB" in words
+
+
+def test_several_labels_are_each_found_or_not(tab, xray_run, xrays):
+    classifier = xray_run.classifier()
+    path = next(xrays.parent.rglob("*.png"))
+    with served(classifier) as url:
+        page = tab(url).open()
+        page.choose(path)
+        page.explained()
+        rows = classifier.predict(path).top(5)
+        shown = page.page.locator(".classes .verdict").all_inner_texts()
+        assert shown == ["✓ found" if row["present"] else "not found" for row in rows]
+
+
+def test_a_light_background_can_be_swapped(tab, classifier, tmp_path):
+    path = tmp_path / "light.png"
+    pixels = np.full((28, 28), 255, np.uint8)
+    pixels[8:20, 6:22] = np.random.default_rng(3).integers(0, 128, (12, 16))
+    path.write_bytes(bytes_of(pixels))
+    page = tab().open()
+    page.choose(path)
+    page.explained()
+    page.page.get_by_role("button", name="Swap dark and light").click()
+    page.page.get_by_text("Dark and light are swapped.").wait_for()
+    assert page.answers() == [classifier.predict(path, invert=True).top(1)[0]["class"]]
+    page.explained()
+    assert page.page.get_by_role("button", name="Dark and light as they were").is_visible()
+
+
+def test_names_are_text_whatever_they_hold(tab, pictures, tmp_path):
+    hostile = densekit.load("fashion-mnist")
+    hostile.card = hostile.card.model_copy(update={"classes": (HOSTILE,) * 10})
+    path = tmp_path / "<img src=x onerror=alert(1)>.png"
+    path.write_bytes(pictures[0].read_bytes())
+    with served(hostile) as url:
+        page = tab(url).open()
+        page.choose(path)
+        assert page.answers() == [HOSTILE]
+        card = page.explained()
+        assert card.locator("h3").inner_text() == path.name
+        assert page.page.locator("main b").count() == 1  # the headline's own
+
+
+def test_nothing_moves_where_that_is_not_wanted(tab):
+    page = tab(reduced_motion="reduce").open()
+    moving = page.page.evaluate(
+        "[...document.querySelectorAll('*')].filter((n) => getComputedStyle(n).transitionDuration !== '0s').length"
+    )
+    assert moving == 0
+
+
+def test_both_languages_say_the_same(tab):
+    """The same keys and places in them; each key is used, and each that is used is there."""
+    page = tab().open()
+    strings = page.page.evaluate("async () => (await import('/assets/strings.js')).STRINGS")
+    assert strings.keys() == {"en", "zh-Hans"}
+    english, chinese = strings["en"], strings["zh-Hans"]
+    assert list(english) == list(chinese)
+    for key, words in english.items():
+        places = re.findall(r"\{\w+\}", words)
+        assert sorted(set(places)) == sorted(set(re.findall(r"\{\w+\}", chinese[key]))), key
+        assert words
+        assert chinese[key]
+    code = "".join(path.read_text() for path in ROOT.iterdir() if path.suffix in (".js", ".html"))
+    code = code.replace((ROOT / "strings.js").read_text(), "")
+    named = set(re.findall(r"""(?:text\(|data-text=|data-label=|[?:=] )"([a-z]+(?:\.\w+)*)\"""", code))
+    made = set(re.findall(r"`([a-z]+)\.(?:\w+\.)?\$\{", code))
+    no_keys = {"densekit.language", "densekit.token", "image.png"}
+    assert {name for name in named if "." in name} - no_keys - english.keys() == set()
+    unused = [key for key in english if f'"{key}"' not in code and key.split(".")[0] not in made]
+    assert unused == []
