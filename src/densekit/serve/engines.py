@@ -27,7 +27,7 @@ from densekit.export.extras import need
 from densekit.export.network import Exported
 from densekit.export.passport import Passport
 from densekit.export.writing import program_of, write_onnx
-from densekit.weights import load_model, model_folder, read_card
+from densekit.weights import model_folder, open_model, read_card
 
 NAMES = ("torch", "onnxruntime", "openvino")
 _OPENERS = {"onnxruntime": engines.onnxruntime, "openvino": engines.openvino}
@@ -117,7 +117,7 @@ def _candidates(
     model: str, folder: Path, wanted: str | None, counts: tuple[int, ...], say: Say
 ) -> Iterator[tuple[Run, Engine, parity.Reference]]:
     """Those that pass their proof, one after the other, so that their threads do not meet."""
-    network, card = load_model(model_folder(model), "concat")
+    network, card = open_model(model, "concat")
     proof = parity.Reference(network, made_up(card.preprocessing), card.preprocessing)
     names = (wanted,) if wanted else NAMES
     if "torch" in names:
