@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densekit.api import Execution, study
+from densekit.api import Execution, study, studying
 from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.study.findings import gather
 from densekit.study.grid import Options
 from densekit.study.plan import study_at
 from tests.cli.test_errors import densekit
-from tests.faults.command import run, start, state_of
+from tests.faults.command import start, state_of
 from tests.report.test_report import CHROMIUM, text_of
+from tests.study.conftest import here
 
 __all__ = ["densekit"]
 
@@ -268,12 +269,12 @@ def test_processes_side_by_side_end_where_one_after_the_other_did(studied, grid,
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_study_goes_on_to_the_same_bits(number, grid, tmp_path):
     """Finished runs are not touched, the one under way goes on from its checkpoint, and nobody is left over."""
-    text = (
-        grid.read_text().replace("epochs: 2", "epochs: 12").replace("data: {limit: 200}", "checkpoint.every_steps: 5")
-    )
-    grid.write_text(text)
+    text = grid.read_text().replace("epochs: 2", "epochs: 8")
+    grid.write_text(text.replace("data: {limit: 200}", "data.limit: 400, checkpoint.every_steps: 5"))
     words = ("study", grid, "--jobs", "1", "--seeds", "1", "--out")
-    run(*words, tmp_path / "whole", folder=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studying, "carry_out", here)
+        study(grid, out=tmp_path / "whole", options=Options(seeds=1))
     expected = states(tmp_path / "whole")
     assert len(expected) == 3
     process = start(*words, tmp_path / "cut", folder=tmp_path)
@@ -297,7 +298,7 @@ def test_a_killed_study_goes_on_to_the_same_bits(number, grid, tmp_path):
         assert time.monotonic() < until, "a run goes on without anybody who waits for it"
         time.sleep(0.1)
     times = {path: path.stat().st_mtime_ns for path in finished}
-    run(*words, tmp_path / "cut", folder=tmp_path)
+    study(grid, out=tmp_path / "cut", options=Options(seeds=1), execution=Execution(jobs=2))
     assert states(tmp_path / "cut") == expected
     assert {path: path.stat().st_mtime_ns for path in finished} == times
     events = [json.loads(line)["event"] for line in (begun[0].parent / "events.jsonl").read_text().splitlines()]
