@@ -9,6 +9,7 @@ from densekit.bench.serving import FILE, Course, measure, table
 from densekit.errors import InvalidInput
 
 
+@pytest.mark.marathon
 @pytest.mark.slow
 def test_each_server_is_measured_with_each_number_of_clients(tmp_path: Path) -> None:
     said: list[str] = []

@@ -187,6 +187,30 @@ def test_several_labels_and_groups_come_from_json(tmp_path: Path) -> None:
         shards(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("group", "said"), [(None, "a.tar has no group for 1, but others have one"), (0.5, "a group is a name or a whole")]
+)
+def test_a_group_is_of_all_images_or_of_none(tmp_path: Path, group: object, said: str) -> None:
+    """Those without one would be one group, and go to one split together."""
+    files = {}
+    for i, each in enumerate(["p1", group, "p2"]):
+        files |= {f"{i}.png": picture(i), f"{i}.json": json.dumps({"label": str(i), "group": each}).encode()}
+    with pytest.raises(BadData, match=said):
+        shards(write_tar(tmp_path / "a.tar", files))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b"])
+def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str) -> None:
+    """Its second line would be read as one more class, and the labels of the others as those before them."""
+    table = tmp_path / "labels.csv"
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+    table.write_text(f'path,label\n0.png,"{name}"\n1.png,c\n2.png,"{name}"\n3.png,c\n', encoding="utf-8")
+    with pytest.raises(InvalidInput, match="is not a line of text"):
+        shard(f"csv:{table}", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_numbers_are_in_order_and_the_lines_of_classes_txt(tmp_path: Path) -> None:
     files = {}
     for i, label in enumerate((b"10", b"9", b"2")):

@@ -106,6 +106,8 @@ def test_semicolons_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
         ("path,label\n0.png,a\n1.png,a\n", {}, BadData, "is a in every row"),
         ("path,label\n0.png,a\n1.png,\n", {}, BadData, "line 3 of .* has no label"),
         ("path,label\n0.png,a\n0.png,b\n", {}, BadData, r"0\.png stands in lines 2 and 3"),
+        ("path,label\n0.png,a\n./0.png,b\n", {}, BadData, r"\./0\.png stands in lines 2 and 3"),
+        ("path,label,label\n0.png,a,b\n1.png,b,a\n", {}, BadData, "has two columns label"),
         ("path,label\n0.png,a\nno.png,b\n", {}, BadData, r"no\.png does not exist.*data\.max_bad"),
         ("path,mark\n0.png,a\n1.png,b\n", {}, InvalidInput, r"which column .* path, mark; .*data\.label_columns=NAME"),
         ("picture,label\n0.png,a\n1.png,b\n", {}, InvalidInput, r"data\.path_column=NAME"),

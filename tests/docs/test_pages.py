@@ -174,7 +174,7 @@ def scans(root: Path) -> None:
 def _cases() -> Iterator[Any]:
     for page in dict.fromkeys(page for page, block in EVERY if not block.needs):
         if page not in TRANSLATED:
-            yield pytest.param(page, marks=() if page in QUICK else pytest.mark.slow)
+            yield pytest.param(page, marks=() if page in QUICK else [pytest.mark.slow, pytest.mark.marathon])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of Hugging Face's datasets

@@ -50,7 +50,7 @@ assert sys.modules["torch"] is None
 
 
 def test_the_documented_snippet_needs_neither_torch_nor_densekit(tiny_run: Path, tmp_path: Path) -> None:
-    export_model(tiny_run, tmp_path / "exported", preprocess=True)
+    export_model(tiny_run, tmp_path / "exported-pixels", preprocess=True)
     Image.effect_noise((41, 30), 90).save(tmp_path / "photo.jpg")
     snippets = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     (snippet,) = [text for text in snippets if "import onnxruntime" in text]

@@ -460,6 +460,7 @@ def test_a_server_that_is_not_there_is_asked_again_on_demand(tab):
     assert not page.page.locator("#problem").is_visible()
 
 
+@pytest.mark.marathon
 @pytest.mark.slow
 def test_the_command_serves_it(tab, classifier, pictures):
     """As its users start it: pictures are named in another process than where they are explained."""
@@ -470,6 +471,7 @@ def test_the_command_serves_it(tab, classifier, pictures):
         assert page.explained().locator(".diagram svg").count() == 3
 
 
+@pytest.mark.marathon
 @pytest.mark.slow
 def test_an_exported_file_behind_a_token(tab, tiny_run, pictures, tmp_path):
     """All that the page cannot do there, it says: nobody gets in without the token, nothing is explained."""

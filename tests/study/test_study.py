@@ -265,6 +265,7 @@ def test_processes_side_by_side_end_where_one_after_the_other_did(studied, grid,
     assert found == {name: before[name] for name in found}
 
 
+@pytest.mark.marathon
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_study_goes_on_to_the_same_bits(number, grid, tmp_path):

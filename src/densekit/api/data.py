@@ -12,7 +12,7 @@ from densekit.config import DataConfig
 from densekit.data import load
 from densekit.data.check import Check
 from densekit.data.check import check as examine
-from densekit.data.sets import ArrayImages
+from densekit.data.sets import ArrayImages, DataSet
 from densekit.data.shard_writer import write_shards
 from densekit.data.shards import CLASSES
 from densekit.data.split import divide
@@ -61,6 +61,15 @@ def check(
     return found
 
 
+def _require_listable(data: DataSet) -> None:
+    """What `shard` writes has to be read again: classes are lines of a file, two or more."""
+    for name in data.classes:
+        if not name or name.splitlines() != [name]:
+            raise InvalidInput(f"the class {name!r} is not a line of text, as shards list classes; rename it")
+    if len(data.classes) < 2:
+        raise InvalidInput(f"{data.name} has one class, and shards need two or more; add images of what is not it")
+
+
 def shard(
     data: str,
     out: str | Path,
@@ -82,6 +91,7 @@ def shard(
     for images in loaded.splits.values():
         if isinstance(images, ArrayImages) and images.pixels.shape[1] not in (1, 3, 4):
             raise InvalidInput(f"{data} has images of {images.pixels.shape[1]} channels, which no image file holds")
+    _require_listable(loaded)
     counts = {}
     total = sum(map(len, loaded.splits.values()))
     display = display_of(console, ALONE)

@@ -104,37 +104,23 @@ class Loader:
 
     def _files(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
         assert isinstance(self.images, EncodedImages)
-        reader = self._idle.pop() if self._idle else self._reader()
-        lists = reader.batch_sampler
-        assert isinstance(lists, _Lists)
-        lists.batches, lists.epoch = batches, epoch
-        yield from reader
-        if self.augmentation is not None:  # an epoch of training, and the next one needs the same workers
-            self._idle.append(reader)
-
-    @cached_property
-    def _idle(self) -> "list[DataLoader[Any]]":
-        """Readers that came to the end of an epoch; one that is left in the middle is not used again."""
-        return []
-
-    def _reader(self) -> "DataLoader[Any]":
-        assert isinstance(self.images, EncodedImages)
         decoder = _Decoder(
             self.images,
             self.preprocessing,
             self.augmentation,
             self.seed,
+            epoch,
             self.max_pixels,
             cut=ten_crops_of if self.ten_crop else pixels_of,
         )
-        return DataLoader(
+        yield from DataLoader(
             decoder,
-            batch_sampler=_Lists(),
+            # Lists when they are needed: a million positions as Python's integers are 40 MB.
+            batch_sampler=_Lists(batches),
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_deaf,
             pin_memory=self.device.type == "cuda",
-            persistent_workers=self.workers > 0 and self.augmentation is not None,
         )
 
     def _finish(
@@ -223,21 +209,20 @@ def ten_crops_of(image: Any, preprocessing: Preprocessing) -> Tensor:
 
 
 class _Lists:
-    """Batches as lists of (epoch, position), each when it is asked for: a million Python integers are 40 MB."""
+    """Tensors of positions as lists, each when it is asked for."""
 
-    def __init__(self) -> None:
-        self.batches: list[Tensor] = []
-        self.epoch = 0
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(self.epoch, sample) for sample in batch.tolist()] for batch in self.batches)
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.batches)
 
 
 class _Decoder(Dataset[Any]):
-    """(epoch, position in a split) -> pixels (C, H, W), or the reason why not."""
+    """Position in a split -> pixels (C, H, W), or the reason why not."""
 
     def __init__(
         self,
@@ -245,6 +230,7 @@ class _Decoder(Dataset[Any]):
         preprocessing: Preprocessing,
         augmentation: AugmentConfig | None,
         seed: int,
+        epoch: int,
         max_pixels: int,
         cut: Callable[[Any, Preprocessing], Tensor],
     ) -> None:
@@ -252,15 +238,15 @@ class _Decoder(Dataset[Any]):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
+        self.epoch = epoch
         self.max_pixels = max_pixels
         self.cut = cut
         self.policy = policy_for(augmentation) if augmentation is not None else None
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor | tuple[Path, BadImage]]:
-        epoch, sample = key
+    def __getitem__(self, sample: int) -> tuple[int, Tensor | tuple[Path, BadImage]]:
         crop = None
         if self.augmentation is not None and self.augmentation.crop == "resized":
-            crop = _RandomCrop(augment.draws(self.seed, epoch, torch.tensor([sample]))[0], self.augmentation)
+            crop = _RandomCrop(augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0], self.augmentation)
         plain = self.preprocessing
         try:
             image = self.images.decoded(
@@ -273,7 +259,7 @@ class _Decoder(Dataset[Any]):
         except BadImage as error:
             return sample, (self.images.path(sample), error)
         pixels = self.cut(image, plain) if crop is None else crop.finish(image, plain.size)
-        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, epoch, sample)
+        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
 
 
 class _RandomCrop(NamedTuple):
@@ -294,9 +280,14 @@ class _RandomCrop(NamedTuple):
 
 
 def _deaf(_: int) -> None:
-    """A signal to a whole process group must not end the workers before the training process has saved."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """A signal to a whole process group must not end the workers before the training process has saved.
+
+    But one that asks them to end does, if they are still there a minute later: a program that leaves an epoch in the
+    middle waits for them at its exit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 def _collate(rows: list[tuple[int, Tensor | tuple[Path, BadImage]]]) -> _Raw:

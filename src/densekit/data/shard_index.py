@@ -239,8 +239,10 @@ class _Sample:
             self.json = label_of([str(name) for name in value], [str(name) for name in unknown])
         elif isinstance(value, str | int):
             self.json = str(value).strip()
-        if isinstance(group := known.get("group"), str | int):
-            self.group = str(group)
+        group = known.get("group")
+        if not isinstance(group, str | int | None):
+            raise ValueError("a group is a name or a whole number")
+        self.group = "" if group is None else str(group)
 
     def row(self) -> tuple[bytes, bytes, bytes, int, int]:
         if self.place is None:

@@ -286,7 +286,22 @@ def _images(indices: Sequence[Index], classes: tuple[str, ...], *, listed: bool)
         np.concatenate([index.offset for index in indices]),
         np.concatenate([index.size for index in indices]),
         table[positions] if True in several else table.argmax(1)[positions],
-        group if group.dtype.itemsize and (group != b"").any() else None,
+        _grouped(group, indices, shard, key),
+    )
+
+
+def _grouped(
+    group: NDArray[np.bytes_], indices: Sequence[Index], shard: NDArray[np.int32], key: NDArray[np.bytes_]
+) -> NDArray[np.bytes_] | None:
+    if not group.dtype.itemsize or not (without := group == b"").any():
+        return group if group.dtype.itemsize else None
+    if without.all():
+        return None
+    # They would be one group, and one split would have all of them.
+    first = int(without.argmax())
+    raise BadData(
+        f"{indices[shard[first]].path} has no group for {key[first].decode()}, but others have one; give every image "
+        "its group, or none"
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class _Table:
         """Its cells, without spaces around them. Raises BadData for an empty one where it is `required`."""
         if name not in self.header:
             raise UnknownName(f"column of {self.path}", name, self.header)
+        if self.header.count(name) > 1:
+            raise BadData(f"{self.path} has two columns {name}; rename or remove one")
         at = self.header.index(name)
         cells = [row[at].strip() for row in self.rows]
         if required and not all(cells):
@@ -126,9 +129,10 @@ def _named(content: _Table, given: str | None, usual: Sequence[str], setting: st
 def _refuse_twice(content: _Table, names: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for name, line in zip(names, content.lines, strict=True):
-        if name in seen:
-            raise BadData(f"{name} stands in lines {seen[name]} and {line} of {content.path}; keep one row an image")
-        seen[name] = line
+        plain = os.path.normpath(name)
+        if plain in seen:
+            raise BadData(f"{name} stands in lines {seen[plain]} and {line} of {content.path}; keep one row an image")
+        seen[plain] = line
 
 
 def _labels(content: _Table, columns: tuple[str, ...], config: DataConfig) -> tuple[tuple[str, ...], Tensor]:
