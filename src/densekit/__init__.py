@@ -1,8 +1,8 @@
 """densekit: DenseNet, whole. The names below are the public interface; everything else may move."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from densekit import lazily
 from densekit.version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _HOMES = {
     "resume": "densekit.api",
     "train": "densekit.api",
 }
+__getattr__ = lazily.names(__name__, _HOMES)
 
 __all__ = [
     "Classifier",
@@ -54,12 +55,6 @@ __all__ = [
     "resume",
     "train",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'densekit' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

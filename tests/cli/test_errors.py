@@ -176,6 +176,16 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_model_is_loaded_without_what_measures_and_draws() -> None:
+    """They take longer to import than many pictures to be named."""
+    code = (
+        "import sys; from densekit import load; import densekit.serve.explanation;"
+        "sys.exit(', '.join({'matplotlib', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_prediction_goes_on_after_a_bad_picture(densekit: Command, tmp_path: Path, tiny_run: Path) -> None:
     Image.new("L", (20, 20), 10).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no")

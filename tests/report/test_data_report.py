@@ -12,7 +12,7 @@ from densekit.config import DataConfig
 from densekit.data import load
 from densekit.data.check import check
 from densekit.data.split import divide
-from densekit.report import write_data_report
+from densekit.report.data_page import write_data_report
 from tests.report.test_report import CHROMIUM, HOSTILE, text_of
 
 

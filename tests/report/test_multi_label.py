@@ -12,7 +12,8 @@ from densekit.engine import prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.multi_label import MultiLabel
 from densekit.engine.progress import Display
-from densekit.report import plots, write_report
+from densekit.report import plots
+from densekit.report.page import write_report
 from tests.report.test_report import CHROMIUM, HOSTILE, looked_at, text_of
 
 

@@ -19,7 +19,8 @@ from densekit.engine.progress import Display
 from densekit.engine.single_label import SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
-from densekit.report import plots, write_report
+from densekit.report import plots
+from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -2,9 +2,6 @@
 
 Shapes: N images, C channels, k growth rate, L layers in a block. A block has L + 1 sources, what enters it and each
 layer's maps, and L + 1 readers: its layers, and the transition or classifier behind it.
+
+Nothing is imported here: who explains one answer need not wait for what trains probes.
 """
-
-from densekit.analysis.analysis import affordable, run
-from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
-
-__all__ = ["PARTS", "Analysis", "Network", "Request", "affordable", "as_dict", "run"]

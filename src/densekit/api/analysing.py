@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from densekit import analysis
-from densekit.analysis import PARTS, Analysis, Network, Request, affordable, as_dict
+from densekit.analysis.analysis import affordable, run
 from densekit.analysis.anatomy import blocks_of
+from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
 from densekit.api.evaluation import check_classes, choose_split, with_data_settings
@@ -22,7 +22,7 @@ from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
-from densekit.report import write_analysis
+from densekit.report.analysis_page import write_analysis
 from densekit.weights import atomic, pinned
 
 _IMAGES = {"cifar": 1_000, "imagenet": 64}
@@ -95,7 +95,7 @@ def analyse(
         train,
         images,
     )
-    found = analysis.run(request, named, display.counting)
+    found = run(request, named, display.counting)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "analysis.json", json.dumps(as_dict(found)) + "\n")

@@ -18,7 +18,7 @@ from densekit.data.shards import CLASSES
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
-from densekit.report import write_data_report
+from densekit.report.data_page import write_data_report
 from densekit.weights import atomic
 
 

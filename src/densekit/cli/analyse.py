@@ -38,7 +38,7 @@ def analyse(
     Feature reuse and what each connection is worth, gradients by layer, linear probes, class activation maps. Without
     images of the classes it knows, only its weights.
     """
-    from densekit.analysis import as_dict
+    from densekit.analysis.findings import as_dict
     from densekit.api.analysing import analyse as examine
     from densekit.cli.show import console, print_analysis
 

@@ -1,7 +1,8 @@
 """Images: where they come from, how they are decoded, split, augmented and batched."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from densekit import lazily
 
 if TYPE_CHECKING:
     from densekit.data.loader import Batch, Loader
@@ -16,11 +17,6 @@ _HOMES = {
     "Loader": "densekit.data.loader",
     "load": "densekit.data.sources",
 }
+__getattr__ = lazily.names(__name__, _HOMES)
 
 __all__ = ["Batch", "DataSet", "Images", "Loader", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'densekit.data' has no attribute '{name}'")

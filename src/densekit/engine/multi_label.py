@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
 from densekit.engine.calibration import expected_error, reliability
@@ -153,6 +152,8 @@ def best_threshold(target: NDArray[np.bool_], score: NDArray[np.float64]) -> flo
     """Where F1 is highest: midway between the lowest score that is taken and the next below; 1/2 without a choice."""
     if not 0 < target.sum() < len(target):
         return _UNDECIDED
+    from sklearn.metrics import precision_recall_curve  # slow to import, and of no use to a prediction
+
     precision, recall, scores = precision_recall_curve(target, score)
     # No row is 0/0: at every score something is taken, and where none of it is right both are 0.
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
@@ -162,6 +163,8 @@ def best_threshold(target: NDArray[np.bool_], score: NDArray[np.float64]) -> flo
 
 def auroc(target: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
     """Area under the ROC curve of one class; none where all images are of it, or none is."""
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(target, score)) if 0 < target.sum() < len(target) else None
 
 
@@ -172,6 +175,8 @@ def mean_auroc(target: NDArray[np.float32], score: NDArray[np.float64]) -> float
 
 
 def _of_class(name: str, target: NDArray[np.bool_], score: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    from sklearn.metrics import average_precision_score
+
     taken, count, known = score >= threshold, int(target.sum()), len(target)
     both = 0 < count < known
     return {

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from densekit.engine.calibration import expected_error, reliability
@@ -101,6 +100,8 @@ class SingleLabel:
 
     def measure(self, columns: Sequence[NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Result, Records]:
         """From the columns of all samples, in the split's order; `facts` are what else a `Result` holds."""
+        from sklearn.metrics import confusion_matrix  # slow to import, and of no use to a prediction
+
         rows = Records(*columns)
         matrix = confusion_matrix(rows.target, rows.predicted, labels=range(len(self.classes)))
         bins = reliability(rows.confidence, rows.predicted == rows.target)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from densekit.analysis import Analysis
 from densekit.analysis.answers import guessing
+from densekit.analysis.findings import Analysis
 from densekit.analysis.maps import FOLLOWS
 from densekit.analysis.sample import Sample
 from densekit.config import Preprocessing

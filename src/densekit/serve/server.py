@@ -13,7 +13,7 @@ import torch
 import uvicorn
 import uvloop
 
-from densekit.api import load
+from densekit.api.run import load
 from densekit.engine import Classifier
 from densekit.errors import BadData, Interrupted, InvalidInput
 from densekit.serve import log
