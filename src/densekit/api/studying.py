@@ -21,7 +21,7 @@ from densekit.engine.processes import ALONE
 from densekit.engine.progress import Display, amount, duration
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, UnknownName
 from densekit.models.cost import Cost, cost_of
-from densekit.report import write_study
+from densekit.report.study_page import write_study
 from densekit.study.builtin import BUILT_IN
 from densekit.study.findings import Findings, gather
 from densekit.study.grid import Options, lay_out, read_grid, with_options
@@ -163,11 +163,7 @@ def _require_all(failed: Sequence[Outcome]) -> None:
 def _threads(tasks: int) -> int:
     """Of each run: one where there are runs for all cores, which then do the most; what the user says in any case."""
     said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdigit() and int(said) > 0 else max(1, _cores() // tasks)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(said) if said.isdigit() and int(said) > 0 else max(1, threads.cores() // tasks)
 
 
 def _places(jobs: int | None, count: int, tasks: int) -> list[str]:
@@ -175,7 +171,7 @@ def _places(jobs: int | None, count: int, tasks: int) -> list[str]:
     if jobs is not None and jobs < 1:
         raise InvalidInput(f"--jobs {jobs} is not a positive number; pass 1 or more")
     devices = [str(i) for i in range(torch.cuda.device_count())]
-    free = jobs or (len(devices) if devices else max(1, _cores() // count))
+    free = jobs or (len(devices) if devices else max(1, threads.cores() // count))
     return [devices[i % len(devices)] if devices else "" for i in range(min(free, tasks))]
 
 

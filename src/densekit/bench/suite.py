@@ -17,6 +17,7 @@ from densekit.bench.summary import summarise
 from densekit.bench.workload import MODELS, Kind, batches_for, network, threads_of, write_data
 from densekit.config import DenseNetConfig
 from densekit.engine.runs import environment
+from densekit.engine.threads import cores
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
 from densekit.ops import PLANS
@@ -56,13 +57,13 @@ def benchmark(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[s
     for plan in settings.plans:
         if plan not in PLANS:
             raise UnknownName("plan", plan, PLANS)
-    cores = _cores()
-    threads = settings.threads or ((1, cores) if cores > 1 else (1,))
+    available = cores()
+    threads = settings.threads or ((1, available) if available > 1 else (1,))
     for name, value in (("--batch", settings.batch), ("--repeats", settings.rounds), ("--threads", min(threads))):
         if value is not None and value < 1:
             raise InvalidInput(f"{name} {value} is not a positive number; pass 1 or more")
-    if max(threads) > cores:
-        raise InvalidInput(f"--threads {max(threads)} is more than this process has cores; pass {cores} or less")
+    if max(threads) > available:
+        raise InvalidInput(f"--threads {max(threads)} is more than this process has cores; pass {available} or less")
     if settings.batch == 1 and set(settings.kinds) - {"infer"}:
         raise InvalidInput("--batch 1 cannot be trained on, as batch norm needs statistics; pass 2 or more")
     try:
@@ -142,11 +143,6 @@ def _in_a_process(job: Job) -> dict[str, Any]:
             "if it was out of memory, pass a smaller --batch"
         )
     return json.loads(answer.read_text())
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,11 @@ import torch
 _SMALL_MACS = 1_000_000_000
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def suitable(macs: int, batch_size: int) -> Iterator[None]:
     """One thread for a small network (`macs` an image) while this lasts, unless OMP_NUM_THREADS says how many."""

@@ -4,7 +4,6 @@ Of a MODEL that is an exported file there is one engine, its own runtime; it was
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from densekit.api import load
+from densekit.api.run import load
 from densekit.api.samples import made_up
 from densekit.engine import Classifier
+from densekit.engine.threads import cores
 from densekit.errors import DensekitError, InvalidInput, ProofFailed
 from densekit.export import engines, parity
 from densekit.export.engines import Opened, Run
@@ -86,11 +86,6 @@ def choose(model: str, folder: Path, batch: int, *, wanted: str | None, threads:
             best = (score, engine)
     assert best is not None  # torch itself raises what keeps it from being one
     return best[1]
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _own(model: str, batch: int, wanted: str | None, counts: tuple[int, ...], say: Say) -> Engine:
