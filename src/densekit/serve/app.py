@@ -2,8 +2,6 @@
 
 import json
 import time
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -11,14 +9,13 @@ from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 
 from densekit.engine import Classifier
-from densekit.serve import metrics, refusal
+from densekit.serve import metrics, page, refusal
 from densekit.serve.crew import Answer, Crew
 from densekit.serve.front import Front
 from densekit.serve.limits import Limits, read_image, read_images
 from densekit.serve.refusal import Refusal
 from densekit.version import __version__
 
-_PAGE = "densekit.serve.page"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE = {"image/*": _BINARY, "application/octet-stream": _BINARY}
 _ERROR = {
@@ -54,7 +51,7 @@ Invert = Annotated[bool, Query(description="Swap dark and light first.")]
 def create_app(
     crew: Crew, classifier: Classifier | None, limits: Limits, *, name: str, token: str | None = None
 ) -> FastAPI:
-    """The routes around a crew. `classifier`, with torch in this process, is for the page, where there is one.
+    """The routes around a crew. `classifier`, with torch in this process, is for the page.
 
     `name` is the model's. With a `token`, /v1/ and /metrics want it as Authorization: Bearer.
     """
@@ -118,8 +115,7 @@ def create_app(
         """For Prometheus."""
         return Response(crew.metrics.text(), media_type=metrics.TYPE)
 
-    if find_spec(_PAGE) is not None:
-        app.include_router(import_module(_PAGE).router)
+    app.include_router(page.router)
     return app
 
 

@@ -5,9 +5,8 @@ nothing inline is run or obeyed, whatever a class is called.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -111,7 +110,10 @@ async def explanation(
         )
     content = await read_image(request)
     pixels = request.app.state.limits.pixels
-    return await aside(request, _explain, classifier, content, top, wanted or (), invert, pixels)
+    return await aside(
+        request,
+        partial(explain, classifier, content, top=top, wanted=wanted or (), invert=invert, max_pixels=pixels),
+    )
 
 
 def facts(classifier: Classifier) -> dict[str, Any]:
@@ -139,12 +141,6 @@ def _classifier(request: Request) -> Classifier:
     if found is None:
         raise Refusal(404, "no_model", "this server keeps no model where it could explain; use /v1/predict")
     return found
-
-
-def _explain(
-    classifier: Classifier, content: bytes, top: int, wanted: Sequence[int], invert: bool, max_pixels: int
-) -> dict[str, Any]:
-    return explain(classifier, content, top=top, wanted=wanted, invert=invert, max_pixels=max_pixels)
 
 
 def _answer(request: Request, name: str) -> Response:
