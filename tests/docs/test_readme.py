@@ -121,6 +121,14 @@ def densenet121_weights(*_: Any, **__: Any) -> dict[str, Any]:
     return torchvision.models.densenet121().state_dict()
 
 
+def run(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """In this process; it must succeed."""
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert not exit_.value.code, f"{command}: {capfd.readouterr().err}"
+
+
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("block", ALL, ids=lambda block: block.commands[0][:50])
 def test_a_block_does_what_it_says(
@@ -134,12 +142,8 @@ def test_a_block_does_what_it_says(
             file, pattern = INSTALLS[command]
             assert re.search(pattern, (ROOT / file).read_text(encoding="utf-8")), f"{command}: {file} says otherwise"
         else:
-            words = shlex.split(f"{command} {SHORTENED.get(command, '')}")
-            assert words[0] == "densekit", f"say in INSTALLS what is to be done about: {command}"
-            monkeypatch.setattr(sys, "argv", words)
-            with pytest.raises(SystemExit) as exit_:
-                main()
-            assert not exit_.value.code, f"{command}: {capfd.readouterr().err}"
+            assert command.startswith("densekit "), f"say in INSTALLS what is to be done about: {command}"
+            run(f"{command} {SHORTENED.get(command, '')}", monkeypatch, capfd)
 
 
 def test_both_readmes_have_the_same_commands() -> None:
