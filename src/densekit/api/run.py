@@ -62,7 +62,7 @@ def free_folder(parent: Path, name: str) -> Path:
     """`parent/name`, or with a number where that exists."""
     name = name.replace(":", "-")
     taken = 1
-    while (parent / (name if taken == 1 else f"{name}-{taken}")).exists():
+    while os.path.lexists(parent / (name if taken == 1 else f"{name}-{taken}")):  # also a link that leads nowhere
         taken += 1
     return parent / (name if taken == 1 else f"{name}-{taken}")
 

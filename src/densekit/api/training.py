@@ -23,7 +23,7 @@ from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
-from densekit.report import write_report
+from densekit.report.page import write_report
 from densekit.weights import atomic, pinned
 
 
@@ -84,9 +84,10 @@ def train_recipe(
     """`train` for a recipe that is there already."""
     with joined() as world:
         name = f"{short_name(recipe.data.source)}-{recipe.model.name}"
-        folder, begun = world.from_leader(lambda: _place(Path(out) if out else None, name, world.launch))
-        if begun:
-            return _resume(folder, world, {}, data_dir, console, accept_changes=False)
+        given = Path(out) if out else None
+        begun = world.from_leader(lambda: _begun(given, name, world.launch))
+        if begun is not None:
+            return _resume(begun, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
         if recipe.init is not None:
             source = recipe.init
@@ -96,7 +97,7 @@ def train_recipe(
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
-            world.from_leader(lambda: _create(folder, prepared))
+            folder = world.from_leader(lambda: _create(given or _claimed(name), prepared))
             display = display_of(console, world)
             title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
             display.forecast(forecast_of(prepared, choice, cost), title)
@@ -104,17 +105,33 @@ def train_recipe(
                 return _finish(prepared, folder, display, None)
 
 
-def _place(out: Path | None, name: str, launch: str) -> tuple[Path, bool]:
-    """Where the run goes, and whether these processes had begun it before torchrun started them again."""
+def _begun(out: Path | None, name: str, launch: str) -> Path | None:
+    """The run that these processes had begun before torchrun started them again. Raises InvalidInput for another's."""
     for folder in [out] if out else Path("runs").glob(f"{escape(name.replace(':', '-'))}*"):
         if runs.belongs_to(folder, launch):
-            return folder, True
-    return out or free_folder(Path("runs"), name), False
+            return folder
+    if out:
+        runs.require_none(out)  # before a minute goes into preparing
+    return None
 
 
-def _create(folder: Path, prepared: Prepared) -> None:
+def _claimed(name: str) -> Path:
+    """A new folder below runs/, of this run alone: another may start at the same moment."""
+    while True:
+        folder = free_folder(Path("runs"), name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # of which `runs.create` says what is wrong
+            pass
+        return folder
+
+
+def _create(folder: Path, prepared: Prepared) -> Path:
     world = prepared.world
     runs.create(folder, prepared.recipe, prepared.data, processes=world.size, launch=world.launch)
+    return folder
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:

@@ -35,13 +35,18 @@ from densekit.weights import atomic
 _PATIENCE = 40.0  # seconds
 
 
+def require_none(folder: Path) -> None:
+    """Raises InvalidInput if `folder` holds a run already."""
+    if (folder / "config.yaml").exists():
+        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
+
+
 def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
     """Starts a run folder, and notes that with these facts.
 
     Raises InvalidInput if it holds a run already, BadData if it cannot be written.
     """
-    if (folder / "config.yaml").exists():
-        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
+    require_none(folder)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")

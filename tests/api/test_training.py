@@ -1,0 +1,39 @@
+"""Where a run goes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from densekit import train
+from densekit.api import free_folder, training
+
+NAME = "digits-densenet_bc_10_4"
+
+
+def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one makes its folder while this one still looks for the fastest plan, and between a look and a step."""
+    monkeypatch.chdir(tmp_path)
+    choose, first_free = training.choose, training.free_folder
+    looks: list[Path] = []
+
+    def slowly(*given: Any) -> Any:
+        Path("runs", NAME).mkdir(parents=True)
+        return choose(*given)
+
+    def overtaken(parent: Path, name: str) -> Path:
+        looks.append(first_free(parent, name))
+        if len(looks) == 1:
+            looks[0].mkdir()
+        return looks[-1]
+
+    monkeypatch.setattr(training, "choose", slowly)
+    monkeypatch.setattr(training, "free_folder", overtaken)
+    run = train("digits", model="densenet_bc_10_4", epochs=1, settings={"data.limit": 50})
+    assert looks == [Path("runs", f"{NAME}-2"), Path("runs", f"{NAME}-3")]
+    assert run.folder == looks[-1]
+
+
+def test_a_link_that_leads_nowhere_is_no_free_place(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "gone")
+    assert free_folder(tmp_path, "a") == tmp_path / "a-2"
