@@ -70,6 +70,7 @@ def test_weights_alone_need_no_images(densekit, imported, tmp_path):
     assert "its weights alone" in text_of(tmp_path / "found" / "report.html")
 
 
+@pytest.mark.slow
 def test_photographs_nets_are_looked_into_with_images(densekit, imported):
     status, out, err = densekit(
         "analyse", imported, "synthetic:64x64x3:3:30", "--images", 6, "--json", "--only", "maps", "--only", "gradients"

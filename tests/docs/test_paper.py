@@ -18,7 +18,7 @@ import pytest
 import torch
 import typer
 
-from densekit.analysis import PARTS
+from densekit.analysis.findings import PARTS
 from densekit.cli import analyse, models, reproduce, study, train
 from densekit.models import config_for, create_model
 from densekit.models.cost import as_published, cost_of

@@ -48,6 +48,7 @@ def check(server: Served, seen: Counter[tuple[str, int | None]], starts: int, be
     assert seen["damaged image", 422] + seen["damaged image", 415]
 
 
+@pytest.mark.slow
 def test_some_hundred_hostile_requests(server: Served) -> None:
     before, starts = answers(server), server.count("worker_start")
     check(server, beset(server, range(216)), starts, before)

@@ -335,6 +335,7 @@ def gone(pid: int) -> None:
     raise AssertionError(f"{pid} is still there")
 
 
+@pytest.mark.slow
 def test_a_hanging_worker_is_replaced_and_what_cannot_be_answered_is_cut_off_with_143() -> None:
     settings = ("--set", "seconds=2", "--set", "drain_seconds=0.5", "--set", "connections=3")
     with served(MODEL, *QUICK, *settings) as server:
