@@ -214,6 +214,17 @@ def test_a_keras_archive_cannot_unpack_to_more(tmp_path: Path) -> None:
     assert "unpacks to more" in read_here(tmp_path / "weights.keras")
 
 
+def test_a_part_longer_than_its_keras_archive_is_damage(tmp_path: Path) -> None:
+    """As the guided fuzzer found it: not an error of zipfile's own kind."""
+    path = tmp_path / "weights.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(100))
+    sound = struct.pack("<II", 100, 100)
+    path.write_bytes(path.read_bytes().replace(sound, struct.pack("<II", 10**6, 10**6)))
+    assert "damaged" in read_here(path)
+
+
 def test_keras_files_without_h5py_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_h5(tmp_path / "weights.h5", keras_layers(state()))
     monkeypatch.setitem(sys.modules, "h5py", None)

@@ -28,7 +28,8 @@ _HARMLESS = frozenset(
 )
 _ACTIVATIONS = {"relu", "linear", "softmax", None}
 # ValueError: names that are no UTF-8. RuntimeError: a packing that is not known, a password, JSON that is too deep.
-_UNREADABLE = (KeyError, ValueError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# EOFError: a part that is said to be longer than the archive.
+_UNREADABLE = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _OWN = "top_level_model_weights"  # what a network has beside its layers
 _NESTED = ("Functional", "Sequential", "Model")
 
@@ -54,7 +55,9 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
                 while chunk := packed.read(_CHUNK):
                     file.write(chunk)
     except _UNREADABLE as error:
-        raise BadWeights(f"{path} is damaged, or no .keras file ({error}); fetch it again") from error
+        raise BadWeights(
+            f"{path} is damaged, or no .keras file ({str(error) or 'it ends early'}); fetch it again"
+        ) from error
     return read(folder / WEIGHTS, config, room, path)
 
 
