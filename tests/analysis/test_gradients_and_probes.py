@@ -96,3 +96,9 @@ def test_residual_networks_are_probed_block_by_block():
     model = create_model("resnet_8", image_size=8, in_channels=1).eval()
     found = probes.resnet_features(model, Sample(torch.randn(5, 1, 8, 8), torch.arange(5)))["state"]
     assert [x.shape for x in found.values()] == [(5, 16), (5, 16), (5, 32), (5, 64)]
+
+
+def test_the_first_layers_are_compared_with_the_last_without_stem_and_classifier() -> None:
+    flow = gradients.Flow("net", "untrained", list("abcdefghij"), [99.0, 4, 6, 1, 1, 1, 1, 2, 3, 77], [])
+    assert flow.reach == 5 / 2.5
+    assert gradients.Flow("net", "untrained", list("ab"), [6.0, 2], []).reach == 3

@@ -7,6 +7,7 @@ import pytest
 
 from densekit import train
 from densekit.api import free_folder, training
+from densekit.errors import BadData
 
 NAME = "digits-densenet_bc_10_4"
 
@@ -32,6 +33,14 @@ def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch:
     run = train("digits", model="densenet_bc_10_4", epochs=1, settings={"data.limit": 50})
     assert looks == [Path("runs", f"{NAME}-2"), Path("runs", f"{NAME}-3")]
     assert run.folder == looks[-1]
+
+
+def test_no_place_for_runs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk for them that is not mounted."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadData, match="cannot write the run"):
+        train("digits", model="densenet_bc_10_4", epochs=1, settings={"data.limit": 50, "plan": "concat"})
 
 
 def test_a_link_that_leads_nowhere_is_no_free_place(tmp_path: Path) -> None:

@@ -225,6 +225,19 @@ def test_a_part_longer_than_its_keras_archive_is_damage(tmp_path: Path) -> None:
     assert "damaged" in read_here(path)
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_part_of_a_keras_archive_is_said_so(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "weights.keras"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", np.random.default_rng(0).bytes(500))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"model.weights.h5") + 40
+    content[start : start + 200] = bytes(x ^ 0xFF for x in content[start : start + 200])
+    path.write_bytes(content)
+    assert "damaged" in read_here(path)
+
+
 def test_keras_files_without_h5py_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_h5(tmp_path / "weights.h5", keras_layers(state()))
     monkeypatch.setitem(sys.modules, "h5py", None)

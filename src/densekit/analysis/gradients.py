@@ -32,8 +32,11 @@ class Flow:
 
     @property
     def reach(self) -> float:
-        """Median of the first quarter of layers over that of the last quarter, classifier apart: 1 is alike."""
-        inner = self.rms[:-1]
+        """Median of the first quarter of layers over that of the last quarter: 1 is alike.
+
+        Without stem and classifier, which have few weights and large gradients in any network.
+        """
+        inner = self.rms[1:-1] or self.rms
         quarter = max(1, len(inner) // 4)
         return float(np.median(inner[:quarter]) / np.median(inner[-quarter:]))
 

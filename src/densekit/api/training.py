@@ -120,10 +120,14 @@ def _claimed(name: str) -> Path:
     while True:
         folder = free_folder(Path("runs"), name)
         try:
-            folder.mkdir(parents=True)
+            folder.parent.mkdir(exist_ok=True)
+        except OSError:  # of which `runs.create` says what is wrong
+            return folder
+        try:
+            folder.mkdir()
         except FileExistsError:
             continue
-        except OSError:  # of which `runs.create` says what is wrong
+        except OSError:
             pass
         return folder
 

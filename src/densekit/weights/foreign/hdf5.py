@@ -1,6 +1,7 @@
 """Keras: whole models and weights in HDF5, and .keras archives. Nothing of Keras is needed, nor run."""
 
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -29,7 +30,7 @@ _HARMLESS = frozenset(
 _ACTIVATIONS = {"relu", "linear", "softmax", None}
 # ValueError: names that are no UTF-8. RuntimeError: a packing that is not known, a password, JSON that is too deep.
 # EOFError: a part that is said to be longer than the archive.
-_UNREADABLE = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _OWN = "top_level_model_weights"  # what a network has beside its layers
 _NESTED = ("Functional", "Sequential", "Model")
 
