@@ -6,6 +6,7 @@ torchvision's network with the same weights, Pillow, torchvision's transforms; F
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from densekit.weights import load_model
 TOP = 3
 
 
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    """As v2.Resize, but for the longer side, which that rounds down: then the answers are those of densekit."""
+    scale = side / min(image.size)
+    found: Image.Image = v2.functional.resize(image, [round(image.height * scale), round(image.width * scale)])
+    return found
+
+
 class Network:
     """Decoding, the network, and classes."""
 
@@ -37,7 +45,7 @@ class Network:
         self.classes = card.classes
         self.transform: Any = v2.Compose(
             [
-                v2.Resize(preprocessing.resize),
+                partial(_resized, side=preprocessing.resize),
                 v2.CenterCrop(list(preprocessing.size)),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
