@@ -25,7 +25,7 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def test_there_are_studies() -> None:
-    assert {"study-efficiency", "study-ablation"} <= set(STUDIES)
+    assert {"study-efficiency", "study-ablation", "study-small-data"} <= set(STUDIES)
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
