@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## train a small DenseNet on digits, in about a minute,
 
 # A process a core; OpenMP threads that wait in a loop would keep one from the other.
 test: $(VENV)/.installed-test ## run the test suite
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(VENV)/.installed-test ## run what stands apart: many processes, kills, sanitizers, other runtimes
 	$(BIN)/python -m pytest -m "slow and not marathon"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from densekit import train
-from densekit.api import free_folder, training
+from densekit.api import run as runs
+from densekit.api import training
 from densekit.errors import BadData
 
 NAME = "digits-densenet_bc_10_4"
@@ -15,7 +16,7 @@ NAME = "digits-densenet_bc_10_4"
 def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one makes its folder while this one still looks for the fastest plan, and between a look and a step."""
     monkeypatch.chdir(tmp_path)
-    choose, first_free = training.choose, training.free_folder
+    choose, first_free = training.choose, runs.free_folder
     looks: list[Path] = []
 
     def slowly(*given: Any) -> Any:
@@ -29,7 +30,7 @@ def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch:
         return looks[-1]
 
     monkeypatch.setattr(training, "choose", slowly)
-    monkeypatch.setattr(training, "free_folder", overtaken)
+    monkeypatch.setattr(runs, "free_folder", overtaken)
     run = train("digits", model="densenet_bc_10_4", epochs=1, settings={"data.limit": 50})
     assert looks == [Path("runs", f"{NAME}-2"), Path("runs", f"{NAME}-3")]
     assert run.folder == looks[-1]
@@ -45,4 +46,4 @@ def test_no_place_for_runs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_link_that_leads_nowhere_is_no_free_place(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "gone")
-    assert free_folder(tmp_path, "a") == tmp_path / "a-2"
+    assert runs.free_folder(tmp_path, "a") == tmp_path / "a-2"

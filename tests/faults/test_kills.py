@@ -69,7 +69,8 @@ def survive(folder: Path, ranks: int, number: int, kills: int, arguments: tuple[
             return
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_to_the_same_bits(number: int, tmp_path: Path) -> None:
     survive(tmp_path, 1, number, 2)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -37,40 +38,51 @@ def _nothing(net: nn.Module) -> None:
     del net
 
 
-def _rank(
-    rank: int,
-    plan: str,
-    synced: bool,
-    folder: str,
-    alone: Callable[[nn.Module], None] = _nothing,
-    shares: Sequence[slice] = SHARES,
-    size: int = 8,
-    dtype: torch.dtype = torch.float64,
-) -> None:
-    """`alone` is done on the first rank only."""
+class Case(NamedTuple):
+    """A step of two ranks."""
+
+    plan: str
+    synced: bool = True
+    alone: Callable[[nn.Module], None] = _nothing
+    """Done on the first rank only."""
+    shares: Sequence[slice] = SHARES
+    size: int = 8
+    dtype: torch.dtype = torch.float64
+
+
+State = dict[str, torch.Tensor]
+
+
+def _rank(rank: int, folder: str, cases: Sequence[Case]) -> None:
     torch.set_num_threads(1)
     patience = timedelta(seconds=60)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=patience
     )
     try:
-        net = with_plan(network().to(dtype), plan)  # drawn in float64, as what it is compared with
-        if synced:
-            ops.convert(net)
-        if rank == 0:
-            alone(net)
-        model = DistributedDataParallel(net, broadcast_buffers=False)
-        x = images(5, 3, size, size, dtype=dtype)[shares[rank]].requires_grad_()
-        model(x).square().sum().backward()
-        state = {f"grad {name}": p.grad for name, p in net.named_parameters()} | dict(net.named_buffers())
-        torch.save(state | {"grad x": x.grad}, f"{folder}/{rank}.pt")
+        torch.save([_step(rank, case) for case in cases], f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def _spawn(plan: str, synced: bool, folder: Path, *others: object) -> list[dict[str, torch.Tensor]]:
-    torch.multiprocessing.spawn(_rank, (plan, synced, str(folder), *others), RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+def _step(rank: int, case: Case) -> State:
+    net = with_plan(network().to(case.dtype), case.plan)  # drawn in float64, as what it is compared with
+    if case.synced:
+        ops.convert(net)
+    if rank == 0:
+        case.alone(net)
+    model = DistributedDataParallel(net, broadcast_buffers=False)
+    x = images(5, 3, case.size, case.size, dtype=case.dtype)[case.shares[rank]].requires_grad_()
+    model(x).square().sum().backward()
+    state = {f"grad {name}": p.grad for name, p in net.named_parameters()} | dict(net.named_buffers())
+    return state | {"grad x": x.grad}
+
+
+def _spawn(folder: Path, *cases: Case) -> list[tuple[State, State]]:
+    """Of each case, what the ranks have. In the same processes, as starting those takes most of the time."""
+    torch.multiprocessing.spawn(_rank, (str(folder), cases), RANKS)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(RANKS))
+    return list(zip(first, second, strict=True))
 
 
 def _close(actual: torch.Tensor, expected: torch.Tensor, name: str, tolerance: float = 1e-10) -> None:
@@ -82,8 +94,7 @@ def _close(actual: torch.Tensor, expected: torch.Tensor, name: str, tolerance: f
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("plan", ["checkpoint", "shared"])
-def test_ranks_agree_with_one_process(plan: str, tmp_path: Path):
+def test_ranks_agree_with_one_process(tmp_path: Path):
     expected: dict[str, torch.Tensor] = {}
     model = with_plan(network(), "concat")
     for share in SHARES:
@@ -91,46 +102,47 @@ def test_ranks_agree_with_one_process(plan: str, tmp_path: Path):
         model(images(5, 3, 8, 8)[share]).square().sum().backward()
         for name, p in model.named_parameters():
             expected[name] = expected.get(name, 0) + p.grad / RANKS
-    for state in _spawn(plan, False, tmp_path):
-        for name, value in expected.items():
-            _close(state[f"grad {name}"], value, name)
+    for states in _spawn(tmp_path, Case("checkpoint", synced=False), Case("shared", synced=False)):
+        for state in states:
+            for name, value in expected.items():
+                _close(state[f"grad {name}"], value, name)
 
 
-def _assert_whole_batch(states: list[dict[str, torch.Tensor]], shares: Sequence[slice], size: int, tolerance: float):
+def _assert_whole_batch(folder: Path, *cases: Case, tolerance: float = 1e-10):
     """That the ranks have the gradients and buffers of one process with all images."""
-    model = with_plan(network(), "concat")
-    x = images(5, 3, size, size)[: shares[-1].stop].requires_grad_()
-    model(x).square().sum().backward()
-    for share, state in zip(shares, states, strict=True):
-        for name, p in model.named_parameters():
-            _close(state[f"grad {name}"], p.grad / RANKS, name, tolerance)  # DistributedDataParallel averages
-        for name, buffer in model.named_buffers():
-            _close(state[name], buffer, name, tolerance)
-        _close(state["grad x"], x.grad[share], "x", tolerance)
+    for case, states in zip(cases, _spawn(folder, *cases), strict=True):
+        model = with_plan(network(), "concat")
+        x = images(5, 3, case.size, case.size)[: case.shares[-1].stop].requires_grad_()
+        model(x).square().sum().backward()
+        for share, state in zip(case.shares, states, strict=True):
+            for name, p in model.named_parameters():
+                # DistributedDataParallel averages.
+                _close(state[f"grad {name}"], p.grad / RANKS, f"{name} of {case}", tolerance)
+            for name, buffer in model.named_buffers():
+                _close(state[name], buffer, f"{name} of {case}", tolerance)
+            _close(state["grad x"], x.grad[share], f"x of {case}", tolerance)
 
 
-@pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
-def test_synced_statistics_are_those_of_the_whole_batch(plan: str, tmp_path: Path):
-    _assert_whole_batch(_spawn(plan, True, tmp_path), SHARES, 8, 1e-10)
+def test_synced_statistics_are_those_of_the_whole_batch(tmp_path: Path):
+    _assert_whole_batch(tmp_path, Case("concat"), Case("checkpoint"), Case("shared"))
 
 
-@pytest.mark.parametrize("plan", ["concat", "shared"])
-def test_a_single_value_is_enough_where_others_have_more(plan: str, tmp_path: Path):
+def test_a_single_value_is_enough_where_others_have_more(tmp_path: Path):
     """The last block sees single pixels; the first rank has one image."""
     shares = (slice(0, 1), slice(1, 3))
-    _assert_whole_batch(_spawn(plan, True, tmp_path, _nothing, shares, 4), shares, 4, 1e-9)
+    cases = (Case(plan, shares=shares, size=4) for plan in ("concat", "shared"))
+    _assert_whole_batch(tmp_path, *cases, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("plan", ["checkpoint", "shared"])
-@pytest.mark.parametrize("alone", [_watched, _observed, _watched_transition])
-def test_what_one_rank_cannot_run_as_one_none_does(plan: str, alone: Callable[[nn.Module], None], tmp_path: Path):
+def test_what_one_rank_cannot_run_as_one_none_does(plan: str, tmp_path: Path):
     """Else each would wait for statistics that the other never sends."""
-    _assert_whole_batch(_spawn(plan, True, tmp_path, alone), SHARES, 8, 1e-10)
+    _assert_whole_batch(tmp_path, *(Case(plan, alone=alone) for alone in (_watched, _observed, _watched_transition)))
 
 
 @pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
 def test_kernels_pool_theirs(tmp_path: Path):
-    _assert_whole_batch(_spawn("shared", True, tmp_path, _nothing, SHARES, 8, torch.float32), SHARES, 8, 1e-3)
+    _assert_whole_batch(tmp_path, Case("shared", dtype=torch.float32), tolerance=1e-3)
 
 
 def _pooling(rank: int, folder: str) -> None:

@@ -307,6 +307,8 @@ def test_a_deep_network_fits_a_phone_too(tab, browser, pictures):
 
 def test_keys_are_enough(tab, pictures):
     page = tab().open()
+    # Playwright takes choosers over once somebody listens, but does not wait until it has.
+    page.page.on("filechooser", lambda _: None)
     keys = page.page.keyboard
     focused = "document.activeElement"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from densekit.api.importing import ImportedModel, import_model
     from densekit.api.pushing import PushedModel, push
     from densekit.api.reproducing import Reproduced, reproduce
-    from densekit.api.run import Run, data_folder, free_folder, load, write_samples
+    from densekit.api.run import Run, claim_folder, data_folder, load, write_samples
     from densekit.api.studying import Execution, Studied, study
     from densekit.api.training import compose, resume, train
 
@@ -26,11 +26,11 @@ _HOMES = {
     "Run": "densekit.api.run",
     "Studied": "densekit.api.studying",
     "analyse": "densekit.api.analysing",
+    "claim_folder": "densekit.api.run",
     "compose": "densekit.api.training",
     "data_folder": "densekit.api.run",
     "evaluate": "densekit.api.evaluation",
     "export_model": "densekit.api.exporting",
-    "free_folder": "densekit.api.run",
     "import_model": "densekit.api.importing",
     "load": "densekit.api.run",
     "push": "densekit.api.pushing",
@@ -52,11 +52,11 @@ __all__ = [
     "Run",
     "Studied",
     "analyse",
+    "claim_folder",
     "compose",
     "data_folder",
     "evaluate",
     "export_model",
-    "free_folder",
     "import_model",
     "load",
     "push",

@@ -14,7 +14,7 @@ from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dic
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
 from densekit.api.evaluation import check_classes, choose_split, with_data_settings
-from densekit.api.run import data_folder, display_of, free_folder, load
+from densekit.api.run import claim_folder, data_folder, display_of, load
 from densekit.config import DataConfig, DenseNetConfig
 from densekit.data import Images
 from densekit.data import load as load_data
@@ -67,7 +67,8 @@ def analyse(
         if part not in PARTS:
             raise UnknownName("part of an analysis", part, PARTS)
     parts = tuple(part for part in PARTS if part in only or not only)
-    folder = _place(out, f"analysis-{Path(model).name}")
+    given = _empty(out) if out is not None else None
+    name = f"analysis-{Path(model).name}"
     model = pinned(model)
     network = _network(model)
     blocks = blocks_of(network.model, str(model))
@@ -96,6 +97,7 @@ def analyse(
         images,
     )
     found = run(request, named, display.counting)
+    folder = given or claim_folder(Path("runs"), name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write(folder / "analysis.json", json.dumps(as_dict(found)) + "\n")
@@ -105,9 +107,7 @@ def analyse(
     return Analysed(folder, found)
 
 
-def _place(out: str | Path | None, name: str) -> Path:
-    if out is None:
-        return free_folder(Path("runs"), name)
+def _empty(out: str | Path) -> Path:
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"--out {folder} is there already and not empty; name a new folder")

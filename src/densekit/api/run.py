@@ -67,6 +67,24 @@ def free_folder(parent: Path, name: str) -> Path:
     return parent / (name if taken == 1 else f"{name}-{taken}")
 
 
+def claim_folder(parent: Path, name: str) -> Path:
+    """A new folder `parent/name`, or with a number, of this process alone: another may look at the same moment.
+
+    Where none can be made, its path: who writes to it says what is wrong.
+    """
+    while True:
+        folder = free_folder(parent, name)
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            if os.path.lexists(folder):
+                continue
+        except OSError:
+            pass
+        return folder
+
+
 def write_samples(run: Path, count: int) -> list[Path]:
     """The first `count` images of a run's reported split as RUN/samples/NAME-true-CLASS.png; in-memory data only."""
     from torchvision.transforms.v2.functional import to_pil_image

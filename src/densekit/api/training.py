@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from densekit.api.run import Run, data_folder, display_of, free_folder
+from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import Recipe, flatten, with_settings
 from densekit.data.sources import short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
@@ -97,7 +97,7 @@ def train_recipe(
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
-            folder = world.from_leader(lambda: _create(given or _claimed(name), prepared))
+            folder = world.from_leader(lambda: _create(given or claim_folder(Path("runs"), name), prepared))
             display = display_of(console, world)
             title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
             display.forecast(forecast_of(prepared, choice, cost), title)
@@ -113,23 +113,6 @@ def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     if out:
         runs.require_none(out)  # before a minute goes into preparing
     return None
-
-
-def _claimed(name: str) -> Path:
-    """A new folder below runs/, of this run alone: another may start at the same moment."""
-    while True:
-        folder = free_folder(Path("runs"), name)
-        try:
-            folder.parent.mkdir(exist_ok=True)
-        except OSError:  # of which `runs.create` says what is wrong
-            return folder
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        except OSError:
-            pass
-        return folder
 
 
 def _create(folder: Path, prepared: Prepared) -> Path:

@@ -7,7 +7,6 @@ all alike.
 
 import importlib
 import json
-import os
 import statistics
 import time
 import warnings
@@ -27,6 +26,7 @@ from torchvision.transforms import v2
 
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, load
+from densekit.engine import threads
 from densekit.engine.runs import environment
 from densekit.errors import BadData, InvalidInput
 from densekit.weights import atomic
@@ -56,7 +56,7 @@ def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
 
     Raises InvalidInput for a course that cannot be, BadData where the result cannot be written.
     """
-    workers = (os.cpu_count() or 1) if course.workers is None else course.workers
+    workers = threads.cores() if course.workers is None else course.workers
     if min(course.batch, course.rounds, course.images // course.batch) < 1 or workers < 0:
         raise InvalidInput("--batch and --repeats are 1 or more, and --threads, the workers, 0 or more")
     try:

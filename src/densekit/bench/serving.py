@@ -30,6 +30,7 @@ from densekit.bench import peer_servers
 from densekit.bench.loading import write_photographs
 from densekit.bench.workload import network, settle
 from densekit.config import DenseNetConfig, Preprocessing
+from densekit.engine import threads
 from densekit.engine.runs import environment
 from densekit.errors import BadData, DensekitError, Interrupted, InvalidInput
 from densekit.models import build
@@ -161,7 +162,7 @@ def _write_model(folder: Path, config: DenseNetConfig) -> None:
 @contextmanager
 def _started(name: str, root: Path, photographs: Sequence[bytes]) -> Iterator[_Server]:
     """Ready, in a process group of its own."""
-    port, cores = _free_port(), os.cpu_count() or 1
+    port, cores = _free_port(), threads.cores()
     command = [sys.executable, "-m", peer_servers.__name__, name, str(root / "model"), str(port), str(cores)]
     if name == "densekit":
         command = [sys.executable, "-m", "densekit", "serve", str(root / "model"), "--port", str(port)]

@@ -11,7 +11,7 @@ def demo(out: Annotated[Path | None, typer.Option(help="A new folder. Default: r
     from densekit import api
     from densekit.cli.show import console, print_result
 
-    folder = out or api.free_folder(Path("runs"), "demo")
+    folder = out or api.claim_folder(Path("runs"), "demo")
     run = api.train("digits", model="densenet_bc_22_12", out=folder, console=console())
     print_result(run.result)
     pictures = api.write_samples(run.folder, count=2)
