@@ -71,17 +71,20 @@ def test_every_named_model_has_the_same_top1_on_256_images_without_torch(name: s
     import torch
     from torch import nn
 
-    from densekit.export.parity import scaled
-    from densekit.weights import load_model
+    from densekit.bench.workload import settle
+    from densekit.export.parity import Reference, scaled
+    from densekit.weights import load_model, save_model
 
     folder = write_net(tmp_path / "net", name, **({"image_size": 64} if name[8:11].isdigit() else {"image_size": 16}))
     net, card = load_model(folder)
-    export_model(folder, tmp_path / "out", preprocess=True)
-    # Coarse patterns of every contrast: of noise alone all images look alike to a deep network.
+    # Coarse patterns of every contrast: of noise alone all images look alike to a deep network. Its statistics are
+    # theirs, or the rarest would have logits a hundred times the others'.
     coarse = torch.rand(256, card.preprocessing.channels, 3, 3) * torch.rand(256, 1, 1, 1)
     pixels = nn.functional.interpolate(coarse, size=card.preprocessing.size, mode="bilinear").mul(255).byte()
-    pixels = pixels.permute(0, 2, 3, 1).contiguous()
-    np.save(tmp_path / "pixels.npy", pixels.numpy())
+    settle(net, scaled(pixels[:64], card.preprocessing, torch.float32))
+    save_model(folder, net.state_dict(), card)
+    export_model(folder, tmp_path / "out", preprocess=True)
+    np.save(tmp_path / "pixels.npy", pixels.permute(0, 2, 3, 1).contiguous().numpy())
     code = """
 import numpy as np
 from densekit.export.runtime import OnnxClassifier
@@ -91,12 +94,12 @@ np.save(sys.argv[3], np.concatenate([model.logits(part) for part in np.split(pix
 assert sys.modules["torch"] is None
 """
     run(code, tmp_path / "out/model.onnx", tmp_path / "pixels.npy", tmp_path / "logits.npy")
-    with torch.inference_mode():
-        parts = scaled(pixels.permute(0, 3, 1, 2), card.preprocessing, torch.float32).split(16)
-        expected = torch.cat([net(part) for part in parts]).numpy()
-    actual = np.load(tmp_path / "logits.npy")
-    assert len(set(expected.argmax(1).tolist())) > 1, "a network that names every image alike shows nothing"
-    best = np.sort(expected, 1)
-    clear = best[:, -1] - best[:, -2] > 1e-4 * np.abs(expected).max()
-    assert clear.sum() >= 250
-    assert (actual.argmax(1) == expected.argmax(1))[clear].all()
+    expected = Reference(net, pixels, card.preprocessing)
+    actual = np.load(tmp_path / "logits.npy").argmax(1)
+    assert len(set(expected.truth.argmax(1).tolist())) > 1, "a network that names every image alike shows nothing"
+    best = np.sort(expected.truth, 1)
+    # Where float32 decides between the two best, torch itself is not sure of its class.
+    clear = best[:, -1] - best[:, -2] > 4 * np.abs(expected.torch - expected.truth).max(1)
+    # Through a thousand layers that nobody trained it errs by a thousandth of the largest logit.
+    assert clear.sum() >= (200 if name == "preact_resnet_1001" else 250)
+    assert (actual == expected.truth.argmax(1))[clear].all()
