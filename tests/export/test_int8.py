@@ -60,6 +60,23 @@ def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monk
     assert not calibrated & held_out
 
 
+def test_answers_that_depend_on_their_company_are_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = exporting.open_file
+
+    def opened(path: Path, *threads: int) -> Any:
+        found = opening(path, *threads)
+        if found.passport(path).precision != "int8":
+            return found
+        return replace(found, run=lambda images: found.run(images) * len(images))
+
+    monkeypatch.setattr(exporting, "open_file", opened)
+    with pytest.raises(ProofFailed, match="between batches of 1, 2, 7"):
+        export_model(tiny_run, tmp_path / "out", int8=True, max_drop=1.0, calibration=32)
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_great_a_drop_is_refused_and_leaves_no_file(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

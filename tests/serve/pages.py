@@ -14,11 +14,13 @@ from PIL import Image
 
 from densekit.engine import Classifier
 from densekit.errors import BadImage
+from densekit.serve import wire
 from densekit.serve.app import create_app
 from densekit.serve.crew import Answer, Crew
 from densekit.serve.limits import Limits
 from densekit.serve.metrics import Metrics
 from densekit.serve.refusal import Refusal
+from densekit.serve.worker import seen
 
 
 class Here(Crew):
@@ -30,6 +32,8 @@ class Here(Crew):
         self.classifier = classifier
 
     async def ask(self, images: Sequence[bytes], top: int, invert: bool = False) -> list[Answer]:
+        if not top:
+            return [self._seen(content, invert) for content in images]
         outcomes = self.classifier.predict_each(images, invert=invert, max_pixels=self.limits.pixels)
         return [
             Refusal.of(outcome)
@@ -37,6 +41,13 @@ class Here(Crew):
             else {"top": outcome.top(top), "notices": list(outcome.notices)}
             for outcome in outcomes
         ]
+
+    def _seen(self, content: bytes, invert: bool) -> Answer:
+        try:
+            pixels, notices = seen(self.classifier, content, invert=invert, max_pixels=self.limits.pixels)
+        except BadImage as error:
+            return Refusal.of(error)
+        return {"pixels": wire.image(pixels), "notices": list(notices)}
 
 
 def app_of(classifier: Classifier, limits: Limits) -> FastAPI:

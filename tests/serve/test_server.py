@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,8 @@ HEAD = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r
         ((HEAD, b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nhalf\r\n"), 400),
         ((HEAD, b"Content-Length: 500\r\n\r\n", *(b"x", 0.3) * 10), 400),
         ((b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n",), 404),
+        ((b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 0.3, b"\r\n"), 404),
+        ((b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", 0.3, b"abc"), 404),
         ((b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 70_000,), 400),
         ((b"\x16\x03\x01\x02\0 TLS, by mistake\r\n\r\n",), 400),
     ],
@@ -287,6 +290,23 @@ def test_slow_and_broken_clients_are_ended(
         found, _, body = parsed(came)
         assert found == status
         assert sorted(json.loads(body)["error"]) == ["code", "message"]
+
+
+def test_who_does_not_read_the_answer_is_not_waited_for(strict: Served) -> None:
+    path = "/docs/static/swagger-ui-bundle.js"
+    with strict.client as client:
+        whole = 8 * len(client.get(path).content)  # more than the kernel takes from the server
+    came = 0
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", strict.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 8)
+        connection.settimeout(30)
+        time.sleep(4 * LIMITS["body_seconds"])
+        with suppress(ConnectionResetError):
+            while chunk := connection.recv(1 << 20):
+                came += len(chunk)
+    assert came < whole
 
 
 def test_requests_one_behind_the_other_on_one_connection_are_answered_in_order(strict: Served) -> None:

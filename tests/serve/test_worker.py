@@ -1,5 +1,6 @@
 """The worker answers each image as `predict` does, whatever else is in its batch."""
 
+import io
 import json
 import queue
 import socket
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from densekit import load
@@ -86,6 +88,16 @@ def test_company_changes_no_answer(kind: str, request: pytest.FixtureRequest) ->
         assert [row["class"] for row in one["top"]] == [row["class"] for row in other["top"]]
         expected, actual = ([row["probability"] for row in each["top"]] for each in (one, other))
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_image_can_be_asked_for_as_the_network_sees_it(net: Path) -> None:
+    classifier = load(net)
+    found, sizes = answers(classifier, [picture(0), picture(1), b"no image"], top=0)
+    assert sizes == [0] * len(sizes)  # nothing was computed
+    for number in range(2):
+        seen = classifier.pixels([Image.open(io.BytesIO(picture(number))).convert("L")])
+        assert torch.equal(wire.pixels_of(found[number]["pixels"]), seen)
+    assert found[2]["error"]["code"] == "not_an_image"
 
 
 def test_bad_images_are_answered_with_the_decoders_words(net: Path) -> None:

@@ -343,6 +343,16 @@ def test_paths_of_this_machine_are_not_pushed(tmp_path: Path) -> None:
     assert densekit.evaluate(tmp_path / "dry", str(photos), split="all").count == 24
 
 
+def test_nor_are_they_where_the_data_has_a_name(tmp_path: Path) -> None:
+    """Other options of the command name folders, too."""
+    pytest.importorskip("huggingface_hub")
+    command = f"densekit train digits --data-dir {tmp_path}/secret --out {tmp_path}/secret/run"
+    model = tiny_model(tmp_path / "model", provenance={"recipe": "quick", "command": command})
+    api.push(model, NAME, dry_run=tmp_path / "dry")
+    for file in ("config.json", "README.md"):
+        assert "secret" not in (tmp_path / "dry" / file).read_text()
+
+
 def test_a_card_is_written_of_whatever_config_json_tells(tmp_path: Path) -> None:
     """Provenance has no form: an older densekit told less of it, and anybody may edit it."""
     odd: list[dict[str, Any]] = [

@@ -150,6 +150,7 @@ class _Export:
             path = self._write(name, small, None, passport)
             self.say(f"measuring {name} in 8 bits")
             opened = open_file(path)
+            self._require_whole(opened, name, passport)
             drop = eight_bits.cost(name, self.task, before, self._records(opened, passport), max_drop)
             float_path = onnx_file
             if name == "openvino":
@@ -186,9 +187,19 @@ class _Export:
         """Raises ProofFailed."""
         rows = self.reference.compare(opened.run, self.passport.inside)
         parity.require(rows, name)
-        if opened.passport(name) != self.passport:
-            raise ProofFailed(f"{name} is refused: its classes and preprocessing came back changed; no file is kept")
+        self._require_whole(opened, name, self.passport)
         return {"runtime": opened.runtime, "batches": [asdict(row) for row in rows]}
+
+    def _require_whole(self, opened: Opened, name: str, passport: Passport) -> None:
+        """Of any precision. Raises ProofFailed."""
+        if opened.passport(name) != passport:
+            raise ProofFailed(f"{name} is refused: its classes and preprocessing came back changed; no file is kept")
+        difference = parity.by_company(opened.run, self.reference.inputs(self.passport.inside))
+        if not difference <= parity.COMPANY:
+            raise ProofFailed(
+                f"{name} is refused: an image's logits differ by {difference:.1e} of the largest between batches of "
+                f"{', '.join(map(str, parity.BATCHES))}; no file is kept"
+            )
 
     def _facts(self, name: str, path: Path) -> dict[str, Any]:
         files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]

@@ -91,8 +91,8 @@ def without_paths(card: ModelCard) -> tuple[ModelCard, list[str]]:
     if data is not None and (shown := _without_folders(data)) != data:
         data = shown
         redacted.append("data.source" if data.image_root is None else "data")
-        if provenance.pop("command", None) is not None:
-            redacted.append("provenance.command")
+    if provenance.pop("command", None) is not None:  # any of its options may name a folder
+        redacted.append("provenance.command")
     init = provenance.get("init")
     if isinstance(init, str) and ("/" in init or "\\" in init) and not hub.is_address(init):
         provenance["init"] = Path(init).name

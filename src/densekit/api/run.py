@@ -15,7 +15,6 @@ from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
 from densekit.export.exported import is_exported, load_exported
-from densekit.weights.hub import is_address
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def load(source: str | Path, device: str = "auto") -> Classifier:
 
     Raises BadWeights, UnknownName, or InvalidInput where an exported file's runtime or the Hub's client is missing.
     """
-    if is_exported(source) and not is_address(source):  # a repository may be called net.onnx
+    if is_exported(source):
         network, card = load_exported(source, torch.get_num_threads())
         return Classifier(network, card, torch.device("cpu"))
     return Classifier.load(source, device)

@@ -12,6 +12,7 @@ from densekit.export import triton
 from densekit.export.engines import OPENERS, Opened, open_file
 from densekit.export.passport import Passport
 from densekit.weights import ModelCard
+from densekit.weights.hub import is_address
 
 
 class ExportedNetwork(nn.Module):
@@ -32,6 +33,8 @@ class ExportedNetwork(nn.Module):
 
 def is_exported(source: str | Path) -> bool:
     """Whether MODEL names an exported file or a Triton folder, by its form."""
+    if is_address(source):  # a repository may be called net.onnx
+        return False
     path = Path(source).expanduser()
     return path.suffix.lower() in OPENERS or (path / triton.CONFIG).is_file() or _served_alone(path) is not None
 

@@ -22,6 +22,8 @@ BATCHES = (1, 2, 7)
 IMAGES = sum(BATCHES)
 FACTOR = 4.0
 FLOOR = 1e-5
+COMPANY = 0.02
+"""Of 8 bits: a value that rounding puts a step further in other company moves the logits by less."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,17 @@ def require(rows: Sequence[Parity], name: str) -> None:
                 f"{name} is refused: at batch {row.batch} it names another class for "
                 f"{row.batch - row.same_top1 - row.ties} of the images; no file is kept"
             )
+
+
+def by_company(run: Run, inputs: NDArray[np.generic]) -> float:
+    """The most that an image's logits depend on how many are beside it, relative to the largest logit."""
+    together = run(inputs)
+    scale = float(np.abs(together).max()) or 1.0
+    largest = 0.0
+    for batch in BATCHES:
+        apart = [run(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
+        largest = max(largest, float(np.abs(np.concatenate(apart) - together).max()) / scale)
+    return largest
 
 
 def scaled(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from densekit.errors import BadImage, DensekitError
@@ -20,13 +19,14 @@ from densekit.serve.limits import Limits
 from densekit.serve.log import say
 from densekit.serve.metrics import Metrics
 from densekit.serve.refusal import Refusal
+from densekit.serve.scratch import scratch
 
 _FIRST_STARTS = 3  # that may fail before the first has been ready: then something is wrong that does not pass
 _LONGEST_PAUSE = 30.0  # seconds between two attempts
 _STEADY = 10.0  # seconds that a worker must have lived for the next pause to be none
 
 Answer = dict[str, Any] | Refusal
-"""{"top", "notices"}, or why there is none."""
+"""{"top", "notices"}, or {"pixels", "notices"} of a `top` of 0; or why there is none."""
 
 
 @dataclass
@@ -106,7 +106,10 @@ class Crew:
         return len(self._waiting) + len(self._given)
 
     async def ask(self, images: Sequence[bytes], top: int, invert: bool = False) -> list[Answer]:
-        """An answer to each, in order. Raises Refusal where they do not fit into the queue."""
+        """An answer to each, in order; with a `top` of 0 no classes, but the image as the network sees it.
+
+        Raises Refusal where they do not fit into the queue.
+        """
         if self.stopping:
             raise Refusal(503, "stopping", "the server stops; ask another one", retry_after=5)
         if self.load + len(images) > self.limits.queue:
@@ -150,13 +153,16 @@ class Crew:
     async def _keep(self) -> None:
         """One worker after the other, until cancelled."""
         pause, failed = 0.0, 0
-        with TemporaryDirectory(prefix="densekit-serve-") as folder:
+        with scratch() as folder:
             while True:
                 began = time.monotonic()
                 try:
                     await self._one(folder)
                 except DensekitError as error:
                     self.failure = error
+                    say("worker_failed", reason=str(error))
+                except OSError as error:  # no memory for a process, no file descriptor: both may pass
+                    say("worker_failed", reason=str(error))
                 lived = time.monotonic() - began
                 failed += self.engine is None
                 if self.engine is None and (self.failure is not None or failed >= _FIRST_STARTS):
@@ -167,7 +173,7 @@ class Crew:
                 pause = 0.0 if lived > _STEADY else min(max(2 * pause, 0.25), _LONGEST_PAUSE)
                 await asyncio.sleep(pause)
 
-    async def _one(self, folder: str) -> None:
+    async def _one(self, folder: Path) -> None:
         """The life of one worker. Raises the error that it could not start with."""
         ours, theirs = socket.socketpair()
         watch: asyncio.Task[None] | None = None
@@ -183,7 +189,7 @@ class Crew:
             say("worker_start", pid=process.pid)
             reader, writer = await asyncio.open_connection(sock=ours)
             self._writer = writer
-            writer.write(wire.packed(self._order | {"folder": folder, "engine": self.engine}))
+            writer.write(wire.packed(self._order | {"folder": str(folder), "engine": self.engine}))
             watch = asyncio.create_task(self._watch(process))
             while (message := await wire.receive(reader)) is not None:
                 self._heard = time.monotonic()

@@ -4,17 +4,16 @@ No HTTP here. Numbers that are no numbers are null.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
 from densekit.analysis.maps import SIDE
-from densekit.data.decode import MAX_PIXELS, decode
 from densekit.engine import Classifier
 from densekit.report.pictures import from_pixels, picture_uri
 
@@ -29,23 +28,16 @@ def capabilities(classifier: Classifier) -> dict[str, bool]:
 
 def explain(
     classifier: Classifier,
-    content: bytes,
+    pixels: Tensor,
     *,
     top: int = 5,
     wanted: Sequence[int] = (),
-    invert: bool = False,
-    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
-    """One encoded image -> `seen`, `notices`, `classes` and `reuse` as docs/page.md describes them.
+    """One image, (1, C, H, W) uint8 -> `seen`, `classes`, `sources` and `reuse` as docs/page.md describes them.
 
-    `wanted` are the classes to explain, by index; none: the `top` most probable. Raises BadImage.
+    `wanted` are the classes to explain, by index; none: the `top` most probable.
     """
-    begun = time.perf_counter()
     preprocessing = classifier.card.preprocessing
-    decoded = decode(
-        content, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window, name="the image"
-    )
-    pixels = classifier.pixels([decoded.image], invert)
     x = classifier.inputs(pixels)
     model = classifier.model
     decision: Decision | None = None
@@ -64,7 +56,6 @@ def explain(
             "height": preprocessing.size[0],
             "picture": picture_uri(from_pixels(pixels[0]), _SHOWN),
         },
-        "notices": list(classifier.notices(decoded, invert)),
         "classes": [
             {"class": classifier.classes[index], "index": index, "probability": _short(float(probabilities[index]))}
             | _evidence(decision, index)
@@ -72,7 +63,6 @@ def explain(
         ],
         "sources": _sources(decision),
         "reuse": _reuse(decision),
-        "milliseconds": round(1000 * (time.perf_counter() - begun), 2),
     }
 
 

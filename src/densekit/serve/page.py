@@ -5,6 +5,7 @@ nothing inline is run or obeyed, whatever a class is called.
 """
 
 import hashlib
+import time
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
@@ -15,9 +16,11 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from densekit.engine import Classifier
 from densekit.serve.aside import aside
+from densekit.serve.crew import Crew
 from densekit.serve.explanation import capabilities, explain
 from densekit.serve.limits import Limits, read_image
 from densekit.serve.refusal import Refusal
+from densekit.serve.wire import pixels_of
 
 router = APIRouter()
 
@@ -108,12 +111,16 @@ async def explanation(
         raise Refusal(
             422, "invalid_parameter", f"class={missing[0]} is no class of this model; it has {count}, counted from 0"
         )
-    content = await read_image(request)
-    pixels = request.app.state.limits.pixels
-    return await aside(
-        request,
-        partial(explain, classifier, content, top=top, wanted=wanted or (), invert=invert, max_pixels=pixels),
-    )
+    began = time.perf_counter()
+    crew: Crew = request.app.state.crew
+    # A decoder has its limits from the worker: it may cost memory, or crash, and nobody starts this process again.
+    (seen,) = await crew.ask([await read_image(request)], 0, invert)
+    if isinstance(seen, Refusal):
+        raise seen
+    pixels = pixels_of(seen["pixels"])
+    found = await aside(request, partial(explain, classifier, pixels, top=top, wanted=wanted or ()))
+    milliseconds = round(1e3 * (time.perf_counter() - began), 2)
+    return found | {"notices": seen["notices"], "milliseconds": milliseconds}
 
 
 def facts(classifier: Classifier) -> dict[str, Any]:

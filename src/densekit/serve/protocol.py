@@ -28,6 +28,8 @@ class Protocol(HttpToolsProtocol):
     metrics: ClassVar[Metrics]
 
     _clock: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    """Runs while the client leaves an answer lying in this process."""
     _in_head = _in_body = False
     _head = 0
     _refused = False
@@ -35,6 +37,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Where there are too many already, the last one is told so."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # what cannot be sent at once pauses, however little it is
         self.metrics.connections.set(len(self.connections))
         if len(self.connections) > 2 * self.limits.connections:
             transport.abort()
@@ -47,8 +50,9 @@ class Protocol(HttpToolsProtocol):
             self._wind(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Also stops its clock."""
+        """Also stops its clocks."""
         self._wind(None)
+        self.resume_writing()
         super().connection_lost(exc)
         self.metrics.connections.set(len(self.connections))
 
@@ -62,6 +66,24 @@ class Protocol(HttpToolsProtocol):
             self._head += len(data)
             if self._head > _HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response(f"a head of more than {_HEAD_BYTES:,} bytes")
+        answered = self.cycle is None or self.cycle.response_complete
+        waits = self._clock is not None or self.timeout_keep_alive_task is not None
+        if answered and not waits and not self.transport.is_closing():
+            # uvicorn took any bytes for a new request: but these were an empty line, or a body that was refused before.
+            self._wind(self.limits.header_seconds)
+
+    def pause_writing(self) -> None:
+        """Whoever asks and does not read is not waited for; closing alone would wait for ever."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """All has been sent."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def on_message_begin(self) -> None:
         """From the first byte on."""

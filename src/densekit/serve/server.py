@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 import torch
@@ -23,6 +23,7 @@ from densekit.serve.limits import Limits
 from densekit.serve.log import say
 from densekit.serve.metrics import Metrics
 from densekit.serve.protocol import protocol_with
+from densekit.serve.scratch import copied, scratch
 from densekit.words import counted
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -51,11 +52,14 @@ def serve(settings: Settings) -> None:
     """
     log.begin()
     torch.set_num_threads(1)  # the worker has the cores
-    classifier = load(settings.model)
-    listener = _listen(settings.host, settings.port)
-    if settings.token is None and not settings.host.startswith(_LOOPBACK):
-        say("warning", message=f"anybody who reaches {settings.host} may use this server; give it a --token-file")
-    number, cut = uvloop.run(_serve(settings, classifier, listener))
+    load(settings.model)  # which says by its own name what is wrong with it
+    with scratch() as folder:
+        settings = replace(settings, model=copied(settings.model, folder))
+        classifier = load(settings.model)
+        listener = _listen(settings.host, settings.port)
+        if settings.token is None and not settings.host.startswith(_LOOPBACK):
+            say("warning", message=f"anybody who reaches {settings.host} may use this server; give it a --token-file")
+        number, cut = uvloop.run(_serve(settings, classifier, listener))
     if cut:
         raise Interrupted(f"stopped with {counted(cut, 'request')} unanswered; see --set drain_seconds", number)
 

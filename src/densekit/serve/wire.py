@@ -1,9 +1,13 @@
 """Messages between the server and its worker: JSON and bytes, each after its length. Reading one runs nothing."""
 
 import asyncio
+import base64
 import json
 import struct
 from typing import IO, Any
+
+import torch
+from torch import Tensor
 
 from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput, ProofFailed
 
@@ -24,6 +28,16 @@ def packed(document: dict[str, Any], content: bytes = b"") -> bytes:
 def failure(error: DensekitError) -> dict[str, str]:
     """As part of a document."""
     return {"kind": next(name for name, kind in ERRORS.items() if isinstance(error, kind)), "message": str(error)}
+
+
+def image(pixels: Tensor) -> dict[str, Any]:
+    """Pixels, uint8, as part of a document."""
+    return {"shape": list(pixels.shape), "bytes": base64.b64encode(pixels.numpy().tobytes()).decode()}
+
+
+def pixels_of(found: dict[str, Any]) -> Tensor:
+    """The other way."""
+    return torch.frombuffer(bytearray(base64.b64decode(found["bytes"])), dtype=torch.uint8).reshape(found["shape"])
 
 
 def read(stream: IO[bytes]) -> Message | None:

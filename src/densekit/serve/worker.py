@@ -70,6 +70,15 @@ def _read(stream: Any, arrived: "queue.SimpleQueue[wire.Message | None]") -> Non
             return
 
 
+def seen(classifier: Any, content: bytes, *, invert: bool, max_pixels: int) -> tuple[Any, tuple[str, ...]]:
+    """An encoded image -> (1, C, H, W) uint8, as the network sees it, and notices. Raises BadImage."""
+    from densekit.data.decode import decode
+
+    preprocessing = classifier.card.preprocessing
+    image = decode(content, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
+    return classifier.pixels([image.image], invert), classifier.notices(image, invert)
+
+
 @dataclass(frozen=True)
 class _Read:
     """An image at the network's size, and what asks for it."""
@@ -106,10 +115,10 @@ class Bench:
         """Returns at the end of what arrives."""
         while not self.ended:
             outcomes = [future.result() for future in self._decoded()]
-            refused = [each for each in outcomes if isinstance(each, dict)]
+            done = [each for each in outcomes if isinstance(each, dict)]
             good = [each for each in outcomes if isinstance(each, _Read)]
-            if refused:
-                self.connection.sendall(wire.packed({"answers": refused, "batch": 0, "seconds": 0.0}))
+            if done:
+                self.connection.sendall(wire.packed({"answers": done, "batch": 0, "seconds": 0.0}))
             if good:
                 started = time.perf_counter()
                 answers = self._computed(good)
@@ -138,17 +147,13 @@ class Bench:
             self.decoding.add(self.decoders.submit(self._decode, *message))
 
     def _decode(self, request: dict[str, Any], content: bytes) -> _Read | dict[str, Any]:
-        from densekit.data.decode import decode
-
-        classifier, invert = self.classifier, request["invert"]
-        preprocessing = classifier.card.preprocessing
         try:
-            image = decode(
-                content, channels=preprocessing.channels, max_pixels=self.max_pixels, window=preprocessing.window
-            )
+            pixels, notices = seen(self.classifier, content, invert=request["invert"], max_pixels=self.max_pixels)
         except BadImage as error:
             return {"id": request["id"], "error": {"code": error.code, "message": str(error)}}
-        return _Read(request, classifier.pixels([image.image], invert), classifier.notices(image, invert))
+        if not request["top"]:
+            return {"id": request["id"], "pixels": wire.image(pixels), "notices": list(notices)}
+        return _Read(request, pixels, notices)
 
     def _computed(self, good: list[_Read]) -> list[dict[str, Any]]:
         import torch

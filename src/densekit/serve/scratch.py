@@ -1,0 +1,39 @@
+"""What a server keeps on disk while it runs."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+
+from densekit.export.exported import is_exported
+from densekit.weights import model_folder
+from densekit.weights.folder import CONFIG, WEIGHTS
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, locked: who clears old ones away leaves it then, as tmpfiles.d(5) says."""
+    with TemporaryDirectory(prefix="densekit-serve-") as name:
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
+def copied(model: str, folder: Path) -> str:
+    """MODEL as it is now: while workers come and go a run may be trained further, and a branch of the Hub move.
+
+    An exported file stays where it is. Raises what `weights.model_folder` raises.
+    """
+    if is_exported(model):
+        return model
+    source, place = model_folder(model), folder / "model"
+    place.mkdir()
+    for name in (CONFIG, WEIGHTS):
+        copyfile(source / name, place / name)
+    return str(place)
