@@ -42,7 +42,13 @@ def test_json_has_every_tensor(densekit: Command, weights: Path) -> None:
     assert (status, err) == (0, "")
     facts = json.loads(out)
     assert len(facts["matched"]) == len(torch.load(weights)["state_dict"])
-    assert facts["classes"] == 7
+    assert (facts["classes"], facts["task"]) == (7, "single-label")
+
+
+def test_labels_that_do_not_exclude_each_other_can_be_asked_for(densekit: Command, weights: Path) -> None:
+    status, out, _ = densekit("import", weights, "--out", "model", "--multi-label", "--json")
+    assert status == 0
+    assert json.loads(out)["task"] == "multi-label"
 
 
 def test_a_kuangliu_checkpoint_is_converted(densekit: Command, tmp_path: Path) -> None:

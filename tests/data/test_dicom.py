@@ -73,6 +73,52 @@ def test_its_own_window_is_pydicoms(function: str) -> None:
     assert len(np.unique(grey(content))) > 40
 
 
+def table(descriptor: list[int], entries: Any, vr: str) -> Any:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS" if min(descriptor) < 0 else "US", descriptor)
+    item.add_new("LUTData", vr, entries)
+    return [item]
+
+
+def test_a_table_of_8_bits_is_read_at_the_place_of_each_value() -> None:
+    """Whose places apply_voi of pydicom counts modulo 256."""
+    values = np.array([[0, 255, 256, 512], [1000, 2000, 3000, 4095]], np.uint16)
+    wanted = [[0, 15, 16, 32], [62, 125, 187, 255]]
+    entries = np.arange(4096) // 16
+    for given, vr in (
+        (entries.tolist(), "US"),
+        (entries.astype("<u2").tobytes(), "OW"),
+        (entries.astype("u1").tobytes(), "OW"),
+    ):
+        content = dicom(values, BitsStored=12, VOILUTSequence=table([4096, 0, 8], given, vr))
+        assert grey(content).tolist() == wanted
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deeper_tables_are_pydicoms(bits: int) -> None:
+    entries = (np.arange(3000) * (2**bits - 1) // 2999).astype("<u2").tobytes()
+    content = dicom(RAMP, BitsStored=12, VOILUTSequence=table([3000, 500, bits], entries, "OW"))
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    theirs = apply_voi_lut(dataset.pixel_array, dataset) / (2**bits - 1) * 255
+    assert np.abs(grey(content) - theirs).max() <= 0.5
+    assert len(np.unique(grey(content))) > 100
+
+
+def test_a_table_may_begin_below_zero_and_have_65536_entries() -> None:
+    values = np.array([[-32768, -1, 0, 32767]], np.int16)
+    entries = np.arange(65536).astype("<u2").tobytes()
+    # As signed numbers, and as some write them.
+    for first in (-32768, 32768):
+        content = dicom(values, VOILUTSequence=table([0, first, 16], entries, "OW"))
+        assert grey(content).tolist() == [[0, 127, 128, 255]]
+
+
+def test_a_table_of_other_depths_or_too_short_is_a_bad_image() -> None:
+    assert code_of(dicom(RAMP, VOILUTSequence=table([16, 0, 32], [0] * 16, "US"))) == "unsupported_mode"
+    assert code_of(dicom(RAMP, VOILUTSequence=table([4096, 0, 12], bytes(100), "OW"))) == "corrupt"
+    assert code_of(dicom(RAMP, VOILUTSequence=table([4096, 0, 12], [0] * 16, "US"))) == "corrupt"
+
+
 def test_the_first_of_several_windows_is_taken() -> None:
     two = dicom(RAMP, WindowCenter=[2000, 50], WindowWidth=[1000, 10])
     assert np.array_equal(grey(two), grey(dicom(RAMP, WindowCenter=2000, WindowWidth=1000)))

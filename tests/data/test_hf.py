@@ -1,6 +1,7 @@
 """Data sets of Hugging Face's library, from this machine alone; their rows are read by our decoder."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from densekit.config import AugmentConfig, DataConfig
 from densekit.data import DataSet, Loader, load
 from densekit.data.hub import ArrowImages
 from densekit.data.split import divide
-from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.conftest import write_photos
 from tests.data.test_shards import preprocessing
 
@@ -127,6 +128,58 @@ def test_hidden_answers_of_a_test_are_left_out_and_odd_ones_refused(tmp_path: Pa
     data = read(tmp_path / "set")
     assert set(data.splits) == {"train"}
     assert data.columns.endswith("left out: test")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_numbers_of_classes_mean_what_their_own_split_says(several: bool, tmp_path: Path) -> None:
+    """Each split was encoded by itself: 0 is a cat in one, and a dog in the other."""
+
+    def split(names: list[str], labels: list[int], *, first: int) -> Any:
+        kind = datasets.ClassLabel(names=names)
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Sequence(kind) if several else kind})
+        cells = [{"bytes": photo(first + i), "path": None} for i in range(len(labels))]
+        given = [[label] for label in labels] if several else labels
+        return datasets.Dataset.from_dict({"image": cells, "label": given}, features=features)
+
+    train = split(["cat", "dog", "emu"], [0, 1, 2], first=0)
+    # The test stands first, as in a dict that was made in another order.
+    tested = {"test": split(["dog", "emu"], [0, 1, 1], first=3), "train": train}
+    datasets.DatasetDict(tested).save_to_disk(tmp_path / "set")
+    data = read(tmp_path / "set")
+    assert data.classes == ("cat", "dog", "emu")
+    labels = data.splits["test"].labels
+    assert (labels.argmax(1) if several else labels).tolist() == [1, 2, 2]
+    odd = {"train": train, "test": split(["dog", "yak"], [0, 1], first=3)}
+    datasets.DatasetDict(odd).save_to_disk(tmp_path / "odd")
+    with pytest.raises(BadData, match=r"holds yak, which is none of the 3 classes of train \(cat, dog, emu"):
+        read(tmp_path / "odd")
+
+
+def test_rows_without_an_image_are_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there.png").write_bytes(photo(200))
+    cells: list[Any] = [{"bytes": photo(i % 250), "path": None} for i in range(2010)]
+    cells[1] = {"bytes": None, "path": str(tmp_path / "gone.png")}
+    cells[5] = {"bytes": None, "path": str(tmp_path / "there.png")}
+    cells[2004] = None
+    made = datasets.Dataset.from_dict(
+        {"image": cells, "label": [i % 2 for i in range(2010)]}, features=rows(1).features
+    )
+    monkeypatch.setattr("densekit.data.hub._loaded", lambda _: {"train": made})  # saved, it would hold the files
+    with pytest.raises(BadData, match=r"an unreadable image: .*set/train/1 does not exist.*data\.max_bad"):
+        read("set")
+    data = read("set", max_bad=2)
+    assert [(path.name, error.code) for path, error in data.skipped.files.items()] == [
+        ("1", "missing"),
+        ("2004", "missing"),
+    ]
+    images = data.splits["train"]
+    assert isinstance(images, ArrowImages)
+    assert len(images) == len(images.content_hashes()) == 2008
+    assert (images.name(1), images.encoded(4)) == ("2", tmp_path / "there.png")
+    images.fingerprint()
+    (tmp_path / "there.png").unlink()
+    with pytest.raises(BadImage, match=r"there\.png cannot be read"):
+        replace(images).content_hashes()  # of a set that has read none yet
 
 
 def test_a_bad_row_is_named_and_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from PIL import Image
 
 from densekit.config import DataConfig, with_settings
 from densekit.data import DataSet, load
-from densekit.data.sets import check_learnable, label_names
+from densekit.data.sets import FileImages, check_learnable, label_names
 from densekit.data.split import divide
-from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from densekit.recipes import recipe_for
 from tests.data.xrays import FINDINGS, write_xrays
 
@@ -149,6 +150,27 @@ def test_bad_pictures_are_skipped_within_the_budget(tmp_path: Path) -> None:
     assert data.splits["train"].names() == ["0.png", "2.png"]
     assert data.splits["train"].labels.tolist() == [0, 1]
     assert len(data.skipped.files) == 1
+
+
+def test_of_very_many_pictures_those_that_are_gone_are_bad_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their headers are not read, as that would take minutes."""
+    monkeypatch.setattr("densekit.data.table.CHECKED_FILES", 3)
+    path = write(tmp_path, "image,label\n0.png,a\n1.png,b\n2.png,a\ngone.png,b\n")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(BadData, match=r"an unreadable image: .*gone\.png does not exist.*data\.max_bad"):
+        read(path)
+    data = read(path, max_bad=1)
+    assert {bad.name: error.code for bad, error in data.skipped.files.items()} == {"gone.png": "missing"}
+    images = data.splits["train"]
+    assert images.names() == ["0.png", "1.png", "2.png"]
+    images.fingerprint()
+    (tmp_path / "1.png").unlink()  # while a run is on
+    assert isinstance(images, FileImages)
+    for look in (images.fingerprint, replace(images).content_hashes):  # which a set keeps once it has read them
+        with pytest.raises(BadImage, match=r"1\.png cannot be read"):
+            look()
 
 
 def test_a_column_may_say_the_split(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from densekit.weights.foreign import child
 from tests.faults.test_checkpoint_files import state
 
 MODEL = "densenet_bc_10_4"
+_KERNEL = torch.ones(3, 3, 3, 8)
 
 
 class Wrong(AssertionError):
@@ -163,12 +164,17 @@ def _checkpoint_seeds() -> Sequence[bytes]:
 
 
 @cache
+def _foreign_weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return create_model(MODEL, num_classes=2).state_dict()
+
+
+@cache
 def _foreign_files() -> Sequence[bytes]:
     """What torch.save, safetensors and Keras write of one small network; the last where h5py is there."""
     from safetensors.torch import save
 
-    torch.manual_seed(0)
-    weights = create_model(MODEL, num_classes=2).state_dict()
+    weights = _foreign_weights()
     found = [save(weights)]
     for zipped in (True, False):
         buffer = io.BytesIO()
@@ -183,7 +189,7 @@ def _foreign_files() -> Sequence[bytes]:
         file.attrs["layer_names"] = np.array([b"conv0"])
         group = file.create_group("conv0")
         group.attrs["weight_names"] = np.array([b"conv0/kernel:0"])
-        group["conv0/kernel:0"] = np.ones((3, 3, 3, 8), np.float32)
+        group["conv0/kernel:0"] = _KERNEL.numpy()
     keras = io.BytesIO()
     with zipfile.ZipFile(keras, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": []}}))
@@ -199,6 +205,10 @@ def _read_foreign(content: bytes) -> None:
     held = sum(tensor.numel() * tensor.element_size() for tensor in found.tensors.values())
     if held > child.room_for(len(content)):
         raise Wrong(f"{held} bytes of tensors came out of a file of {len(content)}")
+    if content.startswith(b"PK\x03\x04"):  # an archive has checksums, other files cannot tell a flipped bit
+        wanted = {"conv0/kernel": _KERNEL} if found.container == "keras" else _foreign_weights()
+        if found.tensors.keys() != wanted.keys() or not all(map(torch.equal, found.tensors.values(), wanted.values())):
+            raise Wrong("a damaged archive was read as other weights")
 
 
 def _configs() -> Sequence[bytes]:

@@ -57,6 +57,11 @@ def config_of(layers: dict[str, dict[str, Any]], size: int = 64, *extra: dict[st
             kind, settings = "BatchNormalization", settings | {"epsilon": EPS, "scale": True, "center": True}
         elif weights["kernel"].ndim == 2:
             kind, settings = "Dense", settings | {"activation": "softmax"}
+        else:
+            kernel = weights["kernel"].shape[0]
+            strides = 2 if kernel == 7 else 1
+            settings |= {"kernel_size": [kernel] * 2, "strides": [strides] * 2, "dilation_rate": [1, 1], "groups": 1}
+            settings |= {"padding": "same" if kernel == 3 else "valid", "activation": "linear"}
         entries.append({"class_name": kind, "config": settings})
     return {"class_name": "Functional", "config": {"name": "densenet", "layers": [*entries, *extra]}}
 

@@ -100,6 +100,32 @@ def test_a_truncated_file_is_named(kind: str, share: float, tmp_path: Path) -> N
     assert str(path) in message or not share
 
 
+@pytest.mark.parametrize("where", ["a tensor", "data.pkl"])
+def test_a_flipped_bit_is_named(where: str, tmp_path: Path) -> None:
+    """torch.load compares no checksums, and one bit of a weight is another network."""
+    path = tmp_path / "weights.pth"
+    torch.save(state(), path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        entry = largest if where == "a tensor" else archive.getinfo("weights/data.pkl")
+        with archive.open(entry) as part:
+            start = path.read_bytes().index(part.read(200))
+    content = bytearray(path.read_bytes())
+    content[start + 100] ^= 1
+    path.write_bytes(content)
+    assert f"{entry.filename} in it is not what its checksum says" in read_here(path)
+
+
+def test_an_archive_without_checksums_says_so(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state(), tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert "or was written without checksums" in read_here(tmp_path / "weights.pth")
+
+
 def test_a_folder_a_missing_file_and_a_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("dear reader")
     assert "is a folder" in refused(tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -199,6 +200,27 @@ def test_other_kinds_of_network_keep_their_names(file: Write, tmp_path: Path) ->
     assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "lit.net."])
+def test_wrappers_of_other_kinds_come_off_too(prefix: str, file: Write, tmp_path: Path) -> None:
+    made = build(config_for("resnet_8").model_copy(update={"num_classes": 5})).state_dict()
+    path = file({f"{prefix}{name}": tensor for name, tensor in made.items()})
+    state = load(import_model(path, tmp_path / "model", model="resnet_8").folder, device="cpu").model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.items())
+
+
+def test_two_networks_of_another_kind_are_not_mixed(file: Write, tmp_path: Path) -> None:
+    made = build(config_for("resnet_8")).state_dict()
+    path = file(made | {f"module.{name}": tensor + 1 for name, tensor in made.items()})
+    with pytest.raises(BadWeights, match=r"and module\.\S+ are both .*two networks"):
+        import_model(path, tmp_path / "model", model="resnet_8")
+
+
+def test_a_head_is_left_out_of_densenets_alone(file: Write, tmp_path: Path) -> None:
+    path = file(build(config_for("resnet_8")).state_dict())
+    with pytest.raises(InvalidInput, match="--no-head is for DenseNets, and resnet_8 is none"):
+        import_model(path, tmp_path / "model", model="resnet_8", head=False)
+
+
 def test_unknown_names_need_an_order(tmp_path: Path) -> None:
     save_file(Double(NAMES["nobody"]).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(BadWeights, match="safetensors keep no order"):
@@ -269,6 +291,71 @@ def test_a_keras_layer_that_changes_the_function_is_refused(state: State, tmp_pa
         import_model(write_h5(tmp_path / "b.h5", layers, config=sigmoid), tmp_path / "model")
 
 
+Change = dict[str, object]
+_POOL = {"name": "pool", "pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "words"),
+    [
+        ("conv1_conv", {"padding": "same"}, "conv1_conv, a Conv2D, moves by 2 with padding same"),
+        ("conv1_conv", {"strides": [1, 1]}, r"has strides 1, where densekit's DenseNet has 2"),
+        ("conv2_block1_2_conv", {"strides": [2, 2]}, r"has strides 2, where densekit's DenseNet has 1"),
+        ("conv2_block1_2_conv", {"dilation_rate": [2, 2]}, "conv2_block1_2_conv, a Conv2D, has dilation_rate 2"),
+        ("conv2_block1_2_conv", {"groups": 4}, "has groups 4"),
+        ("conv2_block1_2_conv", {"activation": "relu"}, "has activation relu, where densekit's DenseNet has linear"),
+        ("predictions", {"activation": "relu"}, "layer predictions ends in relu"),
+        ("end", {"class_name": "ReLU", "max_value": 6.0}, "layer end, a ReLU, has max_value 6"),
+        ("end", {"class_name": "ReLU", "negative_slope": 0.1}, "has negative_slope 0.1"),
+        ("end", {"class_name": "ReLU", "threshold": 1.0}, r"has threshold 1\.0"),
+        ("end", {"class_name": "AveragePooling2D", **_POOL, "padding": "same"}, "moves by 2 with padding same"),
+        ("end", {"class_name": "AveragePooling2D", **_POOL, "strides": [1, 1]}, "has strides 1"),
+        ("end", {"class_name": "MaxPooling2D", **_POOL}, "has pool_size 2"),
+        ("end", {"class_name": "MaxPooling2D", **_POOL, "pool_size": [3, 3]}, "only after a first 7x7 convolution"),
+    ],
+)
+def test_a_keras_setting_that_changes_the_function_is_refused(
+    layer: str, change: Change, words: str, state: State, tmp_path: Path
+) -> None:
+    layers = keras_layers(state)
+    config = config_of(layers, 64, *([] if layer in layers else [{"class_name": "", "config": {"name": layer}}]))
+    settings = {entry["config"]["name"]: entry for entry in config["config"]["layers"]}
+    change = dict(change)
+    settings[layer]["class_name"] = change.pop("class_name", settings[layer]["class_name"])
+    settings[layer]["config"] |= change
+    with pytest.raises(BadWeights, match=words):
+        import_model(write_h5(tmp_path / "a.h5", layers, config=config), tmp_path / "model")
+
+
+def test_a_keras_network_that_ends_in_a_sigmoid_is_multi_label(state: State, tmp_path: Path) -> None:
+    layers = keras_layers(state)
+    config = config_of(layers)
+    head = config["config"]["layers"][-1]["config"]
+    head["activation"] = "sigmoid"
+    done = import_model(write_h5(tmp_path / "a.h5", layers, config=config), tmp_path / "a")
+    assert (done.card.task, done.card.thresholds) == ("multi-label", ())
+    assert any("do not exclude each other" in note for note in done.notes)
+    head["activation"] = "linear"
+    config["config"]["layers"].append({"class_name": "Activation", "config": {"name": "end", "activation": "sigmoid"}})
+    assert import_model(write_h5(tmp_path / "b.h5", layers, config=config), tmp_path / "b").card.task == "multi-label"
+    config["config"]["layers"].reverse()
+    with pytest.raises(BadWeights, match=r"ends in sigmoid, where densekit has a ReLU, or a softmax or sigmoid at"):
+        import_model(write_h5(tmp_path / "c.h5", layers, config=config), tmp_path / "c")
+
+
+def test_what_a_file_does_not_tell_of_its_labels_can_be_said(state: State, file: Write, tmp_path: Path) -> None:
+    assert import_model(file(state), tmp_path / "one").card.task == "single-label"
+    done = import_model(file(state), tmp_path / "several", multi_label=True)
+    assert done.card.task == "multi-label"
+    Image.new("RGB", (224, 224)).save(tmp_path / "black.png")
+    classifier, preprocessing = load(done.folder, device="cpu"), done.card.preprocessing
+    found = [row["probability"] for row in classifier.predict(str(tmp_path / "black.png")).top(7)]
+    x = -torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)
+    with torch.inference_mode():
+        logits = classifier.model(x.view(1, 3, 1, 1).expand(-1, -1, 224, 224))[0]
+    torch.testing.assert_close(torch.tensor(found), logits.sigmoid().sort(descending=True).values, rtol=1e-4, atol=1e-5)
+
+
 def test_keras_says_its_epsilon_and_image_size(state: State, tmp_path: Path) -> None:
     layers = keras_layers(state)
     card = import_model(write_h5(tmp_path / "a.h5", layers, config=config_of(layers, 96)), tmp_path / "model").card
@@ -290,8 +377,6 @@ def test_statistics_are_given_or_assumed_or_unknown(state: State, file: Write, t
 
 
 def test_predictions_say_that_statistics_are_unknown(state: State, file: Write, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
     import_model(file(monais(state)), tmp_path / "model")
     prediction = load(tmp_path / "model", device="cpu").predict(str(tmp_path / "grey.png"))
@@ -360,6 +445,7 @@ def test_xray_weights_say_what_their_outputs_are(file: Write, tmp_path: Path) ->
     state = perturb(torchvisions(channels=1, classes=18)).state_dict()
     done = import_model(file(state | {"op_threshs": torch.rand(18)}), tmp_path / "model")
     assert (done.card.preprocessing.mean, done.card.preprocessing.std) == ((0.5,), (1 / 2048,))
+    assert done.card.task == "multi-label"
     assert any("do not exclude each other" in note for note in done.notes)
 
 

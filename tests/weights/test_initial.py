@@ -1,6 +1,7 @@
 """--init takes whatever fits, whatever a library calls its head, and says what is new."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -8,7 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision.models as peers
-from torch import Tensor
+from torch import Tensor, nn
 
 from densekit.config import Preprocessing
 from densekit.errors import BadWeights, InvalidInput, UnknownName
@@ -138,6 +139,27 @@ def test_a_setting_without_tensors_must_be_the_weights_own(field: str, value: ob
     config = config_for("densenet_bc_10_4").model_copy(update={"num_classes": 2, field: value})
     with pytest.raises(BadWeights, match=rf"add --set model\.{field}="):
         start_from(build(config), config, str(tmp_path), ("a", "b"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("transition_relu", False), ("norm_eps", 1.001e-5)])
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_setting_without_tensors_must_be_the_libraries_own(library: str, field: str, value: object) -> None:
+    """Refused before anything is downloaded."""
+    config = config_for("densenet121").model_copy(update={field: value})
+    with torch.device("meta"):
+        model = build(config)
+    with pytest.raises(BadWeights, match=rf"{library}:densenet121 was made with .*add --set model\.{field}="):
+        start_from(model, config, f"{library}:densenet121", ("a", "b"))
+
+
+def test_the_libraries_densenets_compute_with_our_defaults() -> None:
+    """Which is what `start_from` holds others to."""
+    nets = [peers.densenet121()]
+    if find_spec("timm"):
+        import timm
+
+        nets.append(timm.create_model("densenet121"))
+    assert {module.eps for net in nets for module in net.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-5}
 
 
 def test_an_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

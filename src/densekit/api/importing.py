@@ -47,13 +47,15 @@ def import_model(
     key: str | None = None,
     ignore: Sequence[str] = (),
     head: bool = True,
+    multi_label: bool = False,
 ) -> ImportedModel:
     """A checkpoint of another library or repository -> the new model folder `out`.
 
     Without `model` its shapes tell the network. `classes` is a file with a name a line or in JSON, or the names. `mean`
     and `std` are per channel, in units where a pixel is 0 to 1. `key` chooses one of several networks in the file,
     `ignore` names tensors that the network computes without (patterns with *); without `head` the classifier is left
-    out, for weights to start a training from.
+    out, for weights to start a training from. `multi_label` says that an image may be of any number of classes, where
+    the file does not tell.
 
     Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments.
     """
@@ -69,14 +71,18 @@ def import_model(
     with torch.device("meta"):
         build(config)  # refuses a size that its transitions would halve to nothing
     card = ModelCard(
-        model=config, classes=names, preprocessing=preprocessing, provenance=_provenance(found, file, about_pixels)
+        model=config,
+        classes=names,
+        preprocessing=preprocessing,
+        task="multi-label" if multi_label or found.multi_label else "single-label",
+        provenance=_provenance(found, file, about_pixels),
     )
     try:
         with atomic.new_folder(out) as folder:
             save_model(folder, found.state, card)
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror}; name a folder with --out that can be written") from error
-    notes = (*_notes(found), f"images: {about_pixels}", *([f"classes: {about_names}"] if about_names else []))
+    notes = (*_notes(found, card), f"images: {about_pixels}", *([f"classes: {about_names}"] if about_names else []))
     return ImportedModel(out, card, found.account, found.match.layout.name, notes)
 
 
@@ -155,7 +161,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _notes(found: Imported) -> list[str]:
+def _notes(found: Imported, card: ModelCard) -> list[str]:
     notes = []
     if found.match.by_order:
         notes.append(
@@ -166,8 +172,8 @@ def _notes(found: Imported) -> list[str]:
         notes.append(f"epsilon: {found.config.norm_eps}, as keras.applications has it; the file does not say")
     if found.match.head_by_shape:
         notes.append("classifier: known by its shape, not its name")
-    if found.statistics is XRAY:
-        notes.append("outputs: findings that do not exclude each other; read logits by a sigmoid, not as probabilities")
+    if card.task == "multi-label" and card.classes:
+        notes.append("outputs: classes that do not exclude each other, each present from a probability of 1/2 on")
     if found.config.in_channels not in _DECODED:
         notes.append(f"channels: {found.config.in_channels}, but pictures are read with 1, 3 or 4; for tensors alone")
     if found.left:

@@ -30,6 +30,9 @@ def import_(
         list[str] | None, typer.Option(metavar="NAME", help="Tensors that the network computes without, e.g. 'aux.*'.")
     ] = None,
     no_head: Annotated[bool, typer.Option("--no-head", help="Without a classifier, for `train --init`.")] = False,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="An image may be of any number of classes: each has a sigmoid.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turns another library's checkpoint into a model folder."""
@@ -47,10 +50,15 @@ def import_(
         key=key,
         ignore=ignore or (),
         head=not no_head,
+        multi_label=multi_label,
     )
     if as_json:
         facts = {"out": str(done.folder), "names": done.layout, **asdict(done.account), "notes": done.notes}
-        typer.echo(json.dumps({"model": done.card.model.name, "classes": len(done.card.classes), **facts}))
+        typer.echo(
+            json.dumps(
+                {"model": done.card.model.name, "classes": len(done.card.classes), "task": done.card.task, **facts}
+            )
+        )
     else:
         print_import(done, file)
 

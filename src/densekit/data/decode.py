@@ -112,6 +112,12 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
+def check_there(source: Source, *, name: str | None = None) -> None:
+    """Raises the BadImage of a file that is missing or cannot be opened; nothing of it is read."""
+    with _stream(source, _name(source) if name is None else _printable(name)):
+        pass
+
+
 def format_of_suffix(path: str | os.PathLike[str]) -> str | None:
     """The format that a file's name promises, as `Decoded.format` has it; none for a suffix that is not read."""
     suffix = os.path.splitext(path)[1].lower()

@@ -71,19 +71,34 @@ class Dicom:
         return Image.fromarray(to_8_bits(shares)), notices
 
     def _shares(self, values: np.ndarray[Any, Any], window: Window | None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        from pydicom.pixels.processing import apply_voi
-
         header = self._header
         if window is not None:
             return windowed(values, *window)
         if header.get("VOILUTSequence"):
-            bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-            return np.asarray(apply_voi(values, header) / (2**bits - 1))
+            return self._looked_up(values)
         centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
         if centre is not None and width:
             return windowed(values, centre, width, str(header.get("VOILUTFunction", None) or "LINEAR"))
         low, high = float(values.min()), float(values.max())
         return windowed(values, (low + high) / 2, (high - low) or np.inf)
+
+    def _looked_up(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """By the file's table (PS3.3, C.11.2.1.1). pydicom's own wraps the places of an 8-bit table at 256."""
+        header, entry = self._header, self._header.VOILUTSequence[0]
+        count, first, bits = (int(number) for number in entry.LUTDescriptor)
+        if not 8 <= bits <= 16:
+            raise BadImage(
+                "unsupported_mode", f"{self._name} is DICOM with a table of {bits} bits, not 8 to 16; save it as PNG"
+            )
+        count = count % 2**16 or 2**16  # 16 bits hold no 65536, and signed ones nothing past 32767
+        if header.get("PixelRepresentation") and first >= 2**15:
+            first -= 2**16  # written as unsigned, though the values are signed
+        table = entry.LUTData
+        if isinstance(table, bytes):
+            kind = np.dtype(np.uint16 if len(table) >= 2 * count else np.uint8)  # 8 bits may be packed
+            table = np.frombuffer(table, kind.newbyteorder("<" if header.original_encoding[1] else ">"), count)
+        places = np.clip(values.astype(np.float64) - first, 0, count - 1).astype(np.int64)
+        return np.clip(np.atleast_1d(table)[places] / (2**bits - 1), 0, 1)
 
 
 def _first(value: Any) -> float | None:

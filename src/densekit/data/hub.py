@@ -5,6 +5,7 @@ Its own decoder is switched off; images are decoded as all others are.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from densekit.config import DataConfig
-from densekit.data.decode import Source
-from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, hashes
+from densekit.data.decode import Source, check_there
+from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, bytes_of, hashes
 from densekit.data.table import SPLITS
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 
@@ -76,7 +77,7 @@ class ArrowImages(EncodedImages):
 
     def _read_hashes(self) -> NDArray[np.uint64]:
         sources = (self.encoded(sample) for sample in range(len(self)))
-        return hashes(source if isinstance(source, bytes) else Path(source).read_bytes() for source in sources)
+        return hashes(source if isinstance(source, bytes) else bytes_of(Path(source)) for source in sources)
 
     def _part(self, indices: NDArray[np.int64]) -> Self:
         part = replace(self, at=self.at[indices], labels=self.labels[torch.from_numpy(indices)])
@@ -85,26 +86,55 @@ class ArrowImages(EncodedImages):
         return part
 
 
-def hub(name: str, config: DataConfig) -> DataSet:
-    """NAME[:CONFIG] of the Hub, a folder, or a .parquet file. Raises BadData, InvalidInput, UnknownName."""
+def hub(name: str, config: DataConfig, *, strict: bool = True) -> DataSet:
+    """NAME[:CONFIG] of the Hub, a folder, or a .parquet file. Raises BadData, InvalidInput, UnknownName.
+
+    Not `strict`, for somebody who looks for faults: with any number of rows that have no image.
+    """
     found = _loaded(name)
-    features = next(iter(found.values())).features
+    splits, left_out = _splits(name, found)
+    features = splits["train"].features
     column = _image_column(name, features, config.path_column)
     label = _label_column(name, features, config.label_columns)
-    splits, left_out = _splits(name, found)
-    classes, kind = _classes(name, features[label], [_values(rows, label) for rows in splits.values()], label)
+    values = {split: _values(rows, label) for split, rows in splits.items()}
+    classes, kind = _classes(name, features[label], list(values.values()), label)
+    skipped = SkipList(config.max_bad if strict else sys.maxsize)
     images = {}
     for split, rows in splits.items():
-        labels = kind(_values(rows, label))
+        labels = kind(values[split])
         if labels is None:  # the Hub's way to keep a test's answers
             left_out.append(split)
             continue
         own = rows.select_columns([column]).cast_column(column, _undecoded())
-        images[split] = ArrowImages(own, column, f"hf:{name}/{split}", np.arange(len(rows)), labels)
+        every = ArrowImages(own, column, f"hf:{name}/{split}", np.arange(len(rows)), labels)
+        images[split] = _there(every, skipped)
     if "train" not in images:
         raise BadData(f"hf:{name} has no labels in its training images; name other data")
     columns = f"images {column}; labels {label}" + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    return DataSet(f"hf:{name}", classes, images, skipped=SkipList(config.max_bad), columns=columns)
+    return DataSet(f"hf:{name}", classes, images, skipped=skipped, columns=columns)
+
+
+def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
+    """Those that have bytes, or a file that can be opened; the others are noted in `skipped`."""
+    good = np.ones(len(images), dtype=bool)
+    for sample in _without_bytes(images.rows, images.column):
+        try:
+            check_there(images.encoded(sample), name=str(images.path(sample)))
+        except BadImage as error:
+            skipped.add(images.path(sample), error)
+            good[sample] = False
+    return images if good.all() else images.subset(np.flatnonzero(good))
+
+
+def _without_bytes(rows: Any, column: str) -> Iterator[int]:
+    """Rows whose cell is empty or names a file. Arrow says which without a look at any image."""
+    cells = rows.with_format("arrow")
+    at = 0
+    for first in range(0, len(rows), _ROWS):
+        for chunk in cells[first : first + _ROWS].column(column).chunks:
+            empty = np.asarray(chunk.is_null()) | np.asarray(chunk.field("bytes").is_null())
+            yield from (at + np.flatnonzero(empty)).tolist()
+            at += len(chunk)
 
 
 def _loaded(name: str) -> Mapping[str, Any]:
@@ -191,8 +221,13 @@ def _splits(name: str, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
 
 
 def _values(rows: Any, label: str) -> list[Any]:
+    """A column, class labels by their names: what their numbers mean is each split's own."""
     values: list[Any] = rows.select_columns([label]).with_format("arrow")[:].column(0).to_pylist()
-    return values
+    names = dict(enumerate(_names(rows.features[label]) or ()))
+    return [
+        [names.get(one, one) for one in value] if isinstance(value, list) else names.get(value, value)
+        for value in values
+    ]
 
 
 def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tuple[tuple[str, ...], Any]:
@@ -205,23 +240,30 @@ def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tu
         raise BadData(
             f"{label} of hf:{name} has empty cells or values that are no class; name another column, or mend it"
         )
-    classes = tuple(map(str, given)) if given is not None else tuple(map(str, sorted(set(flat))))
+    if given is None and len({isinstance(value, str) for value in flat}) > 1:
+        raise BadData(f"{label} of hf:{name} is words in places and numbers in others; mend it, or name another column")
+    values_of = list(given) if given is not None else sorted(set(flat))
+    classes = tuple(map(str, values_of))
     if len(classes) < 2:
         raise BadData(f"{label} of hf:{name} has one class, {', '.join(classes)}; there is nothing to tell apart")
-    numbers = (
-        {i: i for i in range(len(classes))} if given is not None else {v: i for i, v in enumerate(sorted(set(flat)))}
-    )
+    numbers = {value: i for i, value in enumerate(values_of)}
+
+    def number_of(value: Any) -> int:
+        if value not in numbers:
+            raise BadData(
+                f"{label} of hf:{name} holds {value}, which is none of the {len(classes)} classes of train "
+                f"({', '.join(classes[:3])}, ...); leave such rows out, or give all splits the same classes"
+            )
+        return numbers[value]
 
     def labels(column: list[Any]) -> Tensor | None:
         if not several:
             if given is not None and column and set(column) == {-1}:
                 return None
-            if odd := set(column) - set(numbers):
-                raise BadData(f"{label} of hf:{name} holds {sorted(odd)[0]}, which is none of {len(classes)} classes")
-            return torch.tensor([numbers[value] for value in column])
+            return torch.tensor([number_of(value) for value in column])
         found = torch.zeros(len(column), len(classes))
         for row, chosen in enumerate(column):
-            found[row, [numbers[value] for value in chosen]] = 1
+            found[row, [number_of(value) for value in chosen]] = 1
         return found
 
     return classes, labels

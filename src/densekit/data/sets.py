@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -163,7 +164,8 @@ class FileImages(EncodedImages):
     def fingerprint(self) -> str:
         """By names and sizes, and up to 1 GB by contents."""
         digest = hashlib.sha256()
-        sizes = [path.stat().st_size for path in self.paths]
+        with _read_or_bad():
+            sizes = [path.stat().st_size for path in self.paths]
         for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
             digest.update(f"{name}\0{size}\0{label}\n".encode())
         for group in self.groups or ():
@@ -173,7 +175,7 @@ class FileImages(EncodedImages):
         return digest.hexdigest()
 
     def _read_hashes(self) -> NDArray[np.uint64]:
-        return hashes(path.read_bytes() for path in self.paths)
+        return hashes(map(bytes_of, self.paths))
 
     def _part(self, indices: NDArray[np.int64]) -> Self:
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
@@ -187,6 +189,22 @@ Images = ArrayImages | EncodedImages
 def groups_of(images: Images) -> Sequence[str] | None:
     """The group of each; none where there are none."""
     return images.grouped if isinstance(images, EncodedImages) else None
+
+
+def bytes_of(path: Path) -> bytes:
+    """A file's. Raises BadImage: it was there when the data were loaded, and may have gone since."""
+    with _read_or_bad():
+        return path.read_bytes()
+
+
+@contextmanager
+def _read_or_bad() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadImage(
+            "unreadable", f"{error.filename} cannot be read ({error.strerror}); put it back, or check the disk"
+        ) from error
 
 
 def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:

@@ -49,7 +49,7 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     if source.startswith("wds:"):
         return shards(source.removeprefix("wds:"), config)
     if source.startswith("hf:"):
-        return hub(source.removeprefix("hf:"), config)
+        return hub(source.removeprefix("hf:"), config, strict=strict)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
     path = Path(source).expanduser()

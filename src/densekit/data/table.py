@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from densekit.config import DataConfig
-from densekit.data.decode import check_header
+from densekit.data.decode import check_header, check_there
 from densekit.data.sets import CHECKED_FILES, DataSet, FileImages, SkipList
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 
@@ -196,13 +196,14 @@ def _refuse_divided(content: _Table, groups: Sequence[str], places: Sequence[str
 
 
 def _readable(paths: Sequence[Path], skipped: SkipList, config: DataConfig) -> list[int]:
-    """Positions of the files whose headers can be read."""
-    if len(paths) > CHECKED_FILES:
-        return list(range(len(paths)))
+    """Positions of the files whose headers can be read; of very many, of those that are there."""
     good = []
     for i, path in enumerate(paths):
         try:
-            check_header(path, max_pixels=config.max_pixels)
+            if len(paths) > CHECKED_FILES:
+                check_there(path)
+            else:
+                check_header(path, max_pixels=config.max_pixels)
         except BadImage as error:
             skipped.add(path, error)
         else:

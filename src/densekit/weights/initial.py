@@ -1,7 +1,7 @@
 """--init SOURCE: weights to start from."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,11 +32,13 @@ def start_from(model: ImageClassifier, config: ModelConfig, source: str, classes
     """
     library, colon, name = source.partition(":")
     if colon and library in _LIBRARIES:
+        _same_function(_THEIR_DENSENETS, config, source)
         state, same_classes = dict(_LIBRARIES[library](name)), False
     else:
         folder = model_folder(source)
         card = read_card(folder)
-        _same_function(card.model, config, source)
+        if isinstance(card.model, DenseNetConfig):
+            _same_function(card.model.model_dump(include=set(_THEIR_DENSENETS)), config, source)
         state, same_classes = read_tensors(folder, card), card.classes == classes
     new = () if same_classes else head_of(config)
     own = model.state_dict()
@@ -71,12 +73,11 @@ def _reads_others(theirs: Tensor, ours: Tensor) -> bool:
     return same and theirs.shape[1] != ours.shape[1]
 
 
-def _same_function(theirs: ModelConfig, ours: ModelConfig, source: str) -> None:
+def _same_function(theirs: Mapping[str, Any], ours: ModelConfig, source: str) -> None:
     """Raises BadWeights where a setting that has no tensors differs: nothing else would tell."""
-    if not isinstance(theirs, DenseNetConfig) or not isinstance(ours, DenseNetConfig):
+    if not isinstance(ours, DenseNetConfig):
         return
-    for field in ("transition_relu", "norm_eps"):
-        value = getattr(theirs, field)
+    for field, value in theirs.items():
         if value != getattr(ours, field):
             raise BadWeights(
                 f"{source} was made with {field}={value}, and with {getattr(ours, field)} it computes something else; "
@@ -116,4 +117,6 @@ def _timm(name: str) -> Mapping[str, Tensor]:
         ) from error
 
 
+# What a DenseNet of both computes with, and no tensor shows.
+_THEIR_DENSENETS = {"transition_relu": True, "norm_eps": 1e-5}
 _LIBRARIES = {"torchvision": _torchvision, "timm": _timm}

@@ -14,25 +14,16 @@ import torch
 
 from densekit.errors import BadWeights, InvalidInput
 from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.keras_config import ends_in_sigmoid, epsilons, image_size, layers_of, refuse_strangers
 from densekit.weights.foreign.plain_tensors import checked
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 _CONFIG_BYTES = 16 * 2**20
 _CHUNK = 2**20
-# What a DenseNet is made of; anything else would change its function unseen, as it may have no weights.
-_HARMLESS = frozenset(
-    {
-        *("InputLayer", "ZeroPadding2D", "Conv2D", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D"),
-        *("AveragePooling2D", "Concatenate", "GlobalAveragePooling2D", "Dropout", "Dense", "Softmax"),
-        *("Functional", "Sequential", "Model"),
-    }
-)
-_ACTIVATIONS = {"relu", "linear", "softmax", None}
 # ValueError: names that are no UTF-8. RuntimeError: a packing that is not known, a password, JSON that is too deep.
 # EOFError: a part that is said to be longer than the archive.
-_UNREADABLE = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+UNREADABLE = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _OWN = "top_level_model_weights"  # what a network has beside its layers
-_NESTED = ("Functional", "Sequential", "Model")
 
 
 def is_keras(path: Path) -> bool:
@@ -40,7 +31,7 @@ def is_keras(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return WEIGHTS in archive.namelist()
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -55,7 +46,7 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
             with archive.open(entry) as packed, (folder / WEIGHTS).open("wb") as file:
                 while chunk := packed.read(_CHUNK):
                     file.write(chunk)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadWeights(
             f"{path} is damaged, or no .keras file ({str(error) or 'it ends early'}); fetch it again"
         ) from error
@@ -73,8 +64,8 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         with h5py.File(path, "r") as file:
             if config is None and "model_config" in file.attrs:
                 config = json.loads(_text(file.attrs["model_config"]))
-            layers = list(_layers(config)) if config else []
-            _refuse_strangers(layers, shown)
+            layers = list(layers_of(config)) if config else []
+            refuse_strangers(layers, shown)
             if "layers" in file:
                 names, order = dict(_numbered(file["layers"], config)), "execution" if config else "kinds"
             else:
@@ -92,8 +83,9 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         checked(arrays, room, shown),
         "keras",
         order,  # type: ignore[arg-type]  # one of the literals above
-        epsilons=tuple(sorted({layer["epsilon"] for kind, layer in layers if kind == "BatchNormalization"})),
-        image_size=_image_size(layers),
+        epsilons=epsilons(layers),
+        image_size=image_size(layers),
+        sigmoid=ends_in_sigmoid(layers),
     )
 
 
@@ -181,36 +173,6 @@ def _named(config: Any) -> dict[str, Any]:
         named[kind if not seen[kind] else f"{kind}_{seen[kind]}"] = layer
         seen[kind] += 1
     return named
-
-
-def _layers(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(class, settings) of every layer, also of networks within networks."""
-    for layer in config["config"]["layers"]:
-        yield layer["class_name"], layer["config"]
-        if layer["class_name"] in _NESTED:
-            yield from _layers(layer)
-
-
-def _refuse_strangers(layers: list[tuple[str, Mapping[str, Any]]], shown: Path) -> None:
-    for kind, settings in layers:
-        if kind not in _HARMLESS:
-            raise BadWeights(
-                f"{shown}: layer {settings.get('name')} is a {kind}, which densekit's DenseNet has no place for; "
-                "save the network without it, as keras.applications builds it"
-            )
-        if settings.get("activation") not in _ACTIVATIONS:
-            raise BadWeights(
-                f"{shown}: layer {settings.get('name')} ends in {settings['activation']}, where densekit has a ReLU, "
-                "or a softmax at the end; no densekit network has these weights"
-            )
-
-
-def _image_size(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[int, int] | None:
-    for kind, settings in layers:
-        shape = settings.get("batch_shape") or settings.get("batch_input_shape")
-        if kind == "InputLayer" and shape and len(shape) == 4 and shape[1] and shape[2]:
-            return int(shape[1]), int(shape[2])
-    return None
 
 
 def _natural(name: str) -> tuple[str, int]:

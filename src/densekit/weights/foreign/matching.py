@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
 
+from densekit.errors import BadWeights
 from densekit.weights.foreign.convert import oriented
 from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.layouts import LAYOUTS, Layout, translate
@@ -47,9 +48,31 @@ def match(found: Found, file: str) -> Match:
     return Match(best, names | head, tuple(name for name in rest if name not in head), head_by_shape=bool(head))
 
 
+def own_names(found: Found, own: Collection[str], file: str) -> dict[str, str]:
+    """Theirs to those of `own`, without wrappers. Raises BadWeights for two that are then the same."""
+    plain = {name: _unwrapped(name, found) for name in found.tensors}
+    ours = {_bare(name): name for name in own}  # a network may have a part called module itself
+    prefix = max(
+        _prefixes(plain.values(), "."),
+        key=lambda prefix: sum(name.removeprefix(prefix) in ours for name in plain.values() if name.startswith(prefix)),
+    )
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for theirs, name in plain.items():
+        bare = name.removeprefix(prefix)
+        names[theirs] = ours.get(bare, bare)
+        if (other := taken.setdefault(names[theirs], theirs)) != theirs:
+            raise BadWeights(
+                f"{file}: {other} and {theirs} are both {names[theirs]}; it holds two networks, save one of them alone"
+            )
+    return names
+
+
 def _unwrapped(name: str, found: Found) -> str:
-    if found.container == "keras":
-        return name
+    return name if found.container == "keras" else _bare(name)
+
+
+def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from densekit.config import DenseNetConfig, ModelConfig
-from densekit.errors import BadWeights
+from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
 from densekit.weights.foreign.account import Account, listed, sound
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
 from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.layouts import TORCH, Layout, Statistics
-from densekit.weights.foreign.matching import Match, match
+from densekit.weights.foreign.matching import Match, match, own_names
 from densekit.weights.foreign.reading import digest, read
 from densekit.weights.shapes import head_of, stem_of
 
@@ -41,6 +41,8 @@ class Imported:
     """(height, width), if the file says so."""
     epsilon_assumed: bool = False
     """Whether the batch norms' epsilon is what such files commonly have."""
+    sigmoid: bool = False
+    """Whether the file says that the network ends in one."""
 
     @property
     def statistics(self) -> Statistics | None:
@@ -53,6 +55,11 @@ class Imported:
         ):
             return statistics
         return XRAY if "op_threshs" in self.account.aside and self.config.in_channels == 1 else None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether classes do not exclude each other, as far as the file tells."""
+        return self.sigmoid or self.statistics is XRAY
 
     @property
     def published(self) -> bool:
@@ -70,6 +77,11 @@ def import_network(
     UnknownName or InvalidInput for a wrong `model` or `key`.
     """
     config = config_for(model) if model is not None else None
+    if not head and config is not None and not isinstance(config, DenseNetConfig):
+        raise InvalidInput(
+            f"--no-head is for DenseNets, and {config.name} is none; import it with its head, which `train --init` "
+            "leaves out where the classes are others"
+        )
     found = read(path, key)
     if config is None or isinstance(config, DenseNetConfig):
         return _densenet(found, path, config, ignore, head=head)
@@ -112,7 +124,17 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
     account.set_aside(matched.rest, ignore, file)
     account.make(own, state, file)
     assumed = matched.by_order and found.container == "keras" and not found.epsilons
-    return Imported(config, state, account, matched, found.left, digest(path), found.image_size, assumed)
+    return Imported(
+        config,
+        state,
+        account,
+        matched,
+        found.left,
+        digest(path),
+        found.image_size,
+        epsilon_assumed=assumed,
+        sigmoid=found.sigmoid,
+    )
 
 
 def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseNetConfig:
@@ -153,10 +175,11 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
     """A network of another kind, which keeps its own names: a residual one, or one of torchvision or timm."""
     file = str(path)
     layout = Layout(f"{config.name}'s own", {}, parameters=TORCH)
-    names = {theirs: theirs.removeprefix("module.") for theirs in found.tensors}
+    with torch.device("meta"):
+        names = own_names(found, build(config).state_dict(), file)
     shapes = {ours: found.tensors[theirs].shape for theirs, ours in names.items()}
-    for own_names, field, dimension in ((head_of(config), "num_classes", 0), (stem_of(config), "in_channels", 1)):
-        sizes = {shapes[name][dimension] for name in own_names if len(shapes.get(name, ())) > 1}
+    for parts, field, dimension in ((head_of(config), "num_classes", 0), (stem_of(config), "in_channels", 1)):
+        sizes = {shapes[name][dimension] for name in parts if len(shapes.get(name, ())) > 1}
         if len(sizes) == 1:
             config = config.model_copy(update={field: sizes.pop()})
     with torch.device("meta"):

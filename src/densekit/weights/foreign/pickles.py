@@ -7,6 +7,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,42 @@ from torch import Tensor
 
 from densekit.errors import BadWeights, InvalidInput
 from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.hdf5 import UNREADABLE
 from densekit.weights.foreign.plain_tensors import checked
 
+_ZIP = b"PK\x03\x04"
 _DEPTH = 4  # of wrappers around a state dict
 _RESAVE = "where you trust it, load it yourself and save its state_dict: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def read(path: Path, key: str | None, room: int) -> Found:
     """The state dict in `path`, alone or in wrappers; `key` chooses one of several. Raises BadWeights, InvalidInput."""
+    _check_sums(path, room)
     tree = _load(path)
     state, place = _choose(dict(_networks(tree)), key, path)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     beside = [str(name) for name in tree if not place or name != place[0]] if place else []
     left = (*beside, *(str(name) for name in state if name not in tensors))
     return Found(checked(tensors, room, path), "torch", "execution", left)
+
+
+def _check_sums(path: Path, room: int) -> None:
+    """Raises BadWeights where a part of an archive is not what its checksum says, which torch does not look at."""
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:  # by which torch tells its older format, which has no checksums
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > room:
+                raise MemoryError
+            damaged = archive.testzip()
+    except UNREADABLE as error:
+        raise BadWeights(f"{path} is damaged ({str(error) or 'it ends early'}); fetch it again") from error
+    if damaged is not None:
+        raise BadWeights(
+            f"{path}: {damaged} in it is not what its checksum says; the file is damaged, or was written without "
+            "checksums (torch.serialization.set_crc32_options(False)): fetch it again, or save it again with them"
+        )
 
 
 def _load(path: Path) -> Any:
