@@ -1,10 +1,13 @@
 """`densekit doctor` tells what is installed, and proves a resume by trying it; it notices where either is not so."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from densekit import train
 from densekit.api import doctor, rehearsal
 from densekit.errors import BadData, ProofFailed
 from densekit.ops import native
@@ -30,6 +33,32 @@ def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.Mon
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="not a run"):
         rehearsal.rehearse(tmp_path, say=print)
+
+
+def test_steps_that_were_not_trained_prove_nothing(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies that nobody trained are equal."""
+    idle = [sys.executable, "-S", "-c", ""]
+    monkeypatch.setattr(rehearsal, "_start", lambda *_: subprocess.Popen(idle, stderr=subprocess.PIPE, text=True))
+    with pytest.raises(BadData, match="proves nothing"):
+        rehearsal.rehearse(tiny_run, say=print)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_step_an_epoch_trains_all_that_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data.limit": 60, "batch_size": 60}
+    trained = train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
+    wait, ended = rehearsal._wait, []
+
+    def waited(process: subprocess.Popen[str]) -> None:
+        wait(process)
+        copy = Path(process.args[3])  # type: ignore[index]
+        ended.append(json.loads((copy / "checkpoints/last/state.json").read_text())["progress"]["step"])
+
+    monkeypatch.setattr(rehearsal, "_wait", waited)
+    proof = rehearsal.rehearse(trained, say=print)
+    assert ended == [proof.first_step + proof.steps] * 2
 
 
 @pytest.mark.slow

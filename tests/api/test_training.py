@@ -1,5 +1,6 @@
-"""Where a run goes."""
+"""Where a run goes, and how it goes on from there."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from densekit import train
 from densekit.api import run as runs
 from densekit.api import training
-from densekit.errors import BadData
+from densekit.errors import BadData, InvalidInput
+from tests.faults.command import train_until
 
 NAME = "digits-densenet_bc_10_4"
 
@@ -47,3 +49,13 @@ def test_no_place_for_runs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_link_that_leads_nowhere_is_no_free_place(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "gone")
     assert runs.free_folder(tmp_path, "a") == tmp_path / "a-2"
+
+
+def test_how_to_go_on_has_the_place_of_the_images(tmp_path: Path) -> None:
+    """Without it `resume` would look elsewhere, and may download them again."""
+    run, images = tmp_path / "run", tmp_path / "my images"
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 1, "out": run, "settings": {"data.limit": 50}}
+    command = f"densekit resume {run} --data-dir '{images}'"
+    assert command in train_until(1, "digits", data_dir=images, **words)
+    with pytest.raises(InvalidInput, match=re.escape(command)):
+        train("digits", data_dir=images, **words)

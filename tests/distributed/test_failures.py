@@ -47,6 +47,23 @@ def test_torchrun_restarts_and_the_run_finishes_as_if_nothing_had_been(tmp_path:
     assert any(event["event"] == "resume" and event["restarts"] == 1 for event in events)
 
 
+@pytest.mark.parametrize("out", [("--out", "run"), ()])
+def test_torchrun_restarts_a_single_process_too(out: tuple[str, ...], tmp_path: Path) -> None:
+    words = tuple(word for word in ARGUMENTS if word not in ("--out", "run"))
+    (tmp_path / "whole").mkdir()
+    run(*words, "--out", "run", folder=tmp_path / "whole", restarts=1)
+    process = start(*words, *out, folder=tmp_path, restarts=1)
+    folder = tmp_path / "run" if out else tmp_path / "runs" / "digits-densenet_bc_10_4"
+    wait_for((folder / "metrics.jsonl").exists)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "after restart 1, as a process had ended" in err
+    assert state_of(folder) == state_of(tmp_path / "whole" / "run")
+    assert out or list((tmp_path / "runs").iterdir()) == [folder], "a second run was begun"
+
+
 def test_without_restarts_the_others_end_soon_and_say_why(tmp_path: Path) -> None:
     process = start(*ARGUMENTS, folder=tmp_path, ranks=2)
     wait_for((tmp_path / "run" / "metrics.jsonl").exists)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import densekit
 from densekit.config import DataConfig, Recipe, ScheduleConfig
-from densekit.engine import train
+from densekit.engine import runs, train
 from densekit.engine.interrupt import Stop
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World
@@ -150,7 +150,12 @@ def test_selecting_the_best_reports_the_best_validated_epoch(tmp_path: Path) -> 
     settings = SMALL | {"select": "best"}
     run = densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=settings)
     assert (run.folder / "checkpoints" / "result").read_text() == "best"
-    assert densekit.load(run.folder).card.metrics["split"] == "test"
+    card = densekit.load(run.folder).card
+    assert card.metrics["split"] == "test"
+    # Of the epoch that was the best, counted from 1 as the rows are.
+    assert {"epoch": card.provenance["epochs"], "step": card.provenance["step"]} in [
+        {key: row[key] for key in ("epoch", "step")} for row in runs.metrics(run.folder)
+    ]
 
 
 def test_a_folder_of_photographs_trains_and_predicts(photos: Path, tmp_path: Path) -> None:

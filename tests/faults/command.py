@@ -19,7 +19,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def command(*words: str | Path, ranks: int = 1, restarts: int = 0) -> list[str]:
-    """The command line of `densekit WORDS`, on that many processes of this host."""
+    """The command line of `densekit WORDS`, on that many processes of this host; by torchrun if it is to restart."""
     launcher = [
         "torch.distributed.run",
         "--standalone",
@@ -27,7 +27,7 @@ def command(*words: str | Path, ranks: int = 1, restarts: int = 0) -> list[str]:
         f"--max-restarts={restarts}",
         "-m",
     ]
-    return [sys.executable, "-m", *(launcher if ranks > 1 else ()), "densekit", *map(str, words)]
+    return [sys.executable, "-m", *(launcher if ranks > 1 or restarts else ()), "densekit", *map(str, words)]
 
 
 def start(*words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0) -> subprocess.Popen[str]:
@@ -43,13 +43,14 @@ def start(*words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0) -
     )
 
 
-def train_until(step: int, data: str, **words: Any) -> None:
-    """`densekit.train(data, **words)`, told to stop after that step, as by a signal."""
+def train_until(step: int, data: str, **words: Any) -> str:
+    """`densekit.train(data, **words)`, told to stop after that step, as by a signal; what it says then."""
     fit = training.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as stopped:
             densekit.train(data, **words)
+    return str(stopped.value)
 
 
 def run(*words: str | Path, folder: Path, ranks: int = 1, status: int = 0, restarts: int = 0) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import densekit
 from densekit.config import with_settings
 from densekit.engine import continuity, prepare, runs
+from densekit.engine.setup import Prepared
 from densekit.engine.state import read_checkpoint, restore_checkpoint
 from densekit.engine.train import start
 from densekit.errors import InvalidInput, ProofFailed
@@ -105,6 +106,38 @@ def test_another_number_of_threads_is_named_and_gone_on_with(
     finally:
         torch.set_num_threads(threads)
     assert f"threads: {before} -> {before + 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "division"),
+    [
+        ({}, ()),
+        ({"accumulate": 2, "augment.mixup": 0.2}, ("accumulate: 2", "augment.mixup: 0.2")),
+        ({"sync_batch_norm": False, "model.dropout_rate": 0.1}, ("sync_batch_norm: False", "model.dropout_rate: 0.1")),
+    ],
+)
+def test_another_number_of_processes_is_called_what_it_is(
+    settings: dict[str, Any],
+    division: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other rounding; another training where each process has its own statistics or draws."""
+    settings = SMALL | {"plan": "concat"} | settings
+    run = densekit.train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
+    made_by = continuity.made_by
+
+    def by_two(prepared: Prepared) -> dict[str, Any]:
+        now = made_by(prepared)
+        return now | {"environment": now["environment"] | {"processes": 2}}
+
+    monkeypatch.setattr(continuity, "made_by", by_two)
+    densekit.resume(run, epochs=2)
+    said = capsys.readouterr().err
+    assert "processes: 1 -> 2" in said
+    assert ("another training" in said) == bool(division)
+    assert all(setting in said for setting in division)
 
 
 def test_what_decides_no_number_may_be_set_anew(stopped: Path) -> None:

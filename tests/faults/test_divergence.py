@@ -45,12 +45,14 @@ def test_a_disk_that_is_full_by_then_does_not_hide_it(tmp_path: Path, monkeypatc
         raise BadData("no space left")
 
     monkeypatch.setattr(train, "write_dump", full)
-    with pytest.raises(Diverged, match="learning rate"):
+    with pytest.raises(Diverged, match="learning rate") as error:
         densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=DIVERGING)
+    assert "diverged.json" not in str(error.value), "it names a file that is not there"
 
 
-def test_going_back_lowers_the_rate_until_it_holds(tmp_path: Path) -> None:
-    settings = DIVERGING | {"divergence.rollbacks": 1, "divergence.factor": 1e-21}
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_going_back_lowers_the_rate_until_it_holds(precision: str, tmp_path: Path) -> None:
+    settings = DIVERGING | {"divergence.rollbacks": 1, "divergence.factor": 1e-21, "precision": precision}
     finished = densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
     events = [json.loads(line) for line in (finished.folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start", "rollback", "finish"]
@@ -70,6 +72,19 @@ def test_a_gradient_that_is_no_number_changes_nothing(tmp_path: Path) -> None:
     assert outcome.fault == "gradient became nan"
     for name, tensor in state.model.named_parameters():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_float16_stops_when_no_scale_makes_its_gradients_finite(tmp_path: Path) -> None:
+    """The scaler would halve its scale down to 0, and train nothing."""
+    recipe = compose("digits", model="densenet_bc_10_4", settings={"data.limit": 64, "precision": "float16"})
+    prepared = prepare(recipe, tmp_path)
+    state = train.start(prepared)
+    prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
+    batch = next(prepared.loader("train", recipe.augment).epoch(0))
+    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0})
+    faults = [train.train_step(state, batch, prepared, 0.1, [len(batch.samples)]).fault for _ in range(3)]
+    # At 2 and 1 it may be an overflow, which is the scaler's business.
+    assert faults == [None, None, "gradient became nan"]
 
 
 @pytest.mark.slow

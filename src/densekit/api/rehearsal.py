@@ -46,8 +46,8 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
     recipe, last = runs.recipe_of(run), run / "checkpoints" / "last"
     progress = read_checkpoint(last).document["progress"]
     first = progress["step"]
-    # As if it had an epoch more: there are steps left in a run that is finished.
-    epochs = max(recipe.epochs, progress["epoch"] + 1) + 1
+    # As if it had more epochs: there are steps left in a run that is finished, also where an epoch is one step.
+    epochs = max(recipe.epochs, progress["epoch"]) + _STEPS
     recipe = with_settings(recipe, {"epochs": epochs, "checkpoint.every_steps": 1, "trackers": []})
     with TemporaryDirectory(prefix="densekit-doctor-") as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
@@ -65,6 +65,12 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
         say(f"killed after step {killed_at}; resuming")
         _wait(_start(cut, first + _STEPS, data_dir))
         files = [copy / "checkpoints" / "last" for copy in (whole, cut)]
+        for copy, each in zip((whole, cut), files, strict=True):
+            if (step := read_checkpoint(each).document["progress"]["step"]) != first + _STEPS:  # stopped by a signal
+                raise BadData(
+                    f"the rehearsal of {run} proves nothing: its copy '{copy.name}' ended at step {step} instead of "
+                    f"{first + _STEPS}; try it again, and let it come to its end"
+                )
         differing = [
             name
             for name in ("model.safetensors", "state.safetensors")

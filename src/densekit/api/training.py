@@ -97,7 +97,7 @@ def train_recipe(
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
-            folder = world.from_leader(lambda: _create(given or claim_folder(Path("runs"), name), prepared))
+            folder = world.from_leader(lambda: _create(given or claim_folder(Path("runs"), name), prepared, data_dir))
             display = display_of(console, world)
             title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
             display.forecast(forecast_of(prepared, choice, cost), title)
@@ -115,10 +115,14 @@ def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     return None
 
 
-def _create(folder: Path, prepared: Prepared) -> Path:
-    world = prepared.world
-    runs.create(folder, prepared.recipe, prepared.data, processes=world.size, launch=world.launch)
+def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None) -> Path:
+    runs.create(folder, prepared.recipe, prepared.data, **_facts(prepared.world, data_dir))
     return folder
+
+
+def _facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
+    """What the events say of how these processes were started."""
+    return {"processes": world.size, "launch": world.launch, "data_dir": str(data_dir) if data_dir else None}
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
@@ -139,7 +143,8 @@ def resume(
 
     `settings` change the recipe. Raises ProofFailed when the recipe or the images are not those of the checkpoint,
     unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks and trackers may change.
-    Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding.
+    Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding; a
+    changed number of processes too, with the settings by which it is another training.
     """
     with joined() as world:
         changed = dict(settings or {}) | ({"epochs": epochs} if epochs is not None else {})
@@ -171,7 +176,7 @@ def _resume(
         world.from_leader(lambda: require(recipe.trackers))
         display = display_of(console, world)
         if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
-            longer = f"densekit resume {folder} --epochs {recipe.epochs + 10}"
+            longer = f"{runs.resuming(folder)} --epochs {recipe.epochs + 10}"
             display.say(f"{folder} is finished; to train it longer: {longer}")
             return Run(folder, result)
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
@@ -183,7 +188,10 @@ def _resume(
         then = checkpoint.document["made_by"]
         with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
             changes = continuity.changes(then, continuity.made_by(prepared))
-            _compare(changes, folder, display, world, accept=accept_changes)
+            _compare(changes, folder, display, accept=accept_changes)
+            if world.leads:
+                facts = _facts(world, data_dir) | {"restarts": restarts(), "changes": changes.everything}
+                runs.note(folder, "resume", **facts)
             _record(folder, prepared)
             return _finish(prepared, folder, display, checkpoint, until)
 
@@ -205,7 +213,7 @@ def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)
 
 
-def _compare(changes: continuity.Changes, folder: Path, display: Display, world: World, *, accept: bool) -> None:
+def _compare(changes: continuity.Changes, folder: Path, display: Display, *, accept: bool) -> None:
     """Says what has changed since the checkpoint was written. Raises ProofFailed for what makes it another run."""
     other = (*changes.recipe, *changes.data)
     if other and not accept:
@@ -215,9 +223,11 @@ def _compare(changes: continuity.Changes, folder: Path, display: Display, world:
         )
     if changes.execution:
         display.say(f"not the same to the last bit as without a stop, for: {'; '.join(changes.execution)}")
-    if world.leads:
-        facts = {"processes": world.size, "restarts": restarts(), "launch": world.launch}
-        runs.note(folder, "resume", **facts, changes=[*other, *changes.execution])
+    if changes.division:
+        display.say(
+            "from here on another training, not only other rounding: batch statistics or draws are over each process's "
+            f"own images, with {'; '.join(changes.division)}"
+        )
 
 
 def _finish(

@@ -14,6 +14,16 @@ from densekit.errors import InvalidInput
 _FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
 _EXECUTION = ("plan", "device")
+# Settings by which batch statistics or draws are over each process's own images: at other values than these, the number
+# of processes changes more than rounding.
+_UNDIVIDED = {
+    "accumulate": 1,
+    "sync_batch_norm": True,
+    "augment.mixup": 0,
+    "augment.cutmix": 0,
+    "model.dropout_rate": 0,
+    "model.survival": 1,
+}
 _FACTS = (
     "densekit",
     "python",
@@ -36,7 +46,16 @@ class Changes:
     recipe: tuple[str, ...]
     data: tuple[str, ...]
     execution: tuple[str, ...]
-    """Versions, machine, threads, plan: the function is the same, its last bits may not be."""
+    """Versions, machine, threads, processes, plan: but for `division` the function is the same, its last bits may not
+    be.
+    """
+    division: tuple[str, ...]
+    """Settings, `what: value`, by which the changed number of processes makes it another training."""
+
+    @property
+    def everything(self) -> list[str]:
+        """All that has changed."""
+        return [*self.recipe, *self.data, *self.execution]
 
 
 def made_by(prepared: Prepared) -> dict[str, Any]:
@@ -53,14 +72,18 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares two `made_by`."""
     with suppress(InvalidInput):  # settings that an older version did not have were at their defaults
         then = {**then, "recipe": recipe_from(then["recipe"]).model_dump(mode="json")}
-    settings = differences(flatten(then["recipe"]), flatten(now["recipe"]))
+    recipe = flatten(now["recipe"])
+    settings = differences(flatten(then["recipe"]), recipe)
+    environment = differences(then["environment"], now["environment"])
+    divided = (f"{key}: {recipe[key]}" for key, value in _UNDIVIDED.items() if recipe.get(key, value) != value)
     return Changes(
         recipe=tuple(text for key, text in settings.items() if not key.startswith((*_FREE, *_EXECUTION))),
         data=tuple(f"the {name} images" for name in differences(then["data"], now["data"])),
         execution=(
-            *differences(then["environment"], now["environment"]).values(),
+            *environment.values(),
             *(text for key, text in settings.items() if key in _EXECUTION),
         ),
+        division=tuple(divided) if "processes" in environment else (),
     )
 
 

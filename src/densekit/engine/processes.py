@@ -1,5 +1,6 @@
 """The processes of a run: one, or as many as torchrun started, on one host or several."""
 
+import itertools
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _PATIENCE = 300.0  # seconds for all processes to start
 # Of one process's work that others wait for, as hashing a large data set; the heartbeat notices those that are lost.
 _LONGEST = timedelta(hours=6)
+_calls = itertools.count()  # of `joined`
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class World:
     local_rank: int = 0
     """Among the processes of this host: which of its devices is ours."""
     launch: str = ""
-    """What all restarts of one torchrun have in common, and no other one has."""
+    """What all restarts of one torchrun have in common, and no other one has, nor another `joined` of its program."""
 
     @property
     def leads(self) -> bool:
@@ -105,7 +107,10 @@ def joined() -> Iterator[World]:
         yield _world()
         return
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield ALONE
+        if dist.is_available() and dist.is_torchelastic_launched():  # which may have started it again, or more before
+            yield replace(ALONE, launch=_launch(next(dist.rendezvous("env://"))[0]))  # type: ignore[attr-defined]
+        else:
+            yield ALONE
         return
     cuda = torch.cuda.is_available()
     if cuda:
@@ -117,7 +122,7 @@ def joined() -> Iterator[World]:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", store=fresh, rank=rank, world_size=size, timeout=_LONGEST
     )
-    world = replace(_world(), launch=store.compare_set("densekit/launch", "", uuid.uuid4().hex).decode())
+    world = replace(_world(), launch=_launch(store))
     try:
         with Heartbeat(world.rank, world.gather(socket.gethostname()), start):
             yield world
@@ -133,6 +138,14 @@ def joined() -> Iterator[World]:
         raise
     # Only now: after a failure it would wait for processes that are gone.
     dist.destroy_process_group()
+
+
+def _launch(store: Any) -> str:
+    """The same for all processes of this launch, and for those that are started again: the first one draws it.
+
+    A program that is started again makes the same calls, and each finds what it had begun itself.
+    """
+    return cast(str, store.compare_set(f"densekit/launch/{next(_calls)}", "", uuid.uuid4().hex).decode())
 
 
 def _agreed_start(store: Any, rank: int, size: int) -> int:

@@ -38,7 +38,7 @@ _PATIENCE = 40.0  # seconds
 def require_none(folder: Path) -> None:
     """Raises InvalidInput if `folder` holds a run already."""
     if (folder / "config.yaml").exists():
-        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: densekit resume {folder}")
+        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
 
 
 def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
@@ -140,8 +140,17 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise BadData(
             f"cannot write to {folder}: {error.strerror}; the last checkpoint is whole: make room there, then go on "
-            f"with: densekit resume {folder}"
+            f"with: {resuming(folder)}"
         ) from error
+
+
+def resuming(folder: Path) -> str:
+    """The command that goes on with a run, with the --data-dir that was last given: elsewhere are no images."""
+    words = ["densekit", "resume", str(folder)]
+    with suppress(OSError):  # a disk that cannot be read either
+        given = next((event["data_dir"] for event in reversed(_events(folder)) if "data_dir" in event), None)
+        words += ["--data-dir", given] if given else []
+    return shlex.join(words)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     """Summed over the images."""
     correct: int
     gradient: float
-    """Norm over all parameters; in float16 infinite ones are the scaler's business, and 0 here."""
+    """Norm over all parameters; in float16 infinite ones are the scaler's business while it can help, and 0 here."""
 
     @property
     def fault(self) -> str | None:
@@ -82,7 +82,9 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
         correct = int(hits)
     state.scaler.unscale_(state.optimizer)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    norm = 0.0 if state.scaler.is_enabled() else float(nn.utils.get_total_norm(gradients))
+    norm = float(nn.utils.get_total_norm(gradients))
+    if not math.isfinite(norm) and state.scaler.is_enabled() and state.scaler.get_scale() >= 1:
+        norm = 0.0  # it may be the scale's overflow: the scaler passes over this update, and halves it
     outcome = Outcome(summed, correct, norm)
     if outcome.fault is None:
         _update(state, recipe, rate)

@@ -115,12 +115,14 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
         if min(counts):  # else a share has no readable image: the same choice on every process
             outcome = train_step(state, batch, prepared, rate, counts)
             if outcome.fault is not None:
+                dump = ""
                 with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
                     write_dump(run, state, prepared, batch, outcome, rate)
+                    dump = f"its images and the norms of all layers are in {run / FILE}; "
                 raise Diverged(
                     f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
-                    f"learning rate {rate:.3g}; its images and the norms of all layers are in {run / FILE}; lower the "
-                    f"rate with --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+                    f"learning rate {rate:.3g}; {dump}lower the rate with "
+                    f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
                 )
             count = len(batch.samples) if is_whole(batch, world) else sum(counts)
             progress.totals.add(outcome.loss, outcome.correct, count)
@@ -144,6 +146,8 @@ def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display
     folder, done = run / "checkpoints" / "last", state.progress.rollbacks
     if done >= prepared.recipe.divergence.rollbacks:
         raise error
+    # The old one still waits for the update that was not made; what it had learned is in the checkpoint.
+    state.scaler = scaler_for(prepared.device, prepared.recipe.precision)
     restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
     state.progress.rollbacks = done + 1
     display.say(
@@ -165,6 +169,7 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
         f"train_{prepared.task.hit}": totals.correct / max(1, totals.count),
         "seconds": progress.seconds,
     }
+    better = False
     if "val" in prepared.data.splits:
         if prepared.world.size > 1:
             save(state, prepared, run)  # they cannot stop in the middle of a validation: torchrun might not wait for it
@@ -174,12 +179,14 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
             save(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
         row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
-        if recipe.select == "best" and result.score > progress.best_top1:
+        better = recipe.select == "best" and result.score > progress.best_top1
+        if better:
             progress.best_top1 = result.score
-            save(state, prepared, run, "best")
     progress.epoch += 1
     progress.step_in_epoch = 0
     progress.totals = Totals()
+    if better:
+        save(state, prepared, run, "best")  # with this epoch counted: its card says after how many
     return row
 
 
@@ -290,4 +297,4 @@ def _due(recipe: Recipe, progress: Progress, saved_at: float) -> bool:
 
 
 def _interrupted(stop: Stop, run: Path) -> Interrupted:
-    return Interrupted(f"stopped and saved; go on with: densekit resume {run}", stop.signal_number)
+    return Interrupted(f"stopped and saved; go on with: {runs.resuming(run)}", stop.signal_number)
