@@ -9,6 +9,7 @@ import pytest
 from densekit import train
 from densekit.api import run as runs
 from densekit.api import training
+from densekit.engine import runs as engine_runs
 from densekit.errors import BadData, InvalidInput
 from tests.faults.command import train_until
 
@@ -59,3 +60,20 @@ def test_how_to_go_on_has_the_place_of_the_images(tmp_path: Path) -> None:
     assert command in train_until(1, "digits", data_dir=images, **words)
     with pytest.raises(InvalidInput, match=re.escape(command)):
         train("digits", data_dir=images, **words)
+
+
+def test_after_a_restart_a_program_may_leave_out_what_it_had_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then a call is not the one that it was; by its name a run is found nevertheless."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "net"
+    run.mkdir(parents=True)
+    engine_runs.note(run, "start", launch="abc/1/")
+    (run / "config.yaml").touch()
+    assert training._begun(run, "net", "abc/0/") == run
+    assert training._begun(None, "net", "abc/1/") == Path("runs/net")
+    assert training._begun(None, "net", "abc/0/") is None
+    for launch in ("abd/1/", ""):
+        with pytest.raises(InvalidInput, match="holds a run already"):
+            training._begun(run, "net", launch)

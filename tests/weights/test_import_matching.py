@@ -308,7 +308,6 @@ _POOL = {"name": "pool", "pool_size": [2, 2], "strides": [2, 2], "padding": "val
         ("end", {"class_name": "ReLU", "max_value": 6.0}, "layer end, a ReLU, has max_value 6"),
         ("end", {"class_name": "ReLU", "negative_slope": 0.1}, "has negative_slope 0.1"),
         ("end", {"class_name": "ReLU", "threshold": 1.0}, r"has threshold 1\.0"),
-        ("end", {"class_name": "AveragePooling2D", **_POOL, "padding": "same"}, "moves by 2 with padding same"),
         ("end", {"class_name": "AveragePooling2D", **_POOL, "strides": [1, 1]}, "has strides 1"),
         ("end", {"class_name": "MaxPooling2D", **_POOL}, "has pool_size 2"),
         ("end", {"class_name": "MaxPooling2D", **_POOL, "pool_size": [3, 3]}, "only after a first 7x7 convolution"),
@@ -325,6 +324,14 @@ def test_a_keras_setting_that_changes_the_function_is_refused(
     settings[layer]["config"] |= change
     with pytest.raises(BadWeights, match=words):
         import_model(write_h5(tmp_path / "a.h5", layers, config=config), tmp_path / "model")
+
+
+def test_padding_same_of_a_mean_of_pixels_is_refused_where_it_pads(state: State, tmp_path: Path) -> None:
+    layers = keras_layers(state)
+    pool = {"class_name": "AveragePooling2D", "config": {**_POOL, "padding": "same"}}
+    import_model(write_h5(tmp_path / "even.h5", layers, config=config_of(layers, 64, pool)), tmp_path / "model")
+    with pytest.raises(BadWeights, match="moves by 2 with padding same"):  # behind a stem that halves 62 to 31
+        import_model(write_h5(tmp_path / "odd.h5", layers, config=config_of(layers, 62, pool)), tmp_path / "other")
 
 
 def test_a_keras_network_that_ends_in_a_sigmoid_is_multi_label(state: State, tmp_path: Path) -> None:

@@ -107,12 +107,14 @@ def train_recipe(
 
 def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     """The run that these processes had begun before torchrun started them again. Raises InvalidInput for another's."""
-    for folder in [out] if out else Path("runs").glob(f"{escape(name.replace(':', '-'))}*"):
-        if runs.belongs_to(folder, launch):
-            return folder
     if out:
+        if runs.belongs_to(out, launch.partition("/")[0]):
+            return out
         runs.require_none(out)  # before a minute goes into preparing
-    return None
+        return None
+    # Of its very call: a program may train several networks, and which one this is no name says.
+    places = Path("runs").glob(f"{escape(name.replace(':', '-'))}*")
+    return next((folder for folder in places if runs.belongs_to(folder, launch)), None)
 
 
 def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None) -> Path:

@@ -5,6 +5,7 @@ Its own decoder is switched off; images are decoded as all others are.
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,9 +116,11 @@ def hub(name: str, config: DataConfig, *, strict: bool = True) -> DataSet:
 
 
 def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
-    """Those that have bytes, or a file that can be opened; the others are noted in `skipped`."""
+    """Those that have bytes, or a file; the others are noted in `skipped`."""
     good = np.ones(len(images), dtype=bool)
-    for sample in _without_bytes(images.rows, images.column):
+    for sample, path in _without_bytes(images.rows, images.column):
+        if path and os.path.isfile(path):
+            continue
         try:
             check_there(images.encoded(sample), name=str(images.path(sample)))
         except BadImage as error:
@@ -126,14 +129,16 @@ def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
     return images if good.all() else images.subset(np.flatnonzero(good))
 
 
-def _without_bytes(rows: Any, column: str) -> Iterator[int]:
-    """Rows whose cell is empty or names a file. Arrow says which without a look at any image."""
+def _without_bytes(rows: Any, column: str) -> Iterator[tuple[int, str | None]]:
+    """Rows whose cell is empty or names a file, and which. Arrow says so without a look at any image."""
     cells = rows.with_format("arrow")
     at = 0
     for first in range(0, len(rows), _ROWS):
         for chunk in cells[first : first + _ROWS].column(column).chunks:
             empty = np.asarray(chunk.is_null()) | np.asarray(chunk.field("bytes").is_null())
-            yield from (at + np.flatnonzero(empty)).tolist()
+            if empty.any():
+                paths = chunk.field("path").to_pylist()
+                yield from ((at + row, paths[row]) for row in np.flatnonzero(empty).tolist())
             at += len(chunk)
 
 

@@ -35,7 +35,7 @@ class World:
     local_rank: int = 0
     """Among the processes of this host: which of its devices is ours."""
     launch: str = ""
-    """What all restarts of one torchrun have in common, and no other one has, nor another `joined` of its program."""
+    """What all restarts of one torchrun have in common, and no other one has; see `_launch`."""
 
     @property
     def leads(self) -> bool:
@@ -108,7 +108,7 @@ def joined() -> Iterator[World]:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         if dist.is_available() and dist.is_torchelastic_launched():  # which may have started it again, or more before
-            yield replace(ALONE, launch=_launch(next(dist.rendezvous("env://"))[0]))  # type: ignore[attr-defined]
+            yield replace(ALONE, launch=_launch_of_one())
         else:
             yield ALONE
         return
@@ -140,12 +140,21 @@ def joined() -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def _launch(store: Any) -> str:
-    """The same for all processes of this launch, and for those that are started again: the first one draws it.
+def _launch_of_one() -> str:
+    """Of a single process none where its torchrun does not answer, which it can do without."""
+    try:
+        store = next(dist.rendezvous("env://", timeout=timedelta(seconds=30)))[0]  # type: ignore[attr-defined]
+        return _launch(store)
+    except (RuntimeError, ValueError):
+        return ""
 
-    A program that is started again makes the same calls, and each finds what it had begun itself.
+
+def _launch(store: Any) -> str:
+    """ID/CALL/: of all processes of this launch, and of those that are started again; the first one draws ID.
+
+    CALL counts those of `joined`: a program that is started again makes the same ones, as a rule.
     """
-    return cast(str, store.compare_set(f"densekit/launch/{next(_calls)}", "", uuid.uuid4().hex).decode())
+    return f"{store.compare_set('densekit/launch', '', uuid.uuid4().hex).decode()}/{next(_calls)}/"
 
 
 def _agreed_start(store: Any, rank: int, size: int) -> int:

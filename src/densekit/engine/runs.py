@@ -182,11 +182,11 @@ def _locked(file: IO[str]) -> bool:
 
 
 def belongs_to(folder: Path, launch: str) -> bool:
-    """Whether these processes, or those before a restart of theirs, have started or resumed this run."""
+    """Whether processes whose launch begins so have started or resumed this run."""
     return (
         bool(launch)
         and (folder / "config.yaml").exists()
-        and any(event.get("launch") == launch for event in _events(folder))
+        and any(event.get("launch", "").startswith(launch) for event in _events(folder))
     )
 
 

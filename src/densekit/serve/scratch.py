@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
 
+from densekit.errors import BadData
 from densekit.export.exported import is_exported
 from densekit.weights import model_folder
 from densekit.weights.folder import CONFIG, WEIGHTS
@@ -28,12 +29,18 @@ def scratch() -> Iterator[Path]:
 def copied(model: str, folder: Path) -> str:
     """MODEL as it is now: while workers come and go a run may be trained further, and a branch of the Hub move.
 
-    An exported file stays where it is. Raises what `weights.model_folder` raises.
+    An exported file stays where it is. Raises what `weights.model_folder` raises, BadData without room for a copy.
     """
     if is_exported(model):
         return model
     source, place = model_folder(model), folder / "model"
     place.mkdir()
-    for name in (CONFIG, WEIGHTS):
-        copyfile(source / name, place / name)
+    try:
+        for name in (CONFIG, WEIGHTS):
+            copyfile(source / name, place / name)
+    except OSError as error:
+        raise BadData(
+            f"{model} cannot be copied to {folder} ({error.strerror}); make room there, set TMPDIR to another place, "
+            "or start again where it was being written"
+        ) from error
     return str(place)

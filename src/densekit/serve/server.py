@@ -52,10 +52,11 @@ def serve(settings: Settings) -> None:
     """
     log.begin()
     torch.set_num_threads(1)  # the worker has the cores
-    load(settings.model)  # which says by its own name what is wrong with it
+    classifier = load(settings.model)  # which says by its own name what is wrong with it
     with scratch() as folder:
-        settings = replace(settings, model=copied(settings.model, folder))
-        classifier = load(settings.model)
+        if (place := copied(settings.model, folder)) != settings.model:
+            settings = replace(settings, model=place)
+            classifier = load(place)
         listener = _listen(settings.host, settings.port)
         if settings.token is None and not settings.host.startswith(_LOOPBACK):
             say("warning", message=f"anybody who reaches {settings.host} may use this server; give it a --token-file")

@@ -39,6 +39,7 @@ def layers_of(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def refuse_strangers(layers: Layers, shown: Path) -> None:
     """Raises BadWeights for a layer, or a setting of one, that makes another function of the same weights."""
     kernels: list[Any] = []
+    size, moved = image_size(layers), 1  # pixels that one of the maps stands for
     for kind, settings in layers:
         name = settings.get("name")
         if kind not in _HARMLESS:
@@ -57,7 +58,10 @@ def refuse_strangers(layers: Layers, shown: Path) -> None:
                     f"{shown}: layer {name}, a {kind}, has {setting} {value}, where densekit's DenseNet has {ours}; "
                     "no densekit network has these weights"
                 )
-        if wanted.get("strides") == 2 and settings.get("padding") == "same":
+        moved *= wanted.get("strides", 1)
+        # A mean of 2x2 pixels needs none beyond an even side.
+        even = kind == "AveragePooling2D" and size is not None and not any(side % moved for side in size)
+        if wanted.get("strides") == 2 and settings.get("padding") == "same" and not even:
             raise BadWeights(
                 f"{shown}: layer {name}, a {kind}, moves by 2 with padding same, for which Keras pads other sides than "
                 "densekit's DenseNet; no densekit network has these weights"
