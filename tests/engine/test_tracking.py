@@ -147,7 +147,7 @@ def test_trackers_do_not_make_it_another_run(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", epochs=1)
     then = json.loads((run / "checkpoints" / "last" / "state.json").read_text())["made_by"]
     now = then | {"recipe": then["recipe"] | {"trackers": ["mlflow"]}}
-    assert continuity.changes(then, now) == continuity.Changes((), (), ())
+    assert continuity.changes(then, now) == continuity.Changes((), (), (), ())
 
 
 def test_a_rehearsal_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
