@@ -20,7 +20,6 @@ from densekit.serve.crew import Answer, Crew
 from densekit.serve.limits import Limits
 from densekit.serve.metrics import Metrics
 from densekit.serve.refusal import Refusal
-from densekit.serve.worker import seen
 
 
 class Here(Crew):
@@ -44,9 +43,10 @@ class Here(Crew):
 
     def _seen(self, content: bytes, invert: bool) -> Answer:
         try:
-            pixels, notices = seen(self.classifier, content, invert=invert, max_pixels=self.limits.pixels)
+            image = self.classifier.decode(content, self.limits.pixels)
         except BadImage as error:
             return Refusal.of(error)
+        pixels, notices = self.classifier.pixels([image.image], invert), self.classifier.notices(image, invert)
         return {"pixels": wire.image(pixels), "notices": list(notices)}
 
 

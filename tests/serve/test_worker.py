@@ -4,6 +4,8 @@ import io
 import json
 import queue
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 
 from densekit import load
-from densekit.data import decode
+from densekit.data.decode import decode
 from densekit.data.framing import _middle, framed
 from densekit.engine import Classifier
 from densekit.errors import BadImage
@@ -114,7 +116,7 @@ def test_bad_images_are_answered_with_the_decoders_words(net: Path) -> None:
 
 def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are answered while it is still being decoded."""
-    gate, ordinary = threading.Event(), decode.decode
+    gate, ordinary = threading.Event(), decode
 
     def slow(source: bytes, **options: Any) -> Any:
         if source.startswith(b"slow"):
@@ -122,7 +124,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
             source = source[4:]
         return ordinary(source, **options)
 
-    monkeypatch.setattr(decode, "decode", slow)
+    monkeypatch.setattr("densekit.engine.classifier.decode", slow)
     ours, theirs = socket.socketpair()
     arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
     thread = threading.Thread(target=Bench(load(net), theirs, arrived, 2, 8, 100_000).run)
@@ -141,6 +143,12 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
         thread.join(60)
     assert sorted(order[:2]) == [1, 2]
     assert order[2] == 0
+
+
+def test_signals_are_the_servers_before_torch_is_there() -> None:
+    """Which takes seconds, in which a terminal's Ctrl-C would end the worker."""
+    code = "import sys, densekit.serve.worker; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_strips_are_not_scaled_to_gigabytes(net: Path) -> None:

@@ -113,9 +113,10 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def check_there(source: Source, *, name: str | None = None) -> None:
-    """Raises the BadImage of a file that is missing or cannot be opened; nothing of it is read."""
-    with _stream(source, _name(source) if name is None else _printable(name)):
-        pass
+    """Raises the BadImage of a file that is missing. One look at it, as there may be millions; none of bytes."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        with _stream(source, _name(source) if name is None else _printable(name)):  # which says what is wrong
+            pass
 
 
 def format_of_suffix(path: str | os.PathLike[str]) -> str | None:

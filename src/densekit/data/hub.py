@@ -5,7 +5,6 @@ Its own decoder is switched off; images are decoded as all others are.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,10 +118,8 @@ def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
     """Those that have bytes, or a file; the others are noted in `skipped`."""
     good = np.ones(len(images), dtype=bool)
     for sample, path in _without_bytes(images.rows, images.column):
-        if path and os.path.isfile(path):
-            continue
         try:
-            check_there(images.encoded(sample), name=str(images.path(sample)))
+            check_there(path or images.encoded(sample), name=str(images.path(sample)))
         except BadImage as error:
             skipped.add(images.path(sample), error)
             good[sample] = False

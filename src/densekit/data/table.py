@@ -201,8 +201,7 @@ def _readable(paths: Sequence[Path], skipped: SkipList, config: DataConfig) -> l
     for i, path in enumerate(paths):
         try:
             if len(paths) > CHECKED_FILES:
-                if not path.is_file():
-                    check_there(path)  # which says what is wrong
+                check_there(path)
             else:
                 check_header(path, max_pixels=config.max_pixels)
         except BadImage as error:

@@ -105,10 +105,14 @@ class Classifier:
             for outcome in outcomes:
                 yield outcome if isinstance(outcome, BadImage) else next(predictions)
 
+    def decode(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Decoded:
+        """One image, with the channels and the window that this network reads. Raises BadImage."""
+        preprocessing = self.card.preprocessing
+        return decode(source, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
+
     def _decode(self, source: ImageSource, max_pixels: int) -> Decoded | BadImage:
         try:
-            preprocessing = self.card.preprocessing
-            return decode(source, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
+            return self.decode(source, max_pixels)
         except BadImage as error:
             return error
 

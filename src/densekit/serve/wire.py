@@ -4,12 +4,12 @@ import asyncio
 import base64
 import json
 import struct
-from typing import IO, Any
-
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any
 
 from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput, ProofFailed
+
+if TYPE_CHECKING:  # a worker has to know what to do with signals before it waits for torch
+    from torch import Tensor
 
 ERRORS: dict[str, type[DensekitError]] = {
     kind.__name__: kind for kind in (InvalidInput, ProofFailed, BadWeights, BadData, DensekitError)
@@ -30,13 +30,15 @@ def failure(error: DensekitError) -> dict[str, str]:
     return {"kind": next(name for name, kind in ERRORS.items() if isinstance(error, kind)), "message": str(error)}
 
 
-def image(pixels: Tensor) -> dict[str, Any]:
+def image(pixels: "Tensor") -> dict[str, Any]:
     """Pixels, uint8, as part of a document."""
     return {"shape": list(pixels.shape), "bytes": base64.b64encode(pixels.numpy().tobytes()).decode()}
 
 
-def pixels_of(found: dict[str, Any]) -> Tensor:
+def pixels_of(found: dict[str, Any]) -> "Tensor":
     """The other way."""
+    import torch
+
     return torch.frombuffer(bytearray(base64.b64decode(found["bytes"])), dtype=torch.uint8).reshape(found["shape"])
 
 

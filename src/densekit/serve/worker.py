@@ -70,15 +70,6 @@ def _read(stream: Any, arrived: "queue.SimpleQueue[wire.Message | None]") -> Non
             return
 
 
-def seen(classifier: Any, content: bytes, *, invert: bool, max_pixels: int) -> tuple[Any, tuple[str, ...]]:
-    """An encoded image -> (1, C, H, W) uint8, as the network sees it, and notices. Raises BadImage."""
-    from densekit.data.decode import decode
-
-    preprocessing = classifier.card.preprocessing
-    image = decode(content, channels=preprocessing.channels, max_pixels=max_pixels, window=preprocessing.window)
-    return classifier.pixels([image.image], invert), classifier.notices(image, invert)
-
-
 @dataclass(frozen=True)
 class _Read:
     """An image at the network's size, and what asks for it."""
@@ -147,10 +138,12 @@ class Bench:
             self.decoding.add(self.decoders.submit(self._decode, *message))
 
     def _decode(self, request: dict[str, Any], content: bytes) -> _Read | dict[str, Any]:
+        classifier, invert = self.classifier, request["invert"]
         try:
-            pixels, notices = seen(self.classifier, content, invert=request["invert"], max_pixels=self.max_pixels)
+            image = classifier.decode(content, self.max_pixels)
         except BadImage as error:
             return {"id": request["id"], "error": {"code": error.code, "message": str(error)}}
+        pixels, notices = classifier.pixels([image.image], invert), classifier.notices(image, invert)
         if not request["top"]:
             return {"id": request["id"], "pixels": wire.image(pixels), "notices": list(notices)}
         return _Read(request, pixels, notices)
