@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def test_in_lower_precision_a_plan_that_would_run_concat_is_not_measured(tmp_pat
     assert small_run(tmp_path / "run", precision="bfloat16")["plan"] == "concat"
     (kept,) = (json.loads(file.read_text()) for file in cache.iterdir())
     assert set(kept) == {"concat"}
+
+
+def test_a_device_that_would_only_be_asked_to_queue_is_not_measured(tmp_path):
+    recipe = compose("digits", epochs=1, settings={"data.limit": 64})
+    prepared = prepare(recipe, tmp_path)
+    assert choice._plans(prepared)[0] == ("concat", "shared")
+    assert choice._plans(replace(prepared, device=torch.device("mps")))[0] == ("concat",)
 
 
 def test_two_runs_that_write_at_once_lose_nothing(cache):

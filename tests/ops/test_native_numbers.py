@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native
+from densekit.ops import native, primitives, shared
 from tests.ops.test_plans import images, network, with_plan
 
 pytestmark = [
@@ -41,19 +41,41 @@ def kinds(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bad_pixel_spoils_what_it_spoils_in_torch(name, training, value, pixel):
-    for plain, shared in zip(parts(name, "concat", training), parts(name, "shared", training), strict=True):
-        expected, actual = (after_backward(model, poisoned(value, pixel)) for model in (plain, shared))
+    for plain, fused in zip(parts(name, "concat", training), parts(name, "shared", training), strict=True):
+        expected, actual = (after_backward(model, poisoned(value, pixel)) for model in (plain, fused))
         for key, truth in expected.items():
             assert torch.equal(kinds(actual[key]), kinds(truth)), key
     # The network's output knows no pixels: in training no image is spared, in evaluation the others are.
     assert actual["output"].isfinite().any(1).tolist() == [not training, False, not training]
 
 
+@pytest.mark.parametrize("kernels", [native, primitives])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("name", NETS)
+def test_a_bad_map_spoils_no_gradient_that_does_not_depend_on_it(name, dropout, kernels, value, pixel, monkeypatch):
+    """By fixed statistics a batch norm's own gradient is a product that its input has no part in."""
+    monkeypatch.setattr(shared, "_kernels", lambda x: kernels)
+    results = []
+    for plan in ("concat", "shared"):
+        block = parts(name, plan, training=False)[0][1]
+        for layer in block.values():
+            layer.drop1, layer.drop2 = nn.Dropout(dropout), nn.Dropout(dropout)
+        torch.manual_seed(3)
+        x = images(3, block.denselayer1.norm1.num_features, 13, 12, dtype=torch.float32)
+        x[1, 1, *pixel] = value
+        dy = images(3, block.out_channels, 13, 12, dtype=torch.float32)
+        results.append(after_backward(block, x, dy))
+    expected, actual = results
+    for key, truth in expected.items():
+        assert torch.equal(kinds(actual[key]), kinds(truth)), key
+    assert actual["input"].isfinite().all()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_in_inference(name, value, pixel):
-    for plain, shared in zip(parts(name, "concat", False), parts(name, "shared", False), strict=True):
+    for plain, fused in zip(parts(name, "concat", False), parts(name, "shared", False), strict=True):
         with torch.inference_mode():
-            expected, actual = (model(poisoned(value, pixel)) for model in (plain, shared))
+            expected, actual = (model(poisoned(value, pixel)) for model in (plain, fused))
         assert not expected.isfinite().all()
         assert torch.equal(kinds(actual), kinds(expected))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from densekit import create_model
-from densekit.ops import shared
+from densekit.ops import primitives, shared
 
 PLANS = ["checkpoint", "shared"]
 NETS = [
@@ -257,6 +257,19 @@ def test_autocast_changes_nothing(plan, used):
     model, x = network(dtype=torch.float32), images(dtype=torch.float32)
     assert_same(model, plan, x.requires_grad_(), forward, tolerance=0)
     assert not used
+
+
+def test_a_backward_pass_that_autocast_surrounds_has_the_precision_of_the_forward_pass(monkeypatch):
+    monkeypatch.setattr(shared, "_kernels", lambda x: primitives)  # the compiled ones know no other precision
+    gradients = []
+    for plan in ("concat", "shared"):
+        model = with_plan(network(dtype=torch.float32), plan)
+        loss = model(images(dtype=torch.float32)).square().sum()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss.backward()
+        gradients.append([p.grad for p in model.features.parameters()])
+    for expected, actual in zip(*gradients, strict=True):
+        assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("plan", [*PLANS, "auto"])

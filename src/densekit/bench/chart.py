@@ -14,6 +14,7 @@ from densekit.report.plots import FAINT, INK, svg
 
 OURS, PEERS = "#0072B2", "#9aa7b4"
 _CLEAR = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"}  # the line at 1 passes behind numbers
+_ELSEWHERE = ("loader", "serve")  # reports that stand in the same folder, of other things than networks
 _WORK = {"train": "training", "infer": "inference", "memory": "training memory"}
 
 
@@ -39,6 +40,8 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             report = json.loads(path.read_text())
+            if report["what"] in _ELSEWHERE:
+                continue
             assert report["what"] in KINDS
             assert report["runs"]
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:

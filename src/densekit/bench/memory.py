@@ -1,6 +1,5 @@
 """What a training step keeps and what it needs at its peak; in a fresh process, as memory once used stays with one."""
 
-import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.bench.runners import Training
+from densekit.engine import allocation
 
 
 def saved_bytes(training: Training) -> int:
@@ -37,20 +37,12 @@ def peak_bytes(training: Training, *, whole: bool) -> int:
     """
     few = len(training.images) if whole else 2
     training.step(training.images[:few], training.labels[:few])
-    _give_back()
+    allocation.give_back()  # what is kept of that step would hide as much of the next
     before = _resident()
     _forget_peak()
-    training()
+    with allocation.kept():
+        training()
     return max(0, _peak() - before)
-
-
-def _give_back() -> None:
-    """What the allocator keeps of the first step would hide as much of the second."""
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except AttributeError:  # not glibc
-            return
 
 
 def _forget_peak() -> None:

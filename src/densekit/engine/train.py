@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ops
 from densekit.config import Recipe
-from densekit.engine import runs
+from densekit.engine import allocation, runs
 from densekit.engine.continuity import made_by
 from densekit.engine.divergence import FILE, write_dump
 from densekit.engine.ema import average_of
@@ -103,6 +103,7 @@ def start(prepared: Prepared) -> TrainState:
     return TrainState(model, network, optimizer_for(model, recipe.optimizer), average, scaler, Progress())
 
 
+@allocation.kept()
 def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> None:
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
     recipe, progress, world = prepared.recipe, state.progress, prepared.world

@@ -12,6 +12,7 @@ is the same.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -181,7 +182,9 @@ class _Block(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, dy)
+        # As the convolutions of torch, which are differentiated in the precision of their forward pass.
+        with torch.autocast(dy.device.type, enabled=False) if _lowered(dy) else nullcontext():
+            return _gradients(ctx, dy)
 
     @staticmethod
     def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -250,15 +253,15 @@ class _Block(torch.autograd.Function):
             dgamma = two.gamma_gradient(dscale)
             gradients = [dgamma, dshift, dweight, *gradients]
             # norm2 backward, as the gradient of h = a*dz + b*h + c.
-            a, b = two.scale, torch.zeros_like(mean)
-            c = b
             if ctx.training:
                 sum_dgamma, sum_dshift = total_of(dgamma, dshift)
-                b = -two.scale * rstd * sum_dgamma / ctx.count
+                a, b = two.scale, -two.scale * rstd * sum_dgamma / ctx.count
                 c = -two.scale * sum_dshift / ctx.count - b * mean
+            else:
+                h, a, b, c = _alone(dz, two.scale)
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
-                h, a, b, c = dz, torch.ones_like(a), torch.zeros_like(a), torch.zeros_like(a)
+                h, a, b, c = _alone(dz, torch.ones_like(a))
             dscale, dshift, dweight, dots = kernels.pointwise_backward(
                 matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
                 flowing[:, :seen], growth if i else seen,
@@ -272,6 +275,17 @@ class _Block(torch.autograd.Function):
             # In evaluation it is a part of `flowing`, all of which it would keep.
             dx = primitives.maps(dx if ctx.training else dx.clone(), size)
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
+
+
+def _lowered(x: Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _alone(dz: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h, a, b and c for which a*dz + b*h + c is scale*dz: in two halves of dz, as 0*h of an infinite h is not 0."""
+    half = scale / 2
+    return dz, half, half, torch.zeros_like(half)
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

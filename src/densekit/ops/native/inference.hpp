@@ -93,7 +93,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
     const Strip strip(W, width);
     const Strips strips(1, H, W, width, inner, LAYER_FLOATS);
     const Index lda = round_up(total, V) + 16;
-    PerThread<float> matrices(outer, pixels * ld);
+    PerThread<float> matrices(outer, pixels * ld, Fill::none);
     PerThread<float> activations(threads, std::max(L1_FLOATS, ROW_GROUP * lda));  // of the largest tile
     PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
     const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // here, as memory may run out in no thread

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -15,15 +14,39 @@
 
 namespace densekit {
 
-// Zeroed, aligned to a cache line, with a line's margin: vector loads may run past the last element.
+// body(first unit, last unit, thread): contiguous shares, the same for equal counts of units and threads.
+template <class Body>
+inline void parallel(int threads, Index units, Body&& body) {
+#ifdef _OPENMP
+    if (threads > 1 && units > 1) {
+#pragma omp parallel num_threads(threads)
+        {
+            const Index count = omp_get_num_threads(), thread = omp_get_thread_num();
+            body(units * thread / count, units * (thread + 1) / count, static_cast<int>(thread));
+        }
+        return;
+    }
+#endif
+    (void)threads;
+    body(0, units, 0);
+}
+
+enum class Fill { zeros, none };
+
+// Aligned to a cache line, with a line's margin: vector loads may run past the last element. Zeroed by that many threads, as
+// one alone would be long about what many of them need.
 template <class T>
 class Buffer {
 public:
-    explicit Buffer(Index count) {
-        const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 2 * 64 + 63) / 64 * 64;
-        data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    explicit Buffer(Index count, int threads = 1, Fill fill = Fill::zeros) {
+        constexpr Index LARGE = 1 << 20;
+        const Index bytes = round_up(count * static_cast<Index>(sizeof(T)) + 2 * 64, 64);
+        data_.reset(static_cast<T*>(std::aligned_alloc(64, static_cast<std::size_t>(bytes))));
         if (!data_) throw std::bad_alloc();
-        std::memset(data_.get(), 0, bytes);
+        if (fill == Fill::none) return;
+        parallel(bytes < LARGE ? 1 : threads, bytes / 64, [&](Index begin, Index end, int) {
+            std::memset(reinterpret_cast<char*>(data_.get()) + begin * 64, 0, static_cast<std::size_t>(end - begin) * 64);
+        });
     }
     operator T*() const { return data_.get(); }
 
@@ -46,7 +69,8 @@ public:
 template <class T>
 class PerThread {
 public:
-    PerThread(int threads, Index count) : stride_(round_up(count + 16, 64)), data_(stride_ * threads), threads_(threads) {}
+    PerThread(int threads, Index count, Fill fill = Fill::zeros)
+        : stride_(round_up(count + 16, 64)), data_(stride_ * threads, threads, fill), threads_(threads) {}
     T* operator[](int thread) const { return static_cast<T*>(data_) + thread * stride_; }
     // Always in the order of the threads, so that equal runs give equal bits.
     double sum(Index i) const {
@@ -60,23 +84,6 @@ private:
     Buffer<T> data_;
     int threads_;
 };
-
-// body(first unit, last unit, thread): contiguous shares, the same for equal counts of units and threads.
-template <class Body>
-inline void parallel(int threads, Index units, Body&& body) {
-#ifdef _OPENMP
-    if (threads > 1 && units > 1) {
-#pragma omp parallel num_threads(threads)
-        {
-            const Index count = omp_get_num_threads(), thread = omp_get_thread_num();
-            body(units * thread / count, units * (thread + 1) / count, static_cast<int>(thread));
-        }
-        return;
-    }
-#endif
-    (void)threads;
-    body(0, units, 0);
-}
 
 // Mean and sum of squared deviations of columns, merged tile by tile (Chan, Golub and LeVeque 1979): a tile's are taken
 // about its own mean, so a large common offset costs no digits.

@@ -224,8 +224,12 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
         dshift[c] = static_cast<float>(totals.sum(Cv + c));
-        for (Index n = 0; n < N; ++n) dw[n * C + c] = static_cast<float>(dws.sum(c * Nv + n));
     }
+    parallel(threads, Cv / V, [&](Index begin, Index end, int) {
+        for (Index u = begin; u < end; ++u)
+            for (Index n = 0; n < N; ++n)
+                for (Index c = u * V; c < std::min(C, (u + 1) * V); ++c) dw[n * C + c] = static_cast<float>(dws.sum(c * Nv + n));
+    });
 }
 
 // Rows of one image held for a 3x3 convolution, with a border of zeros: [rows + 2][W + 2][C], pixels C floats apart.
@@ -408,9 +412,12 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
         dshift[c] = static_cast<float>(totals.sum(Cv + c));
-        for (Index k = 0; k < K; ++k)
-            for (Index tap = 0; tap < 9; ++tap) dw[(k * C + c) * 9 + tap] = static_cast<float>(dws.sum((tap * K + k) * Cv + c));
     }
+    parallel(threads, K, [&](Index begin, Index end, int) {
+        for (Index k = begin; k < end; ++k)
+            for (Index c = 0; c < C; ++c)
+                for (Index tap = 0; tap < 9; ++tap) dw[(k * C + c) * 9 + tap] = static_cast<float>(dws.sum((tap * K + k) * Cv + c));
+    });
 }
 
 inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* sums, double* products, Index M, Index C, int threads) {
