@@ -11,6 +11,8 @@ constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a til
 constexpr Index BACKWARD_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
 constexpr Index STRIP_FLOATS = 24 * 1024;  // rows of an image that a 3x3 convolution holds at once, in the second-level cache
 constexpr Index STATS_ROWS = 128;
+// A product pauses so often to fetch what comes next: many lines at once would fill all that can wait for memory.
+constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12;
 
 INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS) {
     return std::clamp<Index>(floats / columns / ROW_GROUP, 1, 4) * ROW_GROUP;
@@ -59,9 +61,11 @@ private:
 inline void statistics(const float* x, Index ldx, double* mean, double* variance, Index M, Index C, int threads) {
     Moments moments(threads, C);
     const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
+    // Whole vectors may be read of all rows that another one follows.
+    const bool whole = round_up(C, V) - C <= ldx;
     parallel(threads, tiles, [&](Index begin, Index end, int thread) {
         for (Index u = begin; u < end; ++u)
-            moments.add(thread, x + u * STATS_ROWS * ldx, ldx, std::min(STATS_ROWS, M - u * STATS_ROWS), false);
+            moments.add(thread, x + u * STATS_ROWS * ldx, ldx, std::min(STATS_ROWS, M - u * STATS_ROWS), whole && u + 1 < tiles);
     });
     moments.finish(mean, variance);
 }
@@ -91,16 +95,19 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first);
-            Ahead ahead(std::min(tile, M - first - rows), rows / 12 * ((N + 4 * V - 1) / (4 * V)));
+            Ahead ahead(std::min(tile, M - first - rows), rows / 12 * ((N + 4 * V - 1) / (4 * V)) * ((C + PAUSE_COLUMNS - 1) / PAUSE_COLUMNS));
             ahead.add(x + (first + rows) * ldx, ldx, C);
+            ahead.add(h + (first + rows) * ldh, ldh, N);
             for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
             for_panels(N, C, packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index i = 0; i < rows; i += R) {
-                    ahead.fetch();
                     Vector acc[R][P];
                     clear(acc);
-                    multiply<R, P>(a + i * lda, lda, panel, C, acc);
+                    for (Index k = 0; k < C; k += PAUSE_COLUMNS) {
+                        ahead.fetch();
+                        multiply<R, P>(a + i * lda + k, lda, panel + k * P * V, std::min(PAUSE_COLUMNS, C - k), acc);
+                    }
 #pragma GCC unroll 12
                     for (int j = 0; j < R; ++j)
                         if (i + j < rows)
@@ -157,7 +164,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(std::min(tile, M - next), C / 12 * ((N + 4 * V - 1) / (4 * V)));
+            Ahead ahead(std::min(tile, M - next), C / 12 * ((N + 4 * V - 1) / (4 * V)) * ((rows + PAUSE_ROWS - 1) / PAUSE_ROWS));
             ahead.add(x + next * ldx, ldx, C);
             ahead.add(dz + next * lddz, lddz, N);
             ahead.add(h + next * ldh, ldh, N);
@@ -201,10 +208,12 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index c = 0; c < C; c += R) {
-                    ahead.fetch();
                     Vector acc[R][P];
                     clear(acc);
-                    multiply_transposed<R, P>(a + c, lda, d + n, ldd, rows, acc);
+                    for (Index i = 0; i < rows; i += PAUSE_ROWS) {
+                        ahead.fetch();
+                        multiply_transposed<R, P>(a + i * lda + c, lda, d + i * ldd + n, ldd, std::min(PAUSE_ROWS, rows - i), acc);
+                    }
 #pragma GCC unroll 12
                     for (int q = 0; q < R; ++q)
                         if (c + q < C)
