@@ -19,7 +19,7 @@ from rich.console import Console
 from densekit.bench.contenders import CannotTakePart, contenders
 from densekit.bench.workload import network
 from densekit.config import DenseNetConfig, Recipe
-from densekit.engine import choose, prepare, threads
+from densekit.engine import allocation, choose, prepare, threads
 from densekit.engine.interrupt import catch_signals
 from densekit.engine.progress import Display, duration
 from densekit.engine.runs import environment
@@ -66,7 +66,7 @@ def race(course: Course, data_dir: Path, say: Callable[[str], None]) -> dict[str
                 # Who was first is second in the next.
                 for name, prepared, state in racers if epoch % 2 == 0 else reversed(racers):
                     started = time.monotonic()
-                    with display.training(recipe.epochs, steps, state.progress.step):
+                    with display.training(recipe.epochs, steps, state.progress.step), allocation.kept():
                         train_epoch(state, prepared, Path(folder), display, stop)
                     row = {"name": name, **end_epoch(state, prepared, Path(folder), display, stop)}
                     rows.append(row | {"with_validation": time.monotonic() - started})

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ def fit(
             raise _interrupted(stop, run)
         while state.progress.epoch < recipe.epochs:
             try:
-                train_epoch(state, prepared, run, display, stop)
+                # What is kept has holes; the plan for scarce memory is better off with page faults.
+                with nullcontext() if recipe.plan == "checkpoint" else allocation.kept():
+                    train_epoch(state, prepared, run, display, stop)
             except Diverged as error:
                 roll_back(state, prepared, run, display, error)
                 continue
@@ -103,7 +105,6 @@ def start(prepared: Prepared) -> TrainState:
     return TrainState(model, network, optimizer_for(model, recipe.optimizer), average, scaler, Progress())
 
 
-@allocation.kept()
 def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> None:
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
     recipe, progress, world = prepared.recipe, state.progress, prepared.world
