@@ -78,7 +78,8 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
         clear_floats(row, width);
         clear_floats(row + strip.pitch - width, width);
     }
-    convolve(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth);
+    Ahead none(0, 1);
+    convolve(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
 }
 
 // x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what rectify_pool makes of them where pool > 0.

@@ -9,13 +9,15 @@ namespace densekit {
 
 constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
 constexpr Index BACKWARD_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
-constexpr Index STRIP_FLOATS = 24 * 1024;  // rows of an image that a 3x3 convolution holds at once, in the second-level cache
+// Rows of an image that a 3x3 convolution holds at once, in the second-level cache. Two of them are held again by the strips
+// beside it, so of wide images it is not fewer than FEW_ROWS, if they fit at all.
+constexpr Index STRIP_FLOATS = 24 * 1024, WIDE_STRIP_FLOATS = 48 * 1024, FEW_ROWS = 4;
 constexpr Index STATS_ROWS = 128;
 // A product pauses so often to fetch what comes next: many lines at once would fill all that can wait for memory.
-constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12;
+constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12, PAUSE_TAPS = 144;
 
-INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS) {
-    return std::clamp<Index>(floats / columns / ROW_GROUP, 1, 4) * ROW_GROUP;
+INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS, Index fewest = 1) {
+    return std::clamp<Index>(floats / columns / ROW_GROUP, fewest, 4) * ROW_GROUP;
 }
 
 // to[i] = relu(x[i] * scale + shift), whole vectors.
@@ -154,7 +156,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
                                const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
                                Index closing, double* sums, double* products, Index M, Index C, Index N, int threads) {
-    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd, BACKWARD_FLOATS);
+    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd, BACKWARD_FLOATS, 2);
     const Padded s(scale, C), t(shift, C), m(centre, C), ca(dz_scale, N), cb(h_scale, N), cc(offset, N);
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
@@ -264,7 +266,9 @@ struct Strip {
 
 struct Strips {
     Index rows, per_image, units;
-    Strips(Index N, Index H, Index W, Index C, int threads, Index floats = STRIP_FLOATS) {
+    Strips(Index N, Index H, Index W, Index C, int threads)
+        : Strips(N, H, W, C, threads, std::clamp((FEW_ROWS + 2) * (W + 2) * C, STRIP_FLOATS, WIDE_STRIP_FLOATS)) {}
+    Strips(Index N, Index H, Index W, Index C, int threads, Index floats) {
         rows = std::clamp<Index>(floats / ((W + 2) * C) - 2, 1, H);
         rows = (H + (H + rows - 1) / rows - 1) / ((H + rows - 1) / rows);  // of nearly equal heights
         // Few images, many threads: shorter strips, so that none is idle.
@@ -286,13 +290,25 @@ INLINE void for_groups(Index count, Body&& body) {
 }
 
 template <int R, int P>
-INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P]) {
-    // The three taps of a kernel's row lie side by side in memory: one product of depth 3C.
-    for (int dy = 0; dy < 3; ++dy) multiply<R, P>(row + dy * pitch, C, panel + dy * 3 * C * P * V, 3 * C, acc);
+INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P], Ahead& ahead) {
+    for (int dy = 0; dy < 3; ++dy)
+        // The three taps of a kernel's row lie side by side in memory: one product of depth 3C, but for the pauses.
+        for (Index k = 0; k < 3 * C; k += PAUSE_TAPS) {
+            ahead.fetch();
+            multiply<R, P>(row + dy * pitch + k, C, panel + (dy * 3 * C + k) * P * V, std::min(PAUSE_TAPS, 3 * C - k), acc);
+        }
+}
+
+// How often multiply_taps pauses for a row of W pixels, C channels and K columns.
+INLINE Index taps_pauses(Index W, Index C, Index K) {
+    Index pauses = 0;
+    for_panels(K, 0, nullptr, [&](auto p, Index, const float*) { pauses += (W + rows_for(p.value) - 1) / rows_for(p.value); });
+    return pauses * 3 * ((3 * C + PAUSE_TAPS - 1) / PAUSE_TAPS);
 }
 
 // Rows of a strip held in a -> y, by weights packed as [9 * C][K]. Writes whole vectors.
-inline void convolve(const float* a, const Strip& strip, const float* packed, float* y, Index ldy, Index rows, Index K) {
+inline void convolve(const float* a, const Strip& strip, const float* packed, float* y, Index ldy, Index rows, Index K,
+                     Ahead& ahead) {
     const Index C = strip.C, W = strip.W;
     for_panels(K, 9 * C, packed, [&](auto p, Index k, const float* panel) __attribute__((always_inline)) {
         constexpr int P = decltype(p)::value;
@@ -303,7 +319,7 @@ inline void convolve(const float* a, const Strip& strip, const float* packed, fl
                 constexpr int R = decltype(r)::value;
                 Vector acc[R][P];
                 clear(acc);
-                multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc);
+                multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc, ahead);
 #pragma GCC unroll 12
                 for (int j = 0; j < R; ++j)
 #pragma GCC unroll 4
@@ -329,7 +345,12 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
-            convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K);
+            // The strip after this one, of which the first row is here already.
+            const Index next = (image * H + last + 1) * W;
+            Ahead ahead(u + 1 < end ? std::min((last - first) * W, N * H * W - next) : 0, (last - first) * taps_pauses(W, C, K));
+            ahead.add(x + next * ldx, ldx, C);
+            ahead.add(y + (next - W) * ldy, ldy, K);
+            convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, ahead);
         }
     });
 }
@@ -361,6 +382,11 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                 for (Index p = 0; p < W; ++p)
                     for (Index k = 0; k < K; k += V) store(to + p * K + k, load(from + p * lddy + k));
             });
+            const Index next = (image * H + last + 1) * W;
+            Ahead ahead(u + 1 < end ? std::min((last - first) * W, N * H * W - next) : 0, (last - first) * taps_pauses(W, K, C));
+            ahead.add(x + next * ldx, ldx, C);
+            ahead.add(dy + next * lddy, lddy, K);
+            ahead.add(dz + (next - W) * lddz, lddz, C);
             std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
             for_panels(C, 9 * K, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value;
@@ -372,7 +398,7 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                         constexpr int R = decltype(r)::value;
                         Vector acc[R][P];
                         clear(acc);
-                        multiply_taps<R, P>(source + pixel * K, gradient.pitch, K, panel, acc);
+                        multiply_taps<R, P>(source + pixel * K, gradient.pitch, K, panel, acc, ahead);
 #pragma GCC unroll 4
                         for (int v = 0; v < P; ++v) {
                             const Index column = v * V;
