@@ -167,8 +167,8 @@ int main(int count, char** arguments) {
     const int threads = count > 1 ? std::atoi(arguments[1]) : 1;
     // One pixel, one image, one row, one column, H != W, more rows than a strip holds.
     const I sizes[][3] = {{1, 1, 1}, {3, 1, 1}, {1, 1, 9}, {1, 7, 1}, {1, 5, 7}, {2, 8, 8}, {5, 3, 13}, {1, 33, 30}, {1, 2, 120}};
-    // Channels, width of the bottleneck, growth: one of each, multiples of a vector and not, wider than a panel.
-    const I channels[][3] = {{1, 1, 1}, {3, 7, 3}, {24, 48, 12}, {17, 33, 19}, {5, 16, 4}, {65, 80, 40}};
+    // Channels, width of the bottleneck, growth: one of each, multiples of a vector and not, wider than a panel, than tiles.
+    const I channels[][3] = {{1, 1, 1}, {3, 7, 3}, {24, 48, 12}, {17, 33, 19}, {5, 16, 4}, {65, 80, 40}, {130, 136, 50}};
     for (const auto& [N, H, W] : sizes)
         for (const auto& [C, width, K] : channels) {
             primitives(N, H, W, C, width, K, threads);

@@ -108,7 +108,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                 parallel(inner, strips.units, [&](Index from, Index to, int within) {
                     const int worker = by_image ? thread : within;
                     for (Index u = from; u < to; ++u)
-                        layer_strip(block, each[l], matrix, C + l * growth, strip, u * strips.rows, std::min(H, (u + 1) * strips.rows),
+                        layer_strip(block, each[l], matrix, C + l * growth, strip, strips.first(u), strips.first(u) + strips.height(u),
                                     u > from ? strips.rows : 0, activations[worker], bottlenecks[worker]);
                 });
             float* to = out + image * out_pixels * total;

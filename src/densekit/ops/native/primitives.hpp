@@ -9,16 +9,24 @@ namespace densekit {
 
 constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
 constexpr Index BACKWARD_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
-// Rows of an image that a 3x3 convolution holds at once, in the second-level cache. Two of them are held again by the strips
-// beside it, so of wide images it is not fewer than FEW_ROWS, if they fit at all.
+// Rows of an image that a 3x3 convolution holds at once, in the second-level cache. It holds one more above and below them, so
+// there are at least FEW_ROWS, or as many as a wide strip may take.
 constexpr Index STRIP_FLOATS = 24 * 1024, WIDE_STRIP_FLOATS = 48 * 1024, FEW_ROWS = 4;
 constexpr Index STATS_ROWS = 128;
 // A product pauses so often to fetch what comes next: many lines at once would fill all that can wait for memory.
-constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12, PAUSE_TAPS = 144;
+constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12, PAUSE_DEPTH = 144;
 
-INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS, Index fewest = 1) {
-    return std::clamp<Index>(floats / columns / ROW_GROUP, fewest, 4) * ROW_GROUP;
+INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS, Index fewest_groups = 1) {
+    return std::clamp<Index>(floats / columns / ROW_GROUP, fewest_groups, 4) * ROW_GROUP;
 }
+
+// How many products of the registers' size make rows by columns.
+INLINE Index products_of(Index rows, Index columns) {
+    Index count = 0;
+    for_panels(columns, 0, nullptr, [&](auto p, Index, const float*) { count += (rows + rows_for(p.value) - 1) / rows_for(p.value); });
+    return count;
+}
+INLINE Index pauses_of(Index length, Index pause) { return (length + pause - 1) / pause; }
 
 // to[i] = relu(x[i] * scale + shift), whole vectors.
 INLINE void rectify(const float* x, const float* scale, const float* shift, float* to, Index C) {
@@ -29,7 +37,7 @@ INLINE void add_to(double* total, const float* part, Index count) {
     for (Index i = 0; i < count; ++i) total[i] += part[i];
 }
 
-// Fetches the next tile of rows into the second-level cache, a little at each call, while this tile is multiplied:
+// Fetches the next tile or strip into the second-level cache, a little at each call, while this tile is multiplied:
 // otherwise memory and arithmetic take turns.
 class Ahead {
 public:
@@ -38,7 +46,7 @@ public:
     void add(const float* first, Index ld, Index columns) {
         if (rows_ == 0) return;
         parts_[count_++] = {reinterpret_cast<const char*>(first), ld * 4, columns * 4};
-        lines_ += rows_ * (columns * 4 / 64 + 1);
+        lines_ += rows_ * ((columns * 4 + 63) / 64);
         each_ = (lines_ + calls_ - 1) / calls_;
     }
     void fetch() {
@@ -97,7 +105,7 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first);
-            Ahead ahead(std::min(tile, M - first - rows), rows / 12 * ((N + 4 * V - 1) / (4 * V)) * ((C + PAUSE_COLUMNS - 1) / PAUSE_COLUMNS));
+            Ahead ahead(std::min(tile, M - first - rows), products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
             ahead.add(x + (first + rows) * ldx, ldx, C);
             ahead.add(h + (first + rows) * ldh, ldh, N);
             for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
@@ -156,7 +164,9 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
                                const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
                                Index closing, double* sums, double* products, Index M, Index C, Index N, int threads) {
-    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16, tile = tile_rows(lda + ldd, BACKWARD_FLOATS, 2);
+    const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
+    // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
+    const Index tile = tile_rows(lda + ldd, BACKWARD_FLOATS, M >= 4 * ROW_GROUP * threads ? 2 : 1);
     const Padded s(scale, C), t(shift, C), m(centre, C), ca(dz_scale, N), cb(h_scale, N), cc(offset, N);
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
@@ -166,7 +176,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(std::min(tile, M - next), C / 12 * ((N + 4 * V - 1) / (4 * V)) * ((rows + PAUSE_ROWS - 1) / PAUSE_ROWS));
+            Ahead ahead(std::min(tile, M - next), products_of(C, N) * pauses_of(rows, PAUSE_ROWS));
             ahead.add(x + next * ldx, ldx, C);
             ahead.add(dz + next * lddz, lddz, N);
             ahead.add(h + next * ldh, ldh, N);
@@ -265,10 +275,10 @@ struct Strip {
 };
 
 struct Strips {
-    Index rows, per_image, units;
+    Index H, rows, per_image, units;
     Strips(Index N, Index H, Index W, Index C, int threads)
         : Strips(N, H, W, C, threads, std::clamp((FEW_ROWS + 2) * (W + 2) * C, STRIP_FLOATS, WIDE_STRIP_FLOATS)) {}
-    Strips(Index N, Index H, Index W, Index C, int threads, Index floats) {
+    Strips(Index N, Index H_, Index W, Index C, int threads, Index floats) : H(H_) {
         rows = std::clamp<Index>(floats / ((W + 2) * C) - 2, 1, H);
         rows = (H + (H + rows - 1) / rows - 1) / ((H + rows - 1) / rows);  // of nearly equal heights
         // Few images, many threads: shorter strips, so that none is idle.
@@ -276,6 +286,9 @@ struct Strips {
         per_image = (H + rows - 1) / rows;
         units = N * per_image;
     }
+    // Of strip u: its first row in its image, and how many it has.
+    Index first(Index u) const { return u % per_image * rows; }
+    Index height(Index u) const { return std::min(rows, H - first(u)); }
 };
 
 // Outputs of one row of pixels by 3x3 taps: body(constant R, first pixel) on groups of nearly equal size.
@@ -293,17 +306,10 @@ template <int R, int P>
 INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P], Ahead& ahead) {
     for (int dy = 0; dy < 3; ++dy)
         // The three taps of a kernel's row lie side by side in memory: one product of depth 3C, but for the pauses.
-        for (Index k = 0; k < 3 * C; k += PAUSE_TAPS) {
+        for (Index k = 0; k < 3 * C; k += PAUSE_DEPTH) {
             ahead.fetch();
-            multiply<R, P>(row + dy * pitch + k, C, panel + (dy * 3 * C + k) * P * V, std::min(PAUSE_TAPS, 3 * C - k), acc);
+            multiply<R, P>(row + dy * pitch + k, C, panel + (dy * 3 * C + k) * P * V, std::min(PAUSE_DEPTH, 3 * C - k), acc);
         }
-}
-
-// How often multiply_taps pauses for a row of W pixels, C channels and K columns.
-INLINE Index taps_pauses(Index W, Index C, Index K) {
-    Index pauses = 0;
-    for_panels(K, 0, nullptr, [&](auto p, Index, const float*) { pauses += (W + rows_for(p.value) - 1) / rows_for(p.value); });
-    return pauses * 3 * ((3 * C + PAUSE_TAPS - 1) / PAUSE_TAPS);
 }
 
 // Rows of a strip held in a -> y, by weights packed as [9 * C][K]. Writes whole vectors.
@@ -340,16 +346,14 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
     parallel(threads, strips.units, [&](Index begin, Index end, int thread) {
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
-            const Index image = u / strips.per_image, first = u % strips.per_image * strips.rows;
-            const Index last = std::min(H, first + strips.rows);
+            const Index image = u / strips.per_image, first = strips.first(u), last = first + strips.height(u);
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
-            // The strip after this one, of which the first row is here already.
-            const Index next = (image * H + last + 1) * W;
-            Ahead ahead(u + 1 < end ? std::min((last - first) * W, N * H * W - next) : 0, (last - first) * taps_pauses(W, C, K));
-            ahead.add(x + next * ldx, ldx, C);
-            ahead.add(y + (next - W) * ldy, ldy, K);
+            const Index next = (image * H + last) * W;
+            Ahead ahead(u + 1 < end ? strips.height(u + 1) * W : 0, (last - first) * products_of(W, K) * 3 * pauses_of(3 * C, PAUSE_DEPTH));
+            ahead.add(x + (next + W) * ldx, ldx, C);  // this strip held the next one's first row, but at an image's end
+            ahead.add(y + next * ldy, ldy, K);
             convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, ahead);
         }
     });
@@ -372,8 +376,7 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
     parallel(threads, strips.units, [&](Index begin, Index end, int thread) {
         float *a = activations[thread], *d = gradients[thread], *sum = sums[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
-            const Index image = u / strips.per_image, first = u % strips.per_image * strips.rows;
-            const Index last = std::min(H, first + strips.rows);
+            const Index image = u / strips.per_image, first = strips.first(u), last = first + strips.height(u);
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
@@ -382,11 +385,11 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                 for (Index p = 0; p < W; ++p)
                     for (Index k = 0; k < K; k += V) store(to + p * K + k, load(from + p * lddy + k));
             });
-            const Index next = (image * H + last + 1) * W;
-            Ahead ahead(u + 1 < end ? std::min((last - first) * W, N * H * W - next) : 0, (last - first) * taps_pauses(W, K, C));
-            ahead.add(x + next * ldx, ldx, C);
-            ahead.add(dy + next * lddy, lddy, K);
-            ahead.add(dz + (next - W) * lddz, lddz, C);
+            const Index next = (image * H + last) * W;
+            Ahead ahead(u + 1 < end ? strips.height(u + 1) * W : 0, (last - first) * products_of(W, C) * 3 * pauses_of(3 * K, PAUSE_DEPTH));
+            ahead.add(x + (next + W) * ldx, ldx, C);
+            ahead.add(dy + (next + W) * lddy, lddy, K);
+            ahead.add(dz + next * lddz, lddz, C);
             std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
             for_panels(C, 9 * K, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value;
