@@ -33,6 +33,13 @@ INLINE void rectify(const float* x, const float* scale, const float* shift, floa
     for (Index c = 0; c < C; c += V) store(to + c, relu(load(x + c) * load(scale + c) + load(shift + c)));
 }
 
+// Few columns of a wide matrix: memory sees a row here and there, which its own guesses do not follow.
+constexpr Index ROWS_AHEAD = 16;
+INLINE void fetch_row(const float* row, Index columns) {
+    for (Index c = 0; c < columns; c += 16) __builtin_prefetch(row + c);
+    __builtin_prefetch(row + columns - 1);
+}
+
 INLINE void add_to(double* total, const float* part, Index count) {
     for (Index i = 0; i < count; ++i) total[i] += part[i];
 }
@@ -86,9 +93,10 @@ inline void normalise(const float* x, Index ldx, const float* mean, const float*
         for (Index i = begin; i < end; ++i) {
             const float* from = x + i * ldx;
             float* to = out + i * ldo;
-            Index c = 0;
-            for (; c + V <= C; c += V) store(to + c, (load(from + c) - load(mean + c)) * load(rstd + c));
-            for (; c < C; ++c) to[c] = (from[c] - mean[c]) * rstd[c];
+            fetch_row(to + ROWS_AHEAD * ldo, C);
+            for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
+                lanes.store(to + c, (lanes.load(from + c) - lanes.load(mean + c)) * lanes.load(rstd + c));
+            });
         }
     });
 }
@@ -137,25 +145,16 @@ INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, doubl
     constexpr Index FEW = 8;
     for (Index first = 0; first < rows; first += FEW, x += FEW * ldx, y += FEW * ldy) {
         const Index few = std::min(FEW, rows - first);
-        Index c = 0;
-        for (; c + V <= C; c += V) {
-            Vector sum = zero(), product = zero();
+        for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
+            typename decltype(lanes)::Type sum{}, product{};
             for (Index i = 0; i < few; ++i) {
-                const Vector value = load(x + i * ldx + c);
+                const auto value = lanes.load(x + i * ldx + c);
                 sum += value;
-                product += value * load(y + i * ldy + c);
+                product += value * lanes.load(y + i * ldy + c);
             }
-            store(part + c, sum);
-            store(part + C + c, product);
-        }
-        for (; c < C; ++c) {
-            float sum = 0, product = 0;
-            for (Index i = 0; i < few; ++i) {
-                sum += x[i * ldx + c];
-                product += x[i * ldx + c] * y[i * ldy + c];
-            }
-            part[c] = sum, part[C + c] = product;
-        }
+            lanes.store(part + c, sum);
+            lanes.store(part + C + c, product);
+        });
         add_to(total, part, 2 * C);
     }
 }
@@ -479,11 +478,15 @@ inline void normalise_backward(const float* dx, Index lddx, const float* x, Inde
                                Index C, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
         for (Index i = begin; i < end; ++i) {
-            const float *d = dx + i * lddx, *value = x + i * ldx;
+            const float *d = dx + i * lddx, *value = x + i * ldx, *more = direct + i * ldd;
             float* to = out + i * ldo;
-            for (Index c = 0; c < C; ++c) to[c] = rstd[c] * (d[c] - mean_dx[c] - value[c] * mean_product[c]);
-            if (direct)
-                for (Index c = 0; c < C; ++c) to[c] += direct[i * ldd + c];
+            fetch_row(d + ROWS_AHEAD * lddx, C);
+            fetch_row(value + ROWS_AHEAD * ldx, C);
+            for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
+                const auto left = lanes.load(d + c) - lanes.load(mean_dx + c) - lanes.load(value + c) * lanes.load(mean_product + c);
+                const auto gradient = lanes.load(rstd + c) * left;
+                lanes.store(to + c, direct ? gradient + lanes.load(more + c) : gradient);
+            });
         }
     });
 }

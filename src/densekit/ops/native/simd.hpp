@@ -23,6 +23,22 @@ INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(
 INLINE void store(float* p, Vector x) { *reinterpret_cast<Unaligned*>(p) = x; }
 INLINE Vector zero() { return Vector{}; }
 
+// Vectors of fewer floats, for columns that fill none: body(constant W, first column), W = V, V / 2, ... 4, then 1.
+template <int W>
+struct Lanes {
+    typedef float Type __attribute__((vector_size(4 * W)));
+    typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
+    static inline Type load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+    static inline void store(float* p, Type x) { *reinterpret_cast<Loose*>(p) = x; }
+};
+template <int W = V, class Body>
+INLINE void for_columns(Index columns, Body&& body, Index c = 0) {
+    for (; c + W <= columns; c += W) body(Lanes<W>{}, c);
+    if constexpr (W > 1) {
+        if (c < columns) for_columns<W == 4 ? 1 : W / 2>(columns, body, c);
+    }
+}
+
 // max(0, x) as torch has it: a NaN stays a NaN.
 INLINE Vector relu(Vector x) { return x < zero() ? zero() : x; }
 // The gradient passes where the rectified value is not <= 0, so it passes a NaN, as torch's threshold_backward.
