@@ -14,8 +14,8 @@ from densekit.ops.native.library import available_builds
 library = importlib.import_module("densekit.ops.native.library")  # the package has the function of that name
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
 
-# (images, height, width): one pixel, one image, odd sizes, H != W, more rows than a strip holds. The widest channels make
-# backward tiles of the fewest groups, and products that pause.
+# (images, height, width): one pixel, one image, odd sizes, H != W, more rows than a strip holds. The widest channels
+# make backward tiles of the fewest groups, and products that pause.
 SIZES = [(1, 1, 1), (3, 1, 1), (1, 7, 5), (2, 8, 8), (5, 9, 13), (2, 33, 32), (1, 56, 57)]
 CHANNELS = [(24, 48, 12), (5, 16, 4), (37, 40, 10), (64, 128, 32), (3, 7, 3), (17, 33, 19), (130, 136, 50)]
 
