@@ -14,23 +14,24 @@ namespace densekit {
 
 using Index = std::ptrdiff_t;
 
-typedef float Vector __attribute__((vector_size(4 * V)));
-typedef float Unaligned __attribute__((vector_size(4 * V), aligned(4), may_alias));
-
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-INLINE void store(float* p, Vector x) { *reinterpret_cast<Unaligned*>(p) = x; }
-INLINE Vector zero() { return Vector{}; }
-
-// Vectors of fewer floats, for columns that fill none: body(constant W, first column), W = V, V / 2, ... 4, then 1.
+// A vector of W floats, at any address of a float.
 template <int W>
 struct Lanes {
     typedef float Type __attribute__((vector_size(4 * W)));
     typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
-    static inline Type load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
-    static inline void store(float* p, Type x) { *reinterpret_cast<Loose*>(p) = x; }
+    INLINE Type load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+    INLINE void store(float* p, Type x) { *reinterpret_cast<Loose*>(p) = x; }
 };
+
+using Vector = Lanes<V>::Type;
+
+INLINE Vector load(const float* p) { return Lanes<V>::load(p); }
+INLINE void store(float* p, Vector x) { Lanes<V>::store(p, x); }
+INLINE Vector zero() { return Vector{}; }
+
+// Columns by vectors, and what fills none by ever shorter ones: body(Lanes of W, first column), W = V, V / 2, ... 4, then 1.
 template <int W = V, class Body>
 INLINE void for_columns(Index columns, Body&& body, Index c = 0) {
     for (; c + W <= columns; c += W) body(Lanes<W>{}, c);
