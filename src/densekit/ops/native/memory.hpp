@@ -101,30 +101,19 @@ public:
         const double before = counts_[thread][0], total = before + static_cast<double>(rows);
         double* mean = means_[thread];
         double* square = squares_[thread];
-        Index c = 0;
-        for (; c + V <= columns_ || (whole && c < columns_); c += V) {
-            Vector about = zero(), sum = zero(), deviation = zero();
-            for (Index i = 0; i < rows; ++i) about += load(x + i * ld + c);
+        for_columns(whole ? round_up(columns_, V) : columns_, [&](auto lanes, Index c) __attribute__((always_inline)) {
+            typename decltype(lanes)::Type about{}, sum{}, deviation{};
+            for (Index i = 0; i < rows; ++i) about += lanes.load(x + i * ld + c);
             about /= static_cast<float>(rows);
             for (Index i = 0; i < rows; ++i) {
-                const Vector d = load(x + i * ld + c) - about;
+                const auto d = lanes.load(x + i * ld + c) - about;
                 sum += d;
                 deviation += d * d;
             }
-            for (Index j = 0; j < std::min<Index>(V, columns_ - c); ++j)
+            constexpr Index W = sizeof(sum) / sizeof(float);
+            for (Index j = 0; j < std::min(W, columns_ - c); ++j)
                 merge(mean[c + j], square[c + j], about[j], sum[j], deviation[j], before, total);
-        }
-        for (; c < columns_; ++c) {
-            float about = 0, sum = 0, deviation = 0;
-            for (Index i = 0; i < rows; ++i) about += x[i * ld + c];
-            about /= static_cast<float>(rows);
-            for (Index i = 0; i < rows; ++i) {
-                const float d = x[i * ld + c] - about;
-                sum += d;
-                deviation += d * d;
-            }
-            merge(mean[c], square[c], about, sum, deviation, before, total);
-        }
+        });
         counts_[thread][0] = total;
     }
 

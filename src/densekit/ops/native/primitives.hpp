@@ -274,10 +274,10 @@ struct Strip {
 };
 
 struct Strips {
-    Index H, rows, per_image, units;
+    Index H, W, rows, per_image, units;
     Strips(Index N, Index H, Index W, Index C, int threads)
         : Strips(N, H, W, C, threads, std::clamp((FEW_ROWS + 2) * (W + 2) * C, STRIP_FLOATS, WIDE_STRIP_FLOATS)) {}
-    Strips(Index N, Index H_, Index W, Index C, int threads, Index floats) : H(H_) {
+    Strips(Index N, Index H_, Index W_, Index C, int threads, Index floats) : H(H_), W(W_) {
         rows = std::clamp<Index>(floats / ((W + 2) * C) - 2, 1, H);
         rows = (H + (H + rows - 1) / rows - 1) / ((H + rows - 1) / rows);  // of nearly equal heights
         // Few images, many threads: shorter strips, so that none is idle.
@@ -288,6 +288,10 @@ struct Strips {
     // Of strip u: its first row in its image, and how many it has.
     Index first(Index u) const { return u % per_image * rows; }
     Index height(Index u) const { return std::min(rows, H - first(u)); }
+    // Fetches strip u + 1, if it is before `end`, during the products of strip u: `columns` wide, of 9 * depth terms.
+    Ahead ahead(Index u, Index end, Index columns, Index depth) const {
+        return Ahead(u + 1 < end ? height(u + 1) * W : 0, height(u) * products_of(W, columns) * 3 * pauses_of(3 * depth, PAUSE_DEPTH));
+    }
 };
 
 // Outputs of one row of pixels by 3x3 taps: body(constant R, first pixel) on groups of nearly equal size.
@@ -350,7 +354,7 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
             const Index next = (image * H + last) * W;
-            Ahead ahead(u + 1 < end ? strips.height(u + 1) * W : 0, (last - first) * products_of(W, K) * 3 * pauses_of(3 * C, PAUSE_DEPTH));
+            Ahead ahead = strips.ahead(u, end, K, C);
             ahead.add(x + (next + W) * ldx, ldx, C);  // this strip held the next one's first row, but at an image's end
             ahead.add(y + next * ldy, ldy, K);
             convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, ahead);
@@ -385,7 +389,7 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                     for (Index k = 0; k < K; k += V) store(to + p * K + k, load(from + p * lddy + k));
             });
             const Index next = (image * H + last) * W;
-            Ahead ahead(u + 1 < end ? strips.height(u + 1) * W : 0, (last - first) * products_of(W, C) * 3 * pauses_of(3 * K, PAUSE_DEPTH));
+            Ahead ahead = strips.ahead(u, end, C, K);
             ahead.add(x + (next + W) * ldx, ldx, C);
             ahead.add(dy + (next + W) * lddy, lddy, K);
             ahead.add(dz + next * lddz, lddz, C);
