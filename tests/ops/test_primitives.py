@@ -81,14 +81,14 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     expected_dx = dx.double()
     for closing in {growth % channels, channels}:
         actual_dx, truth_dx = native.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
-        *gradients, sums = native.pointwise_backward(
+        *gradients, closed = native.pointwise_backward(
             x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, closing
         )
-        *expected, truth_sums = primitives.pointwise_backward(
+        *expected, truth_closed = primitives.pointwise_backward(
             *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), truth_dx, closing
         )
-        for a, e in zip((actual_dx, *gradients, *sums), (truth_dx, *expected, *truth_sums), strict=True):
-            if len(e):
+        for a, e in zip((actual_dx, *gradients, *closed), (truth_dx, *expected, *truth_closed), strict=True):
+            if e.numel():
                 close(a, e)
 
     kernel = torch.randn(growth, channels, 3, 3)
@@ -182,9 +182,9 @@ def test_backward_lets_them_go_where_torch_lets_them_go(value, where):
     found = []
     for kernels in (native, primitives):
         dx = native.matrix(72, 24, x).fill_(1)
-        *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, 24)
+        *gradients, closed = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, 24)
         *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, dy, size)
-        found.append([dx, *gradients, *dots, *maps, taps.abs().sum((2, 3))])
+        found.append([dx, *gradients, *closed, *maps, taps.abs().sum((2, 3))])
     for actual, expected in zip(*found, strict=True):
         assert torch.equal(actual.isfinite(), expected.isfinite())
         good = expected.isfinite()

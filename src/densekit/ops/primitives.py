@@ -5,6 +5,7 @@ functions for float32 on a CPU; these are used where it is absent, and are its o
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,15 @@ def pointwise(
     return h, *(statistics(h) if moments else (None, None))
 
 
+class Closed(NamedTuple):
+    """Normalised maps x, their gradient dx to which no consumer will add, both (M, C), and the `dots` of dx and x."""
+
+    dx: Tensor
+    x: Tensor
+    sums: Tensor
+    products: Tensor
+
+
 def pointwise_backward(
     x: Tensor,
     scale: Tensor,
@@ -53,12 +63,12 @@ def pointwise_backward(
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
     closing: int,
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, Closed]:
     """Backward of `pointwise` whose output h went through a batch norm.
 
     The gradient of h is a*dz + b*h + c with the three (N,) coefficients. Adds to dx (M, C) what flows to x, and returns
-    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the `dots` of dx and x in the
-    last `closing` columns, the maps that nobody else reads.
+    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the last `closing` columns, the
+    maps that nobody else reads.
     """
     a, b, c = coefficients
     dh = dz * a + h * b + c
@@ -66,7 +76,8 @@ def pointwise_backward(
     gradient = torch.ops.aten.threshold_backward(dh @ weight, z, 0)
     dx.addcmul_(gradient, scale)
     last = slice(x.shape[1] - closing, None)
-    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, dots(dx[:, last], x[:, last])
+    ended = Closed(dx[:, last], x[:, last], *dots(dx[:, last], x[:, last]))
+    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, ended
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:

@@ -68,12 +68,16 @@ class _Affine:
     """
 
     def __init__(self, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None) -> None:
-        self.factor = rstd
+        self.factor, self._mean = rstd, mean
         if mean is None or rstd is None:  # the matrix is normalised already
-            self.scale, self.shift, self.centre = gamma, beta, torch.zeros_like(gamma)
+            self.scale, self.shift = gamma, beta
         else:
-            self.scale, self.centre = gamma * rstd, mean
+            self.scale = gamma * rstd
             self.shift = beta - mean * self.scale
+
+    @property
+    def centre(self) -> Tensor:
+        return torch.zeros_like(self.scale) if self._mean is None else self._mean
 
     def gamma_gradient(self, dscale: Tensor) -> Tensor:
         return dscale if self.factor is None else dscale * self.factor
@@ -219,21 +223,24 @@ class _Block(torch.autograd.Function):
         def total_of(*sums: Tensor) -> Sequence[Tensor]:
             return batch_norm.summed(*sums) if ctx.pools else sums
 
-        def maps_gradient(here: slice, dots: tuple[Tensor, Tensor] | None) -> Tensor:
-            """Of the raw maps in those columns, whose consumers are all done; `dots` of them if known."""
+        def maps_gradient(here: slice, closed: primitives.Closed | None) -> Tensor:
+            """Of the raw maps in those columns, whose consumers are all done; `closed` if a primitive said so."""
             if not ctx.training:
                 return flowing[:, here]
-            sums, products = total_of(*(dots or kernels.dots(flowing[:, here], matrix[:, here])))
+            if closed is None:
+                dx, x = flowing[:, here], matrix[:, here]
+                closed = primitives.Closed(dx, x, *kernels.dots(dx, x))
+            sums, products = total_of(closed.sums, closed.products)
             extra = None if direct is None else direct[:, here]
             return kernels.normalise_backward(
-                flowing[:, here], matrix[:, here], extra, rstds[here], sums / ctx.count, products / ctx.count
+                closed.dx, closed.x, extra, rstds[here], sums / ctx.count, products / ctx.count
             )
 
-        dots = None
+        closed = None
         for i in reversed(range(len(layers))):
             layer, own, state = layers[i], groups[i], states[i]
             seen = total - (len(layers) - i) * growth
-            dmaps = maps_gradient(slice(seen, seen + growth), dots)
+            dmaps = maps_gradient(slice(seen, seen + growth), closed)
             if state.drop is not None:
                 dmaps = dmaps * state.drop
             one = _Affine(own[0], own[1], state.mean1, state.rstd1)
@@ -262,16 +269,16 @@ class _Block(torch.autograd.Function):
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
                 h, a, b, c = _alone(dz, torch.ones_like(a))
-            dscale, dshift, dweight, dots = kernels.pointwise_backward(
+            dscale, dshift, dweight, closed = kernels.pointwise_backward(
                 matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
-                flowing[:, :seen], growth if i else seen,
+                flowing[:, :seen], (growth if i else seen) if ctx.training else 0,
             )  # fmt: skip
             gradients = [one.gamma_gradient(dscale), dshift, dweight.view_as(own[2]), *gradients]
 
         wanted = ctx.needs_input_grad
         dx = None
         if wanted[0]:
-            dx = maps_gradient(slice(0, total - len(layers) * growth), dots)
+            dx = maps_gradient(slice(0, total - len(layers) * growth), closed)
             # In evaluation it is a part of `flowing`, all of which it would keep.
             dx = primitives.maps(dx if ctx.training else dx.clone(), size)
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))

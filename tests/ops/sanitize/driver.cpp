@@ -12,14 +12,14 @@ using I = std::ptrdiff_t;
 using P = const float*;
 
 extern "C" {
-int densekit_statistics(P, I, double*, double*, I, I, int);
+int densekit_statistics(P, I, float*, float*, I, I, int);
 int densekit_normalise(P, I, P, P, float*, I, I, I, int);
-int densekit_pointwise(P, I, P, P, P, float*, I, double*, double*, I, I, I, int);
-int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, double*, double*, I, I, I,
-                                int);
+int densekit_pointwise(P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
+int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, float*, I,
+                                I, I, I, int);
 int densekit_conv3x3(P, I, P, P, P, float*, I, I, I, I, I, I, int);
 int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, float*, I, float*, float*, float*, I, I, I, I, I, int);
-int densekit_dots(P, I, P, I, double*, double*, I, I, int);
+int densekit_dots(P, I, P, I, float*, float*, I, I, int);
 int densekit_normalise_backward(P, I, P, I, P, I, P, P, P, float*, I, I, I, int);
 int densekit_rectify_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
 int densekit_rectify_pool_backward(P, I, P, P, P, P, I, float*, I, float*, float*, I, I, I, I, I, int);
@@ -73,13 +73,6 @@ struct Values : Matrix {
     explicit Values(I count) : Matrix(1, count, count) {}
 };
 
-struct Sums {
-    std::vector<double> values;
-    explicit Sums(I count) : values(static_cast<std::size_t>(count)) {}
-    operator double*() { return values.data(); }
-    void check(const char* name) const { finite(name, values.data(), 1, static_cast<I>(values.size()), 0); }
-};
-
 Matrix whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
 Matrix tight(I rows, I columns) { return {rows, columns, columns}; }
 
@@ -88,7 +81,7 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     const Values scale(C), shift(C), centre(C), w1(width * C), w3(K * C * 9), scale2(width), shift2(width), offset(width);
     const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = whole(M, K);
     Values dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9);
-    Sums mean(C), variance(C), mean2(width), variance2(width);
+    const Values mean(C), variance(C), mean2(width), variance2(width);
 
     done("statistics", densekit_statistics(bare, bare.ld, mean, variance, M, C, threads));
     mean.check("mean"), variance.check("variance");
@@ -105,12 +98,13 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     done("pointwise", densekit_pointwise(x, x.ld, scale, shift, w1, h, h.ld, mean2, variance2, M, C, width, threads));
     h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
     for (I closing : {I(1), (C + 1) / 2, C}) {
-        const Matrix dx = whole(M, C);
-        Sums sums(closing), products(closing);
+        const Matrix dx = whole(M, C), closed = tight(M, 2 * closing);
+        const Values sums(closing), products(closing);
+        float* const beside = closing == 1 ? nullptr : static_cast<float*>(closed);
         done("pointwise_backward",
              densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
-                                         dscale, dshift, dw1, closing, sums, products, M, C, width, threads));
-        dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
+                                         dscale, dshift, dw1, closing, sums, products, beside, closed.ld, M, C, width, threads));
+        dx.check("pointwise_backward"), closed.check("closed"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
         products.check("closing");
     }
 

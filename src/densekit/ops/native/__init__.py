@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densekit.ops.native.library import library
-from densekit.ops.primitives import Size, blank
+from densekit.ops.primitives import Closed, Size, blank
 
 LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
@@ -45,9 +45,9 @@ def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean, variance = _moments(x.shape[1])
+    mean, variance = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
     _call("statistics", x, x.stride(0), mean, variance, *x.shape)
-    return mean.float(), variance.float()
+    return mean, variance
 
 
 def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
@@ -58,11 +58,11 @@ def pointwise(
     x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, weight = matrix(len(x), len(weight), x), weight.contiguous()
-    mean, variance = _moments(len(weight)) if moments else (None, None)
+    mean, variance = (x.new_empty(len(weight)), x.new_empty(len(weight))) if moments else (None, None)
     _call(
         "pointwise", x, x.stride(0), scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
     )  # fmt: skip
-    return h, mean.float() if mean is not None else None, variance.float() if variance is not None else None
+    return h, mean, variance
 
 
 def pointwise_backward(
@@ -76,15 +76,20 @@ def pointwise_backward(
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
     closing: int,
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, Closed]:
     weight, dz, h = weight.contiguous(), whole(dz), whole(h)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
-    sums, products = _moments(closing)
+    sums, products = x.new_empty(closing), x.new_empty(closing)
+    # A few columns of wide matrices are slow to read again: they are put side by side while they are in the cache.
+    rest = x.shape[1] - closing
+    closed = matrix(len(x), 2 * closing, x) if closing and rest else None
     _call(
         "pointwise_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
-        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products, *x.shape, len(weight)
+        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products,
+        closed, 0 if closed is None else closed.stride(0), *x.shape, len(weight)
     )  # fmt: skip
-    return dscale, dshift, dweight, (sums.float(), products.float())
+    ended, theirs = (dx[:, rest:], x[:, rest:]) if closed is None else (closed[:, :closing], closed[:, closing:])
+    return dscale, dshift, dweight, Closed(ended, theirs, sums, products)
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
@@ -106,9 +111,9 @@ def conv3x3_backward(
 
 
 def dots(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    sums, products = _moments(x.shape[1])
+    sums, products = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
     _call("dots", x, x.stride(0), y, y.stride(0), sums, products, *x.shape)
-    return sums.float(), products.float()
+    return sums, products
 
 
 def normalise_backward(
@@ -200,11 +205,6 @@ def whole(x: Tensor) -> Tensor:
     return matrix(x.shape[0], x.shape[1], x).copy_(x)
 
 
-def _moments(columns: int) -> tuple[Tensor, Tensor]:
-    both = torch.empty(2, columns, dtype=torch.float64, device="cpu")  # whatever the default device is
-    return both[0], both[1]
-
-
 def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None
@@ -214,11 +214,17 @@ def _library() -> ctypes.CDLL:
 def _call(name: str, *arguments: Any) -> None:
     # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     threads = 1 if _forked else torch.get_num_threads()
-    # Matrices bring their stride with them; weights (channels_last perhaps) and vectors do not.
-    assert all(a.stride(1) == 1 or a.shape[1] == 1 for a in arguments if isinstance(a, Tensor) and a.dim() == 2)
-    dense = [a.contiguous() if isinstance(a, Tensor) and a.dim() != 2 else a for a in arguments]
-    pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in dense]
-    if getattr(_library(), f"densekit_{name}")(*pointers, threads):
+    values, copies = [], []
+    for a in arguments:
+        if isinstance(a, Tensor):
+            if a.dim() != 2:  # weights (channels_last perhaps) and vectors; matrices bring their stride with them
+                a = a.contiguous()
+                copies.append(a)
+            else:
+                assert a.stride(1) == 1 or a.shape[1] == 1
+            a = a.data_ptr()
+        values.append(a)
+    if getattr(_library(), f"densekit_{name}")(*values, threads):
         raise MemoryError(f"the {name} kernel found no memory for its scratch")
 
 

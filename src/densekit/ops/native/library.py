@@ -59,7 +59,7 @@ SIGNATURES = {
     "statistics": "pi pp ii t",
     "normalise": "pi pp pi ii t",
     "pointwise": "pi ppp pi pp iii t",
-    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp iii t",
+    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp pi iii t",
     "conv3x3": "pi ppp pi iiiii t",
     "conv3x3_backward": "pi pppp pi pi ppp iiiii t",
     "dots": "pi pi pp ii t",

@@ -118,7 +118,7 @@ public:
     }
 
     // Mean and biased variance over all threads.
-    void finish(double* mean, double* variance) const {
+    void finish(float* mean, float* variance) const {
         for (Index c = 0; c < columns_; ++c) {
             double m = 0, s = 0, count = 0;
             for (int t = 0; t < threads_; ++t) {
@@ -129,8 +129,8 @@ public:
                 s += squares_[t][c] + delta * delta * (count * more / (count + more));
                 count += more;
             }
-            mean[c] = m;
-            variance[c] = s / count;
+            mean[c] = static_cast<float>(m);
+            variance[c] = static_cast<float>(s / count);
         }
     }
 

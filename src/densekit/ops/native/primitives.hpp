@@ -71,11 +71,11 @@ private:
         const char* first;
         Index ld, width;
     };
-    Part parts_[4];
+    Part parts_[5];
     Index rows_, calls_, count_ = 0, lines_ = 0, each_ = 0, part_ = 0, row_ = 0, offset_ = 0;
 };
 
-inline void statistics(const float* x, Index ldx, double* mean, double* variance, Index M, Index C, int threads) {
+inline void statistics(const float* x, Index ldx, float* mean, float* variance, Index M, Index C, int threads) {
     Moments moments(threads, C);
     const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
     // Whole vectors may be read of all rows that another one follows.
@@ -102,7 +102,7 @@ inline void normalise(const float* x, Index ldx, const float* mean, const float*
 }
 
 inline void pointwise(const float* x, Index ldx, const float* scale, const float* shift, const float* w, float* h, Index ldh,
-                      double* mean, double* variance, Index M, Index C, Index N, int threads) {
+                      float* mean, float* variance, Index M, Index C, Index N, int threads) {
     const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
     const Padded s(scale, C), t(shift, C);
     Buffer<float> packed(C * round_up(N, V));
@@ -162,7 +162,8 @@ INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, doubl
 inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
                                const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
-                               Index closing, double* sums, double* products, Index M, Index C, Index N, int threads) {
+                               Index closing, float* sums, float* products, float* closed, Index ldclosed, Index M, Index C, Index N,
+                               int threads) {
     const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
     // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
     const Index tile = tile_rows(lda + ldd, BACKWARD_FLOATS, M >= 4 * ROW_GROUP * threads ? 2 : 1);
@@ -170,7 +171,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
     PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), parts(threads, 2 * Cv), dws(threads, C * Nv);
-    PerThread<double> totals(threads, 2 * Cv), closed(threads, 2 * closing);
+    PerThread<double> totals(threads, 2 * Cv), dots(threads, 2 * closing);
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
@@ -180,6 +181,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             ahead.add(dz + next * lddz, lddz, N);
             ahead.add(h + next * ldh, ldh, N);
             ahead.add(acc_x + next * ldacc, ldacc, C);
+            if (closed) ahead.add(closed + next * ldclosed, ldclosed, 2 * closing);
             for (Index i = 0; i < rows; ++i) {
                 rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
                 // The batch norm behind this convolution, backward.
@@ -215,7 +217,14 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
             add_to(totals[thread], sum, 2 * Cv);
             // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
-            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, closed[thread], sum, rows, closing);
+            const float *ended = acc_x + first * ldacc + C - closing, *theirs = x + first * ldx + C - closing;
+            add_dots(ended, ldacc, theirs, ldx, dots[thread], sum, rows, closing);
+            for (Index i = 0; closed && i < rows; ++i)
+                for_columns(closing, [&](auto lanes, Index c) __attribute__((always_inline)) {
+                    float* to = closed + (first + i) * ldclosed + c;
+                    lanes.store(to, lanes.load(ended + i * ldacc + c));
+                    lanes.store(to + closing, lanes.load(theirs + i * ldx + c));
+                });
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index c = 0; c < C; c += R) {
@@ -238,8 +247,8 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
         }
     });
     for (Index c = 0; c < closing; ++c) {
-        sums[c] = closed.sum(c);
-        products[c] = closed.sum(closing + c);
+        sums[c] = static_cast<float>(dots.sum(c));
+        products[c] = static_cast<float>(dots.sum(closing + c));
     }
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
@@ -461,7 +470,7 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
     });
 }
 
-inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* sums, double* products, Index M, Index C, int threads) {
+inline void dots(const float* x, Index ldx, const float* y, Index ldy, float* sums, float* products, Index M, Index C, int threads) {
     PerThread<double> totals(threads, 2 * C);
     PerThread<float> parts(threads, 2 * C);
     const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
@@ -472,8 +481,8 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, double* s
         }
     });
     for (Index c = 0; c < C; ++c) {
-        sums[c] = totals.sum(c);
-        products[c] = totals.sum(C + c);
+        sums[c] = static_cast<float>(totals.sum(c));
+        products[c] = static_cast<float>(totals.sum(C + c));
     }
 }
 
