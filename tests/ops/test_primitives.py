@@ -75,19 +75,29 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     for actual, expected in zip((h, *moments), (expected_h, *expected_moments), strict=True):
         close(actual, expected)
 
+    for fresh in {1, growth % channels, channels} - {0}:
+        maps, vectors = torch.randn(pixels, fresh), (centre[:fresh], scale[:fresh])
+        before, truth = native.matrix(pixels, channels, x).copy_(x), x.double()
+        given = primitives.Normalise(maps, *vectors)
+        actual, *_ = native.pointwise(before, scale, shift, weight, given, moments=False)
+        given = primitives.Normalise(*doubles(maps, *vectors))
+        expected, *_ = primitives.pointwise(truth, *doubles(scale, shift, weight), given, moments=False)
+        close(before, truth)
+        close(actual, expected)
+
     dz = native.matrix(pixels, width, x).normal_()
     coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
     dx = native.matrix(pixels, channels, x).normal_()
     expected_dx = dx.double()
     for closing in {growth % channels, channels}:
         actual_dx, truth_dx = native.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
-        *gradients, closed = native.pointwise_backward(
+        *gradients, sums = native.pointwise_backward(
             x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, closing
         )
-        *expected, truth_closed = primitives.pointwise_backward(
+        *expected, truth_sums = primitives.pointwise_backward(
             *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), truth_dx, closing
         )
-        for a, e in zip((actual_dx, *gradients, *closed), (truth_dx, *expected, *truth_closed), strict=True):
+        for a, e in zip((actual_dx, *gradients, *sums), (truth_dx, *expected, *truth_sums), strict=True):
             if e.numel():
                 close(a, e)
 
@@ -118,6 +128,18 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
         actual = native.normalise_backward(dx, x, direct, scale, shift, centre)
         extra = None if direct is None else direct.double()
         close(actual, primitives.normalise_backward(*doubles(dx, x), extra, *doubles(scale, shift, centre)))
+
+        # The same, worked out on the way into a convolution, of a few columns as in a block.
+        few = slice(channels - min(growth, channels), channels)
+        flows = [m if m is None else m[:, few] for m in (dx, x, direct)]
+        vectors = (scale[few], shift[few], centre[few])
+        given = primitives.NormaliseBackward(*flows, *vectors)
+        truth = primitives.NormaliseBackward(*(m if m is None else m.double() for m in flows), *doubles(*vectors))
+        own = kernel[: len(vectors[0])]
+        actual = native.conv3x3_backward(x, scale, shift, centre, own, given, size)
+        expected = primitives.conv3x3_backward(*doubles(x, scale, shift, centre, own), truth, size)
+        for a, e in zip(actual, expected, strict=True):
+            close(a, e)
     _compare_blocks(x, size, width, growth)
 
 
@@ -170,11 +192,12 @@ def test_not_a_number_goes_where_torch_lets_it_go(value):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("where", ["x", "gradient"])
-def test_backward_lets_them_go_where_torch_lets_them_go(value, where):
+@pytest.mark.parametrize("closing", [12, 24])
+def test_backward_lets_them_go_where_torch_lets_them_go(value, where, closing):
     """But for the weights of a 3x3 kernel: where it meets the border torch leaves zeros out, here 0 * NaN counts."""
     size = (2, 6, 6)
     x, dz, h, dy = buffer(72, 24), buffer(72, 48), buffer(72, 48), buffer(72, 12)
-    for tensor, at in ((x, 5), (dz, 5), (dy, 5)):
+    for tensor, at in ((x, 15), (dz, 5), (dy, 5)):
         if (tensor is x) == (where == "x"):
             tensor[17, at] = value
     one, nil, coefficients = torch.ones(24), torch.zeros(24), (torch.rand(48), torch.randn(48), torch.randn(48))
@@ -182,9 +205,9 @@ def test_backward_lets_them_go_where_torch_lets_them_go(value, where):
     found = []
     for kernels in (native, primitives):
         dx = native.matrix(72, 24, x).fill_(1)
-        *gradients, closed = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, 24)
+        *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, closing)
         *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, dy, size)
-        found.append([dx, *gradients, *closed, *maps, taps.abs().sum((2, 3))])
+        found.append([dx, *gradients, *dots, *maps, taps.abs().sum((2, 3))])
     for actual, expected in zip(*found, strict=True):
         assert torch.equal(actual.isfinite(), expected.isfinite())
         good = expected.isfinite()

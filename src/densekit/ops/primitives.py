@@ -35,21 +35,25 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
     torch.mul(x - mean, rstd, out=out)
 
 
+class Normalise(NamedTuple):
+    """What `normalise` takes, for who does it on the way."""
+
+    maps: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+
 def pointwise(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, fresh: Normalise | None = None, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """relu(x * scale + shift) @ weight.T: (M, C), (N, C) -> (M, N), and its `statistics` if asked for."""
+    """relu(x * scale + shift) @ weight.T: (M, C), (N, C) -> (M, N), and its `statistics` if asked for.
+
+    `fresh` maps are first normalised into the last columns of x.
+    """
+    if fresh:
+        normalise(*fresh, x[:, x.shape[1] - fresh.maps.shape[1] :])
     h = rectify(x, scale, shift) @ weight.T
     return h, *(statistics(h) if moments else (None, None))
-
-
-class Closed(NamedTuple):
-    """Normalised maps x, their gradient dx to which no consumer will add, both (M, C), and the `dots` of dx and x."""
-
-    dx: Tensor
-    x: Tensor
-    sums: Tensor
-    products: Tensor
 
 
 def pointwise_backward(
@@ -63,12 +67,12 @@ def pointwise_backward(
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
     closing: int,
-) -> tuple[Tensor, Tensor, Tensor, Closed]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Backward of `pointwise` whose output h went through a batch norm.
 
     The gradient of h is a*dz + b*h + c with the three (N,) coefficients. Adds to dx (M, C) what flows to x, and returns
-    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the last `closing` columns, the
-    maps that nobody else reads.
+    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the `dots` of dx and x in the
+    last `closing` columns, the maps that nobody else reads.
     """
     a, b, c = coefficients
     dh = dz * a + h * b + c
@@ -76,8 +80,7 @@ def pointwise_backward(
     gradient = torch.ops.aten.threshold_backward(dh @ weight, z, 0)
     dx.addcmul_(gradient, scale)
     last = slice(x.shape[1] - closing, None)
-    ended = Closed(dx[:, last], x[:, last], *dots(dx[:, last], x[:, last]))
-    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, ended
+    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, dots(dx[:, last], x[:, last])
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
@@ -85,13 +88,31 @@ def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size)
     return rows(F.conv2d(maps(rectify(x, scale, shift), size), weight, padding=1))
 
 
+class NormaliseBackward(NamedTuple):
+    """What `normalise_backward` takes, for who works it out while reading it."""
+
+    dx: Tensor
+    x: Tensor
+    direct: Tensor | None
+    rstd: Tensor
+    mean_dx: Tensor
+    mean_product: Tensor
+
+
 def conv3x3_backward(
-    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    weight: Tensor,
+    dy: Tensor | NormaliseBackward,
+    size: Size,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of `conv3x3` up to z = x * scale + shift.
 
     Returns dz (M, C), the sums of dz * (x - centre) and of dz, and the gradient of weight.
     """
+    dy = dy if isinstance(dy, Tensor) else normalise_backward(*dy)
     z = rectify(x, scale, shift)
     da, dweight, _ = torch.ops.aten.convolution_backward(
         maps(dy, size), maps(z, size), weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]

@@ -76,7 +76,7 @@ class _Affine:
             self.shift = beta - mean * self.scale
 
     @property
-    def centre(self) -> Tensor:
+    def centre(self) -> Tensor:  # only backward asks for it
         return torch.zeros_like(self.scale) if self._mean is None else self._mean
 
     def gamma_gradient(self, dscale: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ class _Block(torch.autograd.Function):
                 mean, variance, count = batch_norm.pooled(mean, variance, pixels)
             return mean, variance
 
-        def append(maps: Tensor, at: int) -> None:
+        def append(maps: Tensor, at: int) -> primitives.Normalise | None:
+            """What the next consumer has to normalise into the matrix, if anything."""
             here = slice(at, at + maps.shape[1])
             if raw is not None:
                 raw[:, here] = maps
@@ -129,9 +130,13 @@ class _Block(torch.autograd.Function):
                 mean, variance = pool(*kernels.statistics(maps))
                 moments[0, here], moments[1, here] = mean, variance
                 moments[2, here] = rstd = (variance + layers[0].norm1.eps).rsqrt()
-                kernels.normalise(maps, mean, rstd, matrix[:, here])
-            else:
-                matrix[:, here] = maps
+                return primitives.Normalise(maps, mean, rstd)
+            matrix[:, here] = maps
+            return None
+
+        def normalise(fresh: primitives.Normalise | None, seen: int) -> None:
+            if fresh is not None:
+                kernels.normalise(*fresh, matrix[:, seen - fresh.maps.shape[1] : seen])
 
         def consume(norm: nn.BatchNorm2d, seen: int) -> tuple[Tensor | None, Tensor | None]:
             if training:
@@ -139,7 +144,7 @@ class _Block(torch.autograd.Function):
                 return None, None
             return _running(norm)
 
-        append(primitives.rows(x), 0)
+        fresh = append(primitives.rows(x), 0)
         states: list[_Saved] = []
         for layer, own in zip(layers, groups, strict=False):
             seen = channels + len(states) * growth
@@ -148,7 +153,7 @@ class _Block(torch.autograd.Function):
             if layer.bottleneck:
                 drop1 = _mask(layer.drop1, x, len(own[2]))
                 h, mean, variance = kernels.pointwise(
-                    matrix[:, :seen], one.scale, one.shift, own[2].flatten(1), moments=training and drop1 is None
+                    matrix[:, :seen], one.scale, one.shift, own[2].flatten(1), fresh, moments=training and drop1 is None
                 )
                 if drop1 is not None:
                     h.mul_(drop1)
@@ -164,14 +169,16 @@ class _Block(torch.autograd.Function):
                 maps = kernels.conv3x3(h, two.scale, two.shift, own[5], size)
                 bottleneck = (h, mean, rstd, drop1)
             else:
+                normalise(fresh, seen)
                 maps = kernels.conv3x3(matrix[:, :seen], one.scale, one.shift, own[2], size)
                 bottleneck = None
             drop = _mask(layer.drop2, x, growth)
             if drop is not None:
                 maps.mul_(drop)
-            append(maps, seen)
+            fresh = append(maps, seen)
             states.append(_Saved(*first, drop, *(bottleneck or ())))
 
+        normalise(fresh, total)
         last: tuple[Tensor | None, Tensor | None] = (None, None)
         if tail is not None:
             last = consume(tail.norm, total)
@@ -223,26 +230,21 @@ class _Block(torch.autograd.Function):
         def total_of(*sums: Tensor) -> Sequence[Tensor]:
             return batch_norm.summed(*sums) if ctx.pools else sums
 
-        def maps_gradient(here: slice, closed: primitives.Closed | None) -> Tensor:
-            """Of the raw maps in those columns, whose consumers are all done; `closed` if a primitive said so."""
-            if not ctx.training:
-                return flowing[:, here]
-            if closed is None:
-                dx, x = flowing[:, here], matrix[:, here]
-                closed = primitives.Closed(dx, x, *kernels.dots(dx, x))
-            sums, products = total_of(closed.sums, closed.products)
+        def maps_gradient(here: slice, dots: tuple[Tensor, Tensor] | None) -> primitives.NormaliseBackward:
+            """Of the raw maps in those columns, whose consumers are all done; `dots` of them if known."""
+            dx, x = flowing[:, here], matrix[:, here]
+            sums, products = total_of(*(dots or kernels.dots(dx, x)))
             extra = None if direct is None else direct[:, here]
-            return kernels.normalise_backward(
-                closed.dx, closed.x, extra, rstds[here], sums / ctx.count, products / ctx.count
-            )
+            return primitives.NormaliseBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
 
-        closed = None
+        dots = None
         for i in reversed(range(len(layers))):
             layer, own, state = layers[i], groups[i], states[i]
             seen = total - (len(layers) - i) * growth
-            dmaps = maps_gradient(slice(seen, seen + growth), closed)
+            here = slice(seen, seen + growth)
+            dmaps = maps_gradient(here, dots) if ctx.training else flowing[:, here]
             if state.drop is not None:
-                dmaps = dmaps * state.drop
+                dmaps = state.drop * (dmaps if isinstance(dmaps, Tensor) else kernels.normalise_backward(*dmaps))
             one = _Affine(own[0], own[1], state.mean1, state.rstd1)
             if not layer.bottleneck:
                 dz, dscale, dshift, dweight = kernels.conv3x3_backward(
@@ -269,7 +271,7 @@ class _Block(torch.autograd.Function):
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
                 h, a, b, c = _alone(dz, torch.ones_like(a))
-            dscale, dshift, dweight, closed = kernels.pointwise_backward(
+            dscale, dshift, dweight, dots = kernels.pointwise_backward(
                 matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
                 flowing[:, :seen], (growth if i else seen) if ctx.training else 0,
             )  # fmt: skip
@@ -278,9 +280,10 @@ class _Block(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         dx = None
         if wanted[0]:
-            dx = maps_gradient(slice(0, total - len(layers) * growth), closed)
+            here = slice(0, total - len(layers) * growth)
             # In evaluation it is a part of `flowing`, all of which it would keep.
-            dx = primitives.maps(dx if ctx.training else dx.clone(), size)
+            dx = kernels.normalise_backward(*maps_gradient(here, dots)) if ctx.training else flowing[:, here].clone()
+            dx = primitives.maps(dx, size)
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
 
 

@@ -14,11 +14,11 @@ using P = const float*;
 extern "C" {
 int densekit_statistics(P, I, float*, float*, I, I, int);
 int densekit_normalise(P, I, P, P, float*, I, I, I, int);
-int densekit_pointwise(P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
-int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, float*, I,
-                                I, I, I, int);
+int densekit_pointwise(float*, I, P, I, P, P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
+int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, I, I, I,
+                                int);
 int densekit_conv3x3(P, I, P, P, P, float*, I, I, I, I, I, I, int);
-int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, float*, I, float*, float*, float*, I, I, I, I, I, int);
+int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, I, I, I, I, int);
 int densekit_dots(P, I, P, I, float*, float*, I, I, int);
 int densekit_normalise_backward(P, I, P, I, P, I, P, P, P, float*, I, I, I, int);
 int densekit_rectify_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
@@ -48,8 +48,7 @@ void done(const char* name, int failed) {
     ++calls;
 }
 
-template <class T>
-void finite(const char* name, const T* values, I rows, I columns, I ld) {
+void finite(const char* name, const float* values, I rows, I columns, I ld) {
     for (I i = 0; i < rows; ++i)
         for (I c = 0; c < columns; ++c)
             if (!std::isfinite(values[i * ld + c])) std::printf("%s: not a number at %td, %td\n", name, i, c), std::exit(3);
@@ -60,10 +59,11 @@ struct Matrix {
     I rows, columns, ld;
     std::unique_ptr<float[]> data;
 
-    Matrix(I rows_, I columns_, I ld_) : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
-        // What lies behind the columns is not a number: where it shows, it was used.
+    Matrix(I rows_, I columns_, I ld_, bool drawn = true)
+        : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
+        // What lies behind the columns, or is to be written, is not a number: where it shows, it was used, or left out.
         for (I i = 0; i < rows; ++i)
-            for (I c = 0; c < ld; ++c) data[i * ld + c] = c < columns ? draw() : NAN;
+            for (I c = 0; c < ld; ++c) data[i * ld + c] = drawn && c < columns ? draw() : NAN;
     }
     operator float*() const { return data.get(); }
     void check(const char* name) const { finite(name, data.get(), rows, columns, ld); }
@@ -73,6 +73,10 @@ struct Values : Matrix {
     explicit Values(I count) : Matrix(1, count, count) {}
 };
 
+struct Result : Matrix {
+    explicit Result(I count) : Matrix(1, count, count, false) {}
+};
+
 Matrix whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
 Matrix tight(I rows, I columns) { return {rows, columns, columns}; }
 
@@ -80,8 +84,7 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     const I M = N * H * W;
     const Values scale(C), shift(C), centre(C), w1(width * C), w3(K * C * 9), scale2(width), shift2(width), offset(width);
     const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = whole(M, K);
-    Values dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9);
-    const Values mean(C), variance(C), mean2(width), variance2(width);
+    const Result dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9), mean(C), variance(C), mean2(width), variance2(width);
 
     done("statistics", densekit_statistics(bare, bare.ld, mean, variance, M, C, threads));
     mean.check("mean"), variance.check("variance");
@@ -93,27 +96,37 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
         done("normalise_backward", densekit_normalise_backward(bare, bare.ld, out, out.ld, extra, direct.ld, scale, shift, centre,
                                                                tight(M, C), C, M, C, threads));
 
-    const Matrix h = whole(M, width);
-    done("pointwise", densekit_pointwise(x, x.ld, scale, shift, w1, h, h.ld, nullptr, nullptr, M, C, width, threads));
-    done("pointwise", densekit_pointwise(x, x.ld, scale, shift, w1, h, h.ld, mean2, variance2, M, C, width, threads));
+    const Matrix h(M, width, padded(width), false);
+    done("pointwise", densekit_pointwise(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h, h.ld, nullptr, nullptr, M, C,
+                                         width, threads));
+    for (I few : {I(1), (C + 1) / 2, C})
+        done("pointwise", densekit_pointwise(x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1, h, h.ld, mean2, variance2, M, C,
+                                             width, threads));
     h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
-    for (I closing : {I(1), (C + 1) / 2, C}) {
-        const Matrix dx = whole(M, C), closed = tight(M, 2 * closing);
-        const Values sums(closing), products(closing);
-        float* const beside = closing == 1 ? nullptr : static_cast<float*>(closed);
+    for (I closing : {I(0), I(1), (C + 1) / 2, C}) {
+        const Matrix dx = whole(M, C);
+        const Result sums(closing), products(closing);
         done("pointwise_backward",
              densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
-                                         dscale, dshift, dw1, closing, sums, products, beside, closed.ld, M, C, width, threads));
-        dx.check("pointwise_backward"), closed.check("closed"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
+                                         dscale, dshift, dw1, closing, sums, products, M, C, width, threads));
+        dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
         products.check("closing");
     }
 
     const Matrix y = whole(M, K), dx = whole(M, C);
     done("conv3x3", densekit_conv3x3(x, x.ld, scale, shift, w3, y, y.ld, N, H, W, C, K, threads));
     y.check("conv3x3");
-    done("conv3x3_backward", densekit_conv3x3_backward(x, x.ld, scale, shift, centre, w3, dy, dy.ld, dx, dx.ld, dscale, dshift, dw3, N,
-                                                       H, W, C, K, threads));
-    dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift"), dw3.check("dw");
+    const I few = std::min(K, C);
+    const Matrix y_direct = tight(M, K);
+    for (int way : {0, 1, 2}) {  // a gradient as it is; through a batch norm, from the last columns of matrices; and one more beside
+        const P values = way ? static_cast<float*>(bare) + C - few : nullptr, flow = way ? static_cast<float*>(direct) + C - few : dy;
+        done("conv3x3_backward",
+             densekit_conv3x3_backward(x, x.ld, scale, shift, centre, w3, flow, way ? direct.ld : dy.ld, values, bare.ld,
+                                       way == 2 ? static_cast<P>(y_direct) : nullptr, y_direct.ld, scale, shift, centre, dx, dx.ld, dscale,
+                                       dshift, dw3, N, H, W, C, way ? few : K, threads));
+        dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift");
+    }
+    dw3.check("dw");
 
     for (I pool : {1, 2, 3}) {
         if (H < pool || W < pool) continue;

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densekit.ops.native.library import library
-from densekit.ops.primitives import Closed, Size, blank
+from densekit.ops.primitives import Normalise, NormaliseBackward, Size, blank
 
 LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
@@ -55,12 +55,14 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
 
 
 def pointwise(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, moments: bool
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, fresh: Normalise | None = None, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, weight = matrix(len(x), len(weight), x), weight.contiguous()
     mean, variance = (x.new_empty(len(weight)), x.new_empty(len(weight))) if moments else (None, None)
+    maps, maps_mean, rstd = fresh or (None, None, None)
     _call(
-        "pointwise", x, x.stride(0), scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
+        "pointwise", x, x.stride(0), *_strided(maps), maps_mean, rstd, 0 if maps is None else maps.shape[1],
+        scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
     )  # fmt: skip
     return h, mean, variance
 
@@ -76,20 +78,15 @@ def pointwise_backward(
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
     closing: int,
-) -> tuple[Tensor, Tensor, Tensor, Closed]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     weight, dz, h = weight.contiguous(), whole(dz), whole(h)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
     sums, products = x.new_empty(closing), x.new_empty(closing)
-    # A few columns of wide matrices are slow to read again: they are put side by side while they are in the cache.
-    rest = x.shape[1] - closing
-    closed = matrix(len(x), 2 * closing, x) if closing and rest else None
     _call(
         "pointwise_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
-        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products,
-        closed, 0 if closed is None else closed.stride(0), *x.shape, len(weight)
+        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products, *x.shape, len(weight)
     )  # fmt: skip
-    ended, theirs = (dx[:, rest:], x[:, rest:]) if closed is None else (closed[:, :closing], closed[:, closing:])
-    return dscale, dshift, dweight, Closed(ended, theirs, sums, products)
+    return dscale, dshift, dweight, (sums, products)
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
@@ -99,13 +96,21 @@ def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size)
 
 
 def conv3x3_backward(
-    x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, weight: Tensor, dy: Tensor, size: Size
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    weight: Tensor,
+    dy: Tensor | NormaliseBackward,
+    size: Size,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dz, dy = matrix(x.shape[0], x.shape[1], x), whole(dy)
+    dz = matrix(x.shape[0], x.shape[1], x)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
+    gradient: tuple[Tensor | None, ...] = (whole(dy), *5 * [None]) if isinstance(dy, Tensor) else dy
+    matrices, vectors = gradient[:3], gradient[3:]
     _call(
-        "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, dy, dy.stride(0), dz, dz.stride(0),
-        dscale, dshift, dweight, *size, x.shape[1], len(weight)
+        "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, *(v for m in matrices for v in _strided(m)),
+        *vectors, dz, dz.stride(0), dscale, dshift, dweight, *size, x.shape[1], len(weight)
     )  # fmt: skip
     return dz, dscale, dshift, dweight
 
@@ -120,9 +125,8 @@ def normalise_backward(
     dx: Tensor, x: Tensor, direct: Tensor | None, rstd: Tensor, mean_dx: Tensor, mean_product: Tensor
 ) -> Tensor:
     out = matrix(x.shape[0], x.shape[1], x)
-    stride = 0 if direct is None else direct.stride(0)
     _call(
-        "normalise_backward", dx, dx.stride(0), x, x.stride(0), direct, stride, rstd, mean_dx, mean_product,
+        "normalise_backward", *_strided(dx), *_strided(x), *_strided(direct), rstd, mean_dx, mean_product,
         out, out.stride(0), *x.shape
     )  # fmt: skip
     return out
@@ -205,6 +209,10 @@ def whole(x: Tensor) -> Tensor:
     return matrix(x.shape[0], x.shape[1], x).copy_(x)
 
 
+def _strided(x: Tensor | None) -> tuple[Tensor | None, int]:
+    return x, 0 if x is None else x.stride(0)
+
+
 def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None
@@ -214,16 +222,17 @@ def _library() -> ctypes.CDLL:
 def _call(name: str, *arguments: Any) -> None:
     # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     threads = 1 if _forked else torch.get_num_threads()
-    values, copies = [], []
-    for a in arguments:
-        if isinstance(a, Tensor):
-            if a.dim() != 2:  # weights (channels_last perhaps) and vectors; matrices bring their stride with them
-                a = a.contiguous()
-                copies.append(a)
+    values, held = [], []  # until the kernel returns
+    for value in arguments:
+        if isinstance(value, Tensor):
+            if (
+                value.dim() == 2
+            ):  # a matrix brings its stride with it; weights (channels_last perhaps) and vectors do not
+                assert value.stride(1) == 1 or value.shape[1] == 1
             else:
-                assert a.stride(1) == 1 or a.shape[1] == 1
-            a = a.data_ptr()
-        values.append(a)
+                held.append(value := value.contiguous())
+            value = value.data_ptr()
+        values.append(value)
     if getattr(_library(), f"densekit_{name}")(*values, threads):
         raise MemoryError(f"the {name} kernel found no memory for its scratch")
 

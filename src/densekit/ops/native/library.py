@@ -58,10 +58,10 @@ _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_ssize_t, "t": ctypes.c_int}
 SIGNATURES = {
     "statistics": "pi pp ii t",
     "normalise": "pi pp pi ii t",
-    "pointwise": "pi ppp pi pp iii t",
-    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp pi iii t",
+    "pointwise": "pi pi pp i ppp pi pp iii t",
+    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp iii t",
     "conv3x3": "pi ppp pi iiiii t",
-    "conv3x3_backward": "pi pppp pi pi ppp iiiii t",
+    "conv3x3_backward": "pi pppp pi pi pi ppp pi ppp iiiii t",
     "dots": "pi pi pp ii t",
     "normalise_backward": "pi pi pi ppp pi ii t",
     "rectify_pool": "pi pp pi iiiii t",

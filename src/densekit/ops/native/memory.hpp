@@ -60,17 +60,22 @@ public:
     }
 };
 
-// One block a thread, zeroed by that thread where it is large. Blocks lie far apart: a processor guesses the rows that come
-// after a tile's last one and fetches them, and would take them from the thread that writes them. On cores that share no cache
-// this cost the backward 1x1 a fifth of its time.
+// One block a thread. Blocks lie far apart: a hardware prefetcher that follows a tile's rows runs on behind the last one, and
+// would take those lines from the thread that writes them there, which on cores without a common cache cost the backward 1x1
+// a fifth of its time. 64 KiB were too few for rows of 4 KiB, 256 were enough; one line more, as blocks a power of two apart
+// would share the same sets of a cache.
 template <class T>
 class PerThread {
 public:
     PerThread(int threads, Index count, Fill fill = Fill::zeros)
-        : stride_(round_up(count + 16, 64) + APART / static_cast<Index>(sizeof(T))), data_(stride_ * threads, Fill::none), threads_(threads) {
+        : block_(round_up(count + 16, 64)),
+          stride_(block_ + (threads > 1 ? APART / static_cast<Index>(sizeof(T)) : 0)),
+          data_(stride_ * threads, Fill::none),
+          threads_(threads) {
         if (fill == Fill::none) return;
-        const std::size_t bytes = static_cast<std::size_t>(stride_) * sizeof(T) - APART;
-        parallel(bytes < LARGE ? 1 : threads, threads, [&](Index begin, Index end, int) {
+        const std::size_t bytes = static_cast<std::size_t>(block_) * sizeof(T);
+        // By its own thread if that is worth waking it: one alone would be long about many large blocks.
+        parallel(bytes * static_cast<std::size_t>(threads) < LARGE ? 1 : threads, threads, [&](Index begin, Index end, int) {
             for (Index t = begin; t < end; ++t) std::memset(static_cast<void*>((*this)[static_cast<int>(t)]), 0, bytes);
         });
     }
@@ -83,8 +88,8 @@ public:
     }
 
 private:
-    static constexpr Index APART = 256 * 1024, LARGE = 64 * 1024;  // bytes
-    Index stride_;
+    static constexpr Index APART = 256 * 1024 + 64, LARGE = 128 * 1024;  // bytes
+    Index block_, stride_;
     Buffer<T> data_;
     int threads_;
 };
@@ -94,13 +99,12 @@ private:
 class Moments {
 public:
     Moments(int threads, Index columns)
-        : columns_(columns), threads_(threads), counts_(threads, 1), means_(threads, columns), squares_(threads, columns) {}
+        : columns_(columns), threads_(threads), found_(threads, 1 + 2 * columns) {}
 
     // Rows of `ld` floats; whole vectors are read where `whole`, else only the columns there are.
     void add(int thread, const float* x, Index ld, Index rows, bool whole) {
-        const double before = counts_[thread][0], total = before + static_cast<double>(rows);
-        double* mean = means_[thread];
-        double* square = squares_[thread];
+        double *count = found_[thread], *mean = count + 1, *square = mean + columns_;
+        const double before = *count, total = before + static_cast<double>(rows);
         for_columns(whole ? round_up(columns_, V) : columns_, [&](auto lanes, Index c) __attribute__((always_inline)) {
             typename decltype(lanes)::Type about{}, sum{}, deviation{};
             for (Index i = 0; i < rows; ++i) about += lanes.load(x + i * ld + c);
@@ -114,7 +118,7 @@ public:
             for (Index j = 0; j < std::min(W, columns_ - c); ++j)
                 merge(mean[c + j], square[c + j], about[j], sum[j], deviation[j], before, total);
         });
-        counts_[thread][0] = total;
+        *count = total;
     }
 
     // Mean and biased variance over all threads.
@@ -122,11 +126,11 @@ public:
         for (Index c = 0; c < columns_; ++c) {
             double m = 0, s = 0, count = 0;
             for (int t = 0; t < threads_; ++t) {
-                const double more = counts_[t][0];
+                const double *found = found_[t], more = found[0];
                 if (more == 0) continue;
-                const double delta = means_[t][c] - m;
+                const double delta = found[1 + c] - m;
                 m += delta * (more / (count + more));
-                s += squares_[t][c] + delta * delta * (count * more / (count + more));
+                s += found[1 + columns_ + c] + delta * delta * (count * more / (count + more));
                 count += more;
             }
             mean[c] = static_cast<float>(m);
@@ -144,7 +148,7 @@ private:
 
     Index columns_;
     int threads_;
-    PerThread<double> counts_, means_, squares_;
+    PerThread<double> found_;  // how many rows, the means, the sums of squares
 };
 
 }  // namespace densekit

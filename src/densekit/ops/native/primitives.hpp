@@ -52,8 +52,10 @@ public:
 
     void add(const float* first, Index ld, Index columns) {
         if (rows_ == 0) return;
-        parts_[count_++] = {reinterpret_cast<const char*>(first), ld * 4, columns * 4};
-        lines_ += rows_ * ((columns * 4 + 63) / 64);
+        const Index into = reinterpret_cast<std::uintptr_t>(first) % 64;  // its line; a few columns may lie across two
+        const Index width = round_up(into + columns * 4, 64);
+        parts_[count_++] = {reinterpret_cast<const char*>(first) - into, ld * 4, width};
+        lines_ += rows_ * (width / 64);
         each_ = (lines_ + calls_ - 1) / calls_;
     }
     void fetch() {
@@ -71,7 +73,7 @@ private:
         const char* first;
         Index ld, width;
     };
-    Part parts_[5];
+    Part parts_[5];  // as many as conv3x3_backward adds
     Index rows_, calls_, count_ = 0, lines_ = 0, each_ = 0, part_ = 0, row_ = 0, offset_ = 0;
 };
 
@@ -87,22 +89,36 @@ inline void statistics(const float* x, Index ldx, float* mean, float* variance, 
     moments.finish(mean, variance);
 }
 
-inline void normalise(const float* x, Index ldx, const float* mean, const float* rstd, float* out, Index ldo, Index M, Index C,
-                      int threads) {
+// Maps, normalised by their mean and 1 / standard deviation.
+struct Normalise {
+    const float* maps;
+    Index ld;
+    const float *mean, *rstd;
+    Index columns;
+
+    // Rows first .. first + count - 1.
+    void rows(Index first, Index count, float* to, Index ldto) const {
+        for_columns(columns, [&](auto lanes, Index c) __attribute__((always_inline)) {
+            const auto middle = lanes.load(mean + c), factor = lanes.load(rstd + c);
+            for (Index i = 0; i < count; ++i)
+                lanes.store(to + i * ldto + c, (lanes.load(maps + (first + i) * ld + c) - middle) * factor);
+        });
+    }
+};
+
+inline void normalise(const Normalise& fresh, float* out, Index ldo, Index M, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; ++i) {
-            const float* from = x + i * ldx;
-            float* to = out + i * ldo;
-            fetch_row(to + ROWS_AHEAD * ldo, C);
-            for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
-                lanes.store(to + c, (lanes.load(from + c) - lanes.load(mean + c)) * lanes.load(rstd + c));
-            });
+        for (Index i = begin; i < end; i += ROWS_AHEAD) {
+            const Index count = std::min(ROWS_AHEAD, end - i);
+            for (Index j = 0; j < count; ++j) fetch_row(out + (i + ROWS_AHEAD + j) * ldo, fresh.columns);
+            fresh.rows(i, count, out + i * ldo, ldo);
         }
     });
 }
 
-inline void pointwise(const float* x, Index ldx, const float* scale, const float* shift, const float* w, float* h, Index ldh,
-                      float* mean, float* variance, Index M, Index C, Index N, int threads) {
+// The last columns of x are first made of `fresh`, if it has any.
+inline void pointwise(float* x, Index ldx, const Normalise& fresh, const float* scale, const float* shift, const float* w, float* h,
+                      Index ldh, float* mean, float* variance, Index M, Index C, Index N, int threads) {
     const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
     const Padded s(scale, C), t(shift, C);
     Buffer<float> packed(C * round_up(N, V));
@@ -112,10 +128,14 @@ inline void pointwise(const float* x, Index ldx, const float* scale, const float
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
-            const Index first = u * tile, rows = std::min(tile, M - first);
-            Ahead ahead(std::min(tile, M - first - rows), products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
-            ahead.add(x + (first + rows) * ldx, ldx, C);
-            ahead.add(h + (first + rows) * ldh, ldh, N);
+            const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
+            Ahead ahead(std::min(tile, M - next), products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
+            ahead.add(x + next * ldx, ldx, C);
+            ahead.add(h + next * ldh, ldh, N);
+            if (fresh.columns) {
+                ahead.add(fresh.maps + next * fresh.ld, fresh.ld, fresh.columns);
+                fresh.rows(first, rows, x + first * ldx + C - fresh.columns, ldx);
+            }
             for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
             for_panels(N, C, packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
@@ -162,8 +182,7 @@ INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, doubl
 inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
                                const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
-                               Index closing, float* sums, float* products, float* closed, Index ldclosed, Index M, Index C, Index N,
-                               int threads) {
+                               Index closing, float* sums, float* products, Index M, Index C, Index N, int threads) {
     const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
     // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
     const Index tile = tile_rows(lda + ldd, BACKWARD_FLOATS, M >= 4 * ROW_GROUP * threads ? 2 : 1);
@@ -171,7 +190,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
     PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), parts(threads, 2 * Cv), dws(threads, C * Nv);
-    PerThread<double> totals(threads, 2 * Cv), dots(threads, 2 * closing);
+    PerThread<double> totals(threads, 2 * Cv + 2 * closing);  // of dscale and dshift, then of what closes
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
@@ -181,7 +200,6 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             ahead.add(dz + next * lddz, lddz, N);
             ahead.add(h + next * ldh, ldh, N);
             ahead.add(acc_x + next * ldacc, ldacc, C);
-            if (closed) ahead.add(closed + next * ldclosed, ldclosed, 2 * closing);
             for (Index i = 0; i < rows; ++i) {
                 rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
                 // The batch norm behind this convolution, backward.
@@ -217,14 +235,8 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
             add_to(totals[thread], sum, 2 * Cv);
             // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
-            const float *ended = acc_x + first * ldacc + C - closing, *theirs = x + first * ldx + C - closing;
-            add_dots(ended, ldacc, theirs, ldx, dots[thread], sum, rows, closing);
-            for (Index i = 0; closed && i < rows; ++i)
-                for_columns(closing, [&](auto lanes, Index c) __attribute__((always_inline)) {
-                    float* to = closed + (first + i) * ldclosed + c;
-                    lanes.store(to, lanes.load(ended + i * ldacc + c));
-                    lanes.store(to + closing, lanes.load(theirs + i * ldx + c));
-                });
+            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, totals[thread] + 2 * Cv, sum, rows,
+                     closing);
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value, R = rows_for(P);
                 for (Index c = 0; c < C; c += R) {
@@ -247,8 +259,8 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
         }
     });
     for (Index c = 0; c < closing; ++c) {
-        sums[c] = static_cast<float>(dots.sum(c));
-        products[c] = static_cast<float>(dots.sum(closing + c));
+        sums[c] = static_cast<float>(totals.sum(2 * Cv + c));
+        products[c] = static_cast<float>(totals.sum(2 * Cv + closing + c));
     }
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
@@ -260,6 +272,40 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
                 for (Index c = u * V; c < std::min(C, (u + 1) * V); ++c) dw[n * C + c] = static_cast<float>(dws.sum(c * Nv + n));
     });
 }
+
+// The gradient of raw maps, of that of the normalised maps x: rstd * (dx - mean_dx - x * mean_product) + direct, if any.
+// Without x it is dx itself.
+struct NormaliseBackward {
+    const float* dx;
+    Index lddx;
+    const float* x;
+    Index ldx;
+    const float* direct;
+    Index lddirect;
+    const float *rstd, *mean_dx, *mean_product;
+
+    // Rows first .. first + count - 1 of C columns.
+    void rows(Index first, Index count, float* to, Index ldto, Index C) const {
+        for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
+            const float* d = dx + first * lddx + c;
+            if (!x) {
+                for (Index i = 0; i < count; ++i) lanes.store(to + i * ldto + c, lanes.load(d + i * lddx));
+                return;
+            }
+            const auto factor = lanes.load(rstd + c), mean = lanes.load(mean_dx + c), product = lanes.load(mean_product + c);
+            for (Index i = 0; i < count; ++i) {
+                const auto value = lanes.load(x + (first + i) * ldx + c);
+                const auto gradient = factor * (lanes.load(d + i * lddx) - mean - value * product);
+                lanes.store(to + i * ldto + c, direct ? gradient + lanes.load(direct + (first + i) * lddirect + c) : gradient);
+            }
+        });
+    }
+    void fetch(Ahead& ahead, Index first, Index C) const {
+        ahead.add(dx + first * lddx, lddx, C);
+        if (x) ahead.add(x + first * ldx, ldx, C);
+        if (direct) ahead.add(direct + first * lddirect, lddirect, C);
+    }
+};
 
 // Rows of one image held for a 3x3 convolution, with a border of zeros: [rows + 2][W + 2][C], pixels C floats apart.
 struct Strip {
@@ -299,7 +345,8 @@ struct Strips {
     Index height(Index u) const { return std::min(rows, H - first(u)); }
     // Fetches strip u + 1, if it is before `end`, during the products of strip u: `columns` wide, of 9 * depth terms.
     Ahead ahead(Index u, Index end, Index columns, Index depth) const {
-        return Ahead(u + 1 < end ? height(u + 1) * W : 0, height(u) * products_of(W, columns) * 3 * pauses_of(3 * depth, PAUSE_DEPTH));
+        const Index pauses = height(u) * products_of(W, columns) * 3 * pauses_of(3 * depth, PAUSE_DEPTH);
+        return Ahead(u + 1 < end ? height(u + 1) * W : 0, pauses);
     }
 };
 
@@ -372,7 +419,7 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
 }
 
 inline void conv3x3_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre, const float* w,
-                             const float* dy, Index lddy, float* dz, Index lddz, float* dscale, float* dshift, float* dw, Index N,
+                             const NormaliseBackward& dy, float* dz, Index lddz, float* dscale, float* dshift, float* dw, Index N,
                              Index H, Index W, Index C, Index K, int threads) {
     const Index Cv = round_up(C, V);
     const Padded s(scale, C), t(shift, C), m(centre, C);
@@ -393,14 +440,12 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                 for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
             gradient.load_rows(d, first, last, H, [&](Index row, float* to) {
-                const float* from = dy + (image * H + row) * W * lddy;
-                for (Index p = 0; p < W; ++p)
-                    for (Index k = 0; k < K; k += V) store(to + p * K + k, load(from + p * lddy + k));
+                dy.rows((image * H + row) * W, W, to, K, K);
             });
             const Index next = (image * H + last) * W;
             Ahead ahead = strips.ahead(u, end, C, K);
             ahead.add(x + (next + W) * ldx, ldx, C);
-            ahead.add(dy + (next + W) * lddy, lddy, K);
+            dy.fetch(ahead, next + W, K);
             ahead.add(dz + next * lddz, lddz, C);
             std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
             for_panels(C, 9 * K, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
@@ -486,21 +531,9 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, float* su
     }
 }
 
-inline void normalise_backward(const float* dx, Index lddx, const float* x, Index ldx, const float* direct, Index ldd,
-                               const float* rstd, const float* mean_dx, const float* mean_product, float* out, Index ldo, Index M,
-                               Index C, int threads) {
+inline void normalise_backward(const NormaliseBackward& dy, float* out, Index ldo, Index M, Index C, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; ++i) {
-            const float *d = dx + i * lddx, *value = x + i * ldx, *more = direct + i * ldd;
-            float* to = out + i * ldo;
-            fetch_row(d + ROWS_AHEAD * lddx, C);
-            fetch_row(value + ROWS_AHEAD * ldx, C);
-            for_columns(C, [&](auto lanes, Index c) __attribute__((always_inline)) {
-                const auto left = lanes.load(d + c) - lanes.load(mean_dx + c) - lanes.load(value + c) * lanes.load(mean_product + c);
-                const auto gradient = lanes.load(rstd + c) * left;
-                lanes.store(to + c, direct ? gradient + lanes.load(more + c) : gradient);
-            });
-        }
+        for (Index i = begin; i < end; i += ROWS_AHEAD) dy.rows(i, std::min(ROWS_AHEAD, end - i), out + i * ldo, ldo, C);
     });
 }
 
