@@ -61,9 +61,9 @@ public:
 };
 
 // One block a thread. Blocks lie far apart: a hardware prefetcher that follows a tile's rows runs on behind the last one, and
-// would take those lines from the thread that writes them there, which on cores without a common cache cost the backward 1x1
-// a fifth of its time. 64 KiB were too few for rows of 4 KiB, 256 were enough; one line more, as blocks a power of two apart
-// would share the same sets of a cache.
+// would take those lines from the thread that writes them there. That cost two threads from next to nothing to a fifth of
+// the backward 1x1's time, and changed by the minute. 64 KiB were too few for rows of 4 KiB, 256 were enough; one line more, as
+// blocks a power of two apart would share the same sets of a cache.
 template <class T>
 class PerThread {
 public:
