@@ -79,11 +79,11 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
         maps, vectors = torch.randn(pixels, fresh), (centre[:fresh], scale[:fresh])
         before, truth = native.matrix(pixels, channels, x).copy_(x), x.double()
         given = primitives.Normalise(maps, *vectors)
-        actual, *_ = native.pointwise(before, scale, shift, weight, given, moments=False)
+        found = native.pointwise(before, scale, shift, weight, given, moments=True)
         given = primitives.Normalise(*doubles(maps, *vectors))
-        expected, *_ = primitives.pointwise(truth, *doubles(scale, shift, weight), given, moments=False)
-        close(before, truth)
-        close(actual, expected)
+        expected = primitives.pointwise(truth, *doubles(scale, shift, weight), given, moments=True)
+        for a, e in zip((before, *found), (truth, *expected), strict=True):
+            close(a, e)
 
     dz = native.matrix(pixels, width, x).normal_()
     coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
@@ -206,8 +206,15 @@ def test_backward_lets_them_go_where_torch_lets_them_go(value, where, closing):
     for kernels in (native, primitives):
         dx = native.matrix(72, 24, x).fill_(1)
         *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, closing)
-        *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, dy, size)
-        found.append([dx, *gradients, *dots, *maps, taps.abs().sum((2, 3))])
+        fresh = native.matrix(72, 24, x).copy_(x)
+        h2, *_ = kernels.pointwise(
+            fresh, one, nil, weight, primitives.Normalise(x[:, 3:], nil[3:], one[3:]), moments=False
+        )
+        given = primitives.NormaliseBackward(dy, x[:, 12:], None, one[:12], nil[:12], one[:12])
+        found.append([dx, *gradients, *dots, fresh, h2])
+        for gradient in (dy, given):
+            *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, gradient, size)
+            found[-1] += [*maps, taps.abs().sum((2, 3))]
     for actual, expected in zip(*found, strict=True):
         assert torch.equal(actual.isfinite(), expected.isfinite())
         good = expected.isfinite()

@@ -36,7 +36,7 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
 
 
 class Normalise(NamedTuple):
-    """What `normalise` takes, for who does it on the way."""
+    """The arguments of `normalise` but the last, for a primitive that does it on its way: (M, K), (K,) and (K,)."""
 
     maps: Tensor
     mean: Tensor
@@ -50,7 +50,7 @@ def pointwise(
 
     `fresh` maps are first normalised into the last columns of x.
     """
-    if fresh:
+    if fresh is not None:
         normalise(*fresh, x[:, x.shape[1] - fresh.maps.shape[1] :])
     h = rectify(x, scale, shift) @ weight.T
     return h, *(statistics(h) if moments else (None, None))
@@ -89,7 +89,7 @@ def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size)
 
 
 class NormaliseBackward(NamedTuple):
-    """What `normalise_backward` takes, for who works it out while reading it."""
+    """The arguments of `normalise_backward`, for a primitive that does it on its way: three (M, K), three (K,)."""
 
     dx: Tensor
     x: Tensor
@@ -110,7 +110,8 @@ def conv3x3_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of `conv3x3` up to z = x * scale + shift.
 
-    Returns dz (M, C), the sums of dz * (x - centre) and of dz, and the gradient of weight.
+    dy is (M, K), or what `normalise_backward` makes of it. Returns dz (M, C), the sums of dz * (x - centre) and of dz,
+    and the gradient of weight.
     """
     dy = dy if isinstance(dy, Tensor) else normalise_backward(*dy)
     z = rectify(x, scale, shift)

@@ -230,10 +230,10 @@ class _Block(torch.autograd.Function):
         def total_of(*sums: Tensor) -> Sequence[Tensor]:
             return batch_norm.summed(*sums) if ctx.pools else sums
 
-        def maps_gradient(here: slice, dots: tuple[Tensor, Tensor] | None) -> primitives.NormaliseBackward:
-            """Of the raw maps in those columns, whose consumers are all done; `dots` of them if known."""
+        def closed(here: slice, known: tuple[Tensor, Tensor] | None) -> primitives.NormaliseBackward:
+            """Gives the raw maps' gradient in columns whose consumers are all done; `known`: their dots."""
             dx, x = flowing[:, here], matrix[:, here]
-            sums, products = total_of(*(dots or kernels.dots(dx, x)))
+            sums, products = total_of(*(known or kernels.dots(dx, x)))
             extra = None if direct is None else direct[:, here]
             return primitives.NormaliseBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
 
@@ -242,9 +242,10 @@ class _Block(torch.autograd.Function):
             layer, own, state = layers[i], groups[i], states[i]
             seen = total - (len(layers) - i) * growth
             here = slice(seen, seen + growth)
-            dmaps = maps_gradient(here, dots) if ctx.training else flowing[:, here]
+            dmaps = closed(here, dots) if ctx.training else flowing[:, here]
             if state.drop is not None:
-                dmaps = state.drop * (dmaps if isinstance(dmaps, Tensor) else kernels.normalise_backward(*dmaps))
+                raw = dmaps if isinstance(dmaps, Tensor) else kernels.normalise_backward(*dmaps)
+                dmaps = raw * state.drop
             one = _Affine(own[0], own[1], state.mean1, state.rstd1)
             if not layer.bottleneck:
                 dz, dscale, dshift, dweight = kernels.conv3x3_backward(
@@ -282,7 +283,7 @@ class _Block(torch.autograd.Function):
         if wanted[0]:
             here = slice(0, total - len(layers) * growth)
             # In evaluation it is a part of `flowing`, all of which it would keep.
-            dx = kernels.normalise_backward(*maps_gradient(here, dots)) if ctx.training else flowing[:, here].clone()
+            dx = kernels.normalise_backward(*closed(here, dots)) if ctx.training else flowing[:, here].clone()
             dx = primitives.maps(dx, size)
         return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
 

@@ -1,5 +1,6 @@
 // Every kernel on odd sizes, in memory of exactly the size that the contract in primitives.hpp allows, to be compiled
 // with kernels.cpp under -fsanitize=address,undefined. Argument: a number of threads. Prints how many calls it made.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -59,22 +60,22 @@ struct Matrix {
     I rows, columns, ld;
     std::unique_ptr<float[]> data;
 
-    Matrix(I rows_, I columns_, I ld_, bool drawn = true)
-        : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
-        // What lies behind the columns, or is to be written, is not a number: where it shows, it was used, or left out.
+    Matrix(I rows_, I columns_, I ld_) : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
+        // What lies behind the columns is not a number: where it shows, it was used.
         for (I i = 0; i < rows; ++i)
-            for (I c = 0; c < ld; ++c) data[i * ld + c] = drawn && c < columns ? draw() : NAN;
+            for (I c = 0; c < ld; ++c) data[i * ld + c] = c < columns ? draw() : NAN;
     }
     operator float*() const { return data.get(); }
+    // For what is to be written: where something is left out, it shows.
+    float* blank() const {
+        std::fill_n(data.get(), rows * ld, NAN);
+        return data.get();
+    }
     void check(const char* name) const { finite(name, data.get(), rows, columns, ld); }
 };
 
 struct Values : Matrix {
     explicit Values(I count) : Matrix(1, count, count) {}
-};
-
-struct Result : Matrix {
-    explicit Result(I count) : Matrix(1, count, count, false) {}
 };
 
 Matrix whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
@@ -83,38 +84,44 @@ Matrix tight(I rows, I columns) { return {rows, columns, columns}; }
 void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     const I M = N * H * W;
     const Values scale(C), shift(C), centre(C), w1(width * C), w3(K * C * 9), scale2(width), shift2(width), offset(width);
-    const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = whole(M, K);
-    const Result dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9), mean(C), variance(C), mean2(width), variance2(width);
+    const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = tight(M, K);
+    const Values dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9), mean(C), variance(C), mean2(width), variance2(width);
 
-    done("statistics", densekit_statistics(bare, bare.ld, mean, variance, M, C, threads));
+    done("statistics", densekit_statistics(bare, bare.ld, mean.blank(), variance.blank(), M, C, threads));
     mean.check("mean"), variance.check("variance");
-    done("normalise", densekit_normalise(bare, bare.ld, centre, scale, out, out.ld, M, C, threads));
+    done("normalise", densekit_normalise(bare, bare.ld, centre, scale, out.blank(), out.ld, M, C, threads));
     out.check("normalise");
-    done("dots", densekit_dots(bare, bare.ld, out, out.ld, mean, variance, M, C, threads));
+    done("dots", densekit_dots(bare, bare.ld, out, out.ld, mean.blank(), variance.blank(), M, C, threads));
     mean.check("sums"), variance.check("products");
-    for (P extra : {P(nullptr), P(direct)})
+    const Matrix down = whole(M, C);
+    for (P extra : {P(nullptr), P(direct)}) {
         done("normalise_backward", densekit_normalise_backward(bare, bare.ld, out, out.ld, extra, direct.ld, scale, shift, centre,
-                                                               tight(M, C), C, M, C, threads));
+                                                               down.blank(), down.ld, M, C, threads));
+        down.check("normalise_backward");
+    }
 
-    const Matrix h(M, width, padded(width), false);
-    done("pointwise", densekit_pointwise(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h, h.ld, nullptr, nullptr, M, C,
-                                         width, threads));
-    for (I few : {I(1), (C + 1) / 2, C})
-        done("pointwise", densekit_pointwise(x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1, h, h.ld, mean2, variance2, M, C,
-                                             width, threads));
-    h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
+    const Matrix h = whole(M, width);
+    done("pointwise", densekit_pointwise(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h.blank(), h.ld, nullptr, nullptr, M,
+                                         C, width, threads));
+    h.check("pointwise");
+    for (I few : {I(1), (C + 1) / 2, C}) {
+        done("pointwise", densekit_pointwise(few == C ? x.blank() : x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1,
+                                             h.blank(), h.ld, mean2.blank(), variance2.blank(), M, C, width, threads));
+        x.check("normalised maps"), h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
+    }
     for (I closing : {I(0), I(1), (C + 1) / 2, C}) {
         const Matrix dx = whole(M, C);
-        const Result sums(closing), products(closing);
+        const Values sums(closing), products(closing);
         done("pointwise_backward",
              densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
-                                         dscale, dshift, dw1, closing, sums, products, M, C, width, threads));
+                                         dscale.blank(), dshift.blank(), dw1.blank(), closing, sums.blank(), products.blank(), M, C, width,
+                                         threads));
         dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
         products.check("closing");
     }
 
     const Matrix y = whole(M, K), dx = whole(M, C);
-    done("conv3x3", densekit_conv3x3(x, x.ld, scale, shift, w3, y, y.ld, N, H, W, C, K, threads));
+    done("conv3x3", densekit_conv3x3(x, x.ld, scale, shift, w3, y.blank(), y.ld, N, H, W, C, K, threads));
     y.check("conv3x3");
     const I few = std::min(K, C);
     const Matrix y_direct = tight(M, K);
@@ -122,19 +129,18 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
         const P values = way ? static_cast<float*>(bare) + C - few : nullptr, flow = way ? static_cast<float*>(direct) + C - few : dy;
         done("conv3x3_backward",
              densekit_conv3x3_backward(x, x.ld, scale, shift, centre, w3, flow, way ? direct.ld : dy.ld, values, bare.ld,
-                                       way == 2 ? static_cast<P>(y_direct) : nullptr, y_direct.ld, scale, shift, centre, dx, dx.ld, dscale,
-                                       dshift, dw3, N, H, W, C, way ? few : K, threads));
-        dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift");
+                                       way == 2 ? static_cast<P>(y_direct) : nullptr, y_direct.ld, scale, shift, centre, dx.blank(), dx.ld,
+                                       dscale.blank(), dshift.blank(), way ? dw3 : dw3.blank(), N, H, W, C, way ? few : K, threads));
+        dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift"), dw3.check("dw");
     }
-    dw3.check("dw");
 
     for (I pool : {1, 2, 3}) {
         if (H < pool || W < pool) continue;
-        const Matrix pooled = tight(N * (H / pool) * (W / pool), C), up = tight(pooled.rows, C), down = whole(M, C);
-        done("rectify_pool", densekit_rectify_pool(x, x.ld, scale, shift, pooled, pooled.ld, N, H, W, C, pool, threads));
+        const Matrix pooled = tight(N * (H / pool) * (W / pool), C), up = tight(pooled.rows, C);
+        done("rectify_pool", densekit_rectify_pool(x, x.ld, scale, shift, pooled.blank(), pooled.ld, N, H, W, C, pool, threads));
         pooled.check("rectify_pool");
-        done("rectify_pool_backward", densekit_rectify_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down, down.ld, dscale,
-                                                                     dshift, N, H, W, C, pool, threads));
+        done("rectify_pool_backward", densekit_rectify_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down.blank(),
+                                                                     down.ld, dscale.blank(), dshift.blank(), N, H, W, C, pool, threads));
         down.check("rectify_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
     }
     const P arrays[] = {x, scale};

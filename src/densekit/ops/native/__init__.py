@@ -59,7 +59,7 @@ def pointwise(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, weight = matrix(len(x), len(weight), x), weight.contiguous()
     mean, variance = (x.new_empty(len(weight)), x.new_empty(len(weight))) if moments else (None, None)
-    maps, maps_mean, rstd = fresh or (None, None, None)
+    maps, maps_mean, rstd = (None, None, None) if fresh is None else fresh
     _call(
         "pointwise", x, x.stride(0), *_strided(maps), maps_mean, rstd, 0 if maps is None else maps.shape[1],
         scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
@@ -106,11 +106,10 @@ def conv3x3_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dz = matrix(x.shape[0], x.shape[1], x)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
-    gradient: tuple[Tensor | None, ...] = (whole(dy), *5 * [None]) if isinstance(dy, Tensor) else dy
-    matrices, vectors = gradient[:3], gradient[3:]
+    dmaps, maps, direct, *vectors = (dy, *[None] * 5) if isinstance(dy, Tensor) else dy
     _call(
-        "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, *(v for m in matrices for v in _strided(m)),
-        *vectors, dz, dz.stride(0), dscale, dshift, dweight, *size, x.shape[1], len(weight)
+        "conv3x3_backward", x, x.stride(0), scale, shift, centre, weight, *_strided(dmaps), *_strided(maps),
+        *_strided(direct), *vectors, dz, dz.stride(0), dscale, dshift, dweight, *size, x.shape[1], len(weight)
     )  # fmt: skip
     return dz, dscale, dshift, dweight
 
@@ -222,12 +221,12 @@ def _library() -> ctypes.CDLL:
 def _call(name: str, *arguments: Any) -> None:
     # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     threads = 1 if _forked else torch.get_num_threads()
-    values, held = [], []  # until the kernel returns
+    values = []
+    held = []  # copies, which must live until the kernel returns
     for value in arguments:
         if isinstance(value, Tensor):
-            if (
-                value.dim() == 2
-            ):  # a matrix brings its stride with it; weights (channels_last perhaps) and vectors do not
+            # A matrix brings its stride with it; weights (channels_last perhaps) and vectors do not.
+            if value.dim() == 2:
                 assert value.stride(1) == 1 or value.shape[1] == 1
             else:
                 held.append(value := value.contiguous())

@@ -126,7 +126,8 @@ public:
         for (Index c = 0; c < columns_; ++c) {
             double m = 0, s = 0, count = 0;
             for (int t = 0; t < threads_; ++t) {
-                const double *found = found_[t], more = found[0];
+                const double* found = found_[t];
+                const double more = found[0];
                 if (more == 0) continue;
                 const double delta = found[1 + c] - m;
                 m += delta * (more / (count + more));

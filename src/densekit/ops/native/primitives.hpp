@@ -1,8 +1,10 @@
 // The primitives of a dense block on NHWC matrices: M = N*H*W rows of pixels, columns are channels, float32.
 // ldx: floats from one row of x to the next. Matrices that are read or written by whole vectors must have rows padded to
-// 16 floats (x, h, dz, dy, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
+// 16 floats (x, h, dz, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
 // that the caller overwrites. Each is documented, and written again in torch, in ops/primitives.py.
 #pragma once
+#include <cstdint>
+
 #include "memory.hpp"
 
 namespace densekit {
@@ -52,7 +54,8 @@ public:
 
     void add(const float* first, Index ld, Index columns) {
         if (rows_ == 0) return;
-        const Index into = reinterpret_cast<std::uintptr_t>(first) % 64;  // its line; a few columns may lie across two
+        // A few columns may lie across two lines; where rows are padded, in all of them alike.
+        const Index into = reinterpret_cast<std::uintptr_t>(first) % 64;
         const Index width = round_up(into + columns * 4, 64);
         parts_[count_++] = {reinterpret_cast<const char*>(first) - into, ld * 4, width};
         lines_ += rows_ * (width / 64);
@@ -110,7 +113,7 @@ inline void normalise(const Normalise& fresh, float* out, Index ldo, Index M, in
     parallel(threads, M, [&](Index begin, Index end, int) {
         for (Index i = begin; i < end; i += ROWS_AHEAD) {
             const Index count = std::min(ROWS_AHEAD, end - i);
-            for (Index j = 0; j < count; ++j) fetch_row(out + (i + ROWS_AHEAD + j) * ldo, fresh.columns);
+            for (Index j = i + ROWS_AHEAD; j < i + ROWS_AHEAD + count; ++j) fetch_row(out + j * ldo, fresh.columns);
             fresh.rows(i, count, out + i * ldo, ldo);
         }
     });
@@ -129,7 +132,7 @@ inline void pointwise(float* x, Index ldx, const Normalise& fresh, const float* 
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(std::min(tile, M - next), products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
+            Ahead ahead(u + 1 < end ? std::min(tile, M - next) : 0, products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
             ahead.add(x + next * ldx, ldx, C);
             ahead.add(h + next * ldh, ldh, N);
             if (fresh.columns) {
@@ -180,8 +183,8 @@ INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, doubl
 }
 
 inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
-                               const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale, const float* h_scale,
-                               const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
+                               const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale,
+                               const float* h_scale, const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
                                Index closing, float* sums, float* products, Index M, Index C, Index N, int threads) {
     const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
     // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
@@ -195,7 +198,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(std::min(tile, M - next), products_of(C, N) * pauses_of(rows, PAUSE_ROWS));
+            Ahead ahead(u + 1 < end ? std::min(tile, M - next) : 0, products_of(C, N) * pauses_of(rows, PAUSE_ROWS));
             ahead.add(x + next * ldx, ldx, C);
             ahead.add(dz + next * lddz, lddz, N);
             ahead.add(h + next * ldh, ldh, N);
@@ -533,7 +536,14 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, float* su
 
 inline void normalise_backward(const NormaliseBackward& dy, float* out, Index ldo, Index M, Index C, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; i += ROWS_AHEAD) dy.rows(i, std::min(ROWS_AHEAD, end - i), out + i * ldo, ldo, C);
+        for (Index i = begin; i < end; i += ROWS_AHEAD) {
+            const Index count = std::min(ROWS_AHEAD, end - i);
+            for (Index j = i + ROWS_AHEAD; j < i + ROWS_AHEAD + count; ++j) {
+                fetch_row(dy.dx + j * dy.lddx, C);
+                fetch_row(dy.x + j * dy.ldx, C);
+            }
+            dy.rows(i, count, out + i * ldo, ldo, C);
+        }
     });
 }
 
