@@ -68,12 +68,11 @@ template <class T>
 class PerThread {
 public:
     PerThread(int threads, Index count, Fill fill = Fill::zeros)
-        : block_(round_up(count + 16, 64)),
-          stride_(block_ + (threads > 1 ? APART / static_cast<Index>(sizeof(T)) : 0)),
+        : stride_(block(count) + (threads > 1 ? APART / static_cast<Index>(sizeof(T)) : 0)),
           data_(stride_ * threads, Fill::none),
           threads_(threads) {
         if (fill == Fill::none) return;
-        const std::size_t bytes = static_cast<std::size_t>(block_) * sizeof(T);
+        const std::size_t bytes = static_cast<std::size_t>(block(count)) * sizeof(T);
         // By its own thread if that is worth waking it: one alone would be long about many large blocks.
         parallel(bytes * static_cast<std::size_t>(threads) < LARGE ? 1 : threads, threads, [&](Index begin, Index end, int) {
             for (Index t = begin; t < end; ++t) std::memset(static_cast<void*>((*this)[static_cast<int>(t)]), 0, bytes);
@@ -89,7 +88,9 @@ public:
 
 private:
     static constexpr Index APART = 256 * 1024 + 64, LARGE = 128 * 1024;  // bytes
-    Index block_, stride_;
+    static Index block(Index count) { return round_up(count + 16, 64); }
+
+    Index stride_;
     Buffer<T> data_;
     int threads_;
 };

@@ -37,9 +37,11 @@ INLINE void rectify(const float* x, const float* scale, const float* shift, floa
 
 // Few columns of a wide matrix: memory sees a row here and there, which its own guesses do not follow.
 constexpr Index ROWS_AHEAD = 16;
-INLINE void fetch_row(const float* row, Index columns) {
-    for (Index c = 0; c < columns; c += 16) __builtin_prefetch(row + c);
-    __builtin_prefetch(row + columns - 1);
+INLINE void fetch_rows(const float* row, Index ld, Index rows, Index columns) {
+    for (Index i = 0; i < rows; ++i, row += ld) {
+        for (Index c = 0; c < columns; c += 16) __builtin_prefetch(row + c);
+        __builtin_prefetch(row + columns - 1);
+    }
 }
 
 INLINE void add_to(double* total, const float* part, Index count) {
@@ -113,7 +115,7 @@ inline void normalise(const Normalise& fresh, float* out, Index ldo, Index M, in
     parallel(threads, M, [&](Index begin, Index end, int) {
         for (Index i = begin; i < end; i += ROWS_AHEAD) {
             const Index count = std::min(ROWS_AHEAD, end - i);
-            for (Index j = i + ROWS_AHEAD; j < i + ROWS_AHEAD + count; ++j) fetch_row(out + j * ldo, fresh.columns);
+            fetch_rows(out + (i + ROWS_AHEAD) * ldo, ldo, count, fresh.columns);
             fresh.rows(i, count, out + i * ldo, ldo);
         }
     });
@@ -538,10 +540,8 @@ inline void normalise_backward(const NormaliseBackward& dy, float* out, Index ld
     parallel(threads, M, [&](Index begin, Index end, int) {
         for (Index i = begin; i < end; i += ROWS_AHEAD) {
             const Index count = std::min(ROWS_AHEAD, end - i);
-            for (Index j = i + ROWS_AHEAD; j < i + ROWS_AHEAD + count; ++j) {
-                fetch_row(dy.dx + j * dy.lddx, C);
-                fetch_row(dy.x + j * dy.ldx, C);
-            }
+            fetch_rows(dy.dx + (i + ROWS_AHEAD) * dy.lddx, dy.lddx, count, C);
+            fetch_rows(dy.x + (i + ROWS_AHEAD) * dy.ldx, dy.ldx, count, C);
             dy.rows(i, count, out + i * ldo, ldo, C);
         }
     });
