@@ -1,5 +1,6 @@
 """Every setting of a run, as frozen models validated once, here. Code below this module trusts what it is given."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -44,6 +45,10 @@ Columns = Annotated[
 ]
 
 Window = tuple[float, PositiveFloat]
+
+# Of a network's input; beyond them one image alone would take gigabytes.
+_MOST_PIXELS = 1 << 26
+_LONGEST_SIDE = 1 << 14
 
 
 class Frozen(BaseModel):
@@ -218,6 +223,14 @@ class Preprocessing(Frozen):
     window: Window | None = None
     """[centre, width] of the values that are seen, where an image has more than 8 bits."""
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need a number for each of {self.channels} channels")
+        if self.size[0] * self.size[1] > _MOST_PIXELS or self.resize > _LONGEST_SIDE:
+            raise ValueError(f"images of {_MOST_PIXELS:,} pixels, or scaled to {_LONGEST_SIDE:,} a side, are the most")
+        return self
+
     def unnormalised(self) -> "Preprocessing":
         """The same but for its last step: pixels come out as 0 to 1."""
         return self.model_copy(update={"mean": (0.0,) * self.channels, "std": (1.0,) * self.channels})
@@ -388,15 +401,23 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
         raise InvalidInput(describe(error)) from error
 
 
+_FAULTS_SHOWN = 8
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
 def describe(error: ValidationError) -> str:
     """Pydantic's findings in one line: key, what was given, the rule."""
     faults = []
-    for fault in error.errors(include_url=False, include_context=False):
+    found = error.errors(include_url=False, include_context=False)
+    for fault in found[:_FAULTS_SHOWN]:
         # The discriminator of a union is part of pydantic's path but of no key that a user writes.
         key = ".".join(str(part) for part in fault["loc"] if part not in {"densenet", "resnet", "torchvision", "timm"})
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
+        given = "" if isinstance(fault["input"], dict) else f"={_SHORT.repr(fault['input'])}"
         faults.append(f"{key}{given}: {message}" if key else message)
+    if len(found) > len(faults):
+        faults.append(f"and {len(found) - len(faults):,} more")
     return "invalid setting: " + "; ".join(faults)
 
 

@@ -62,7 +62,10 @@ def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, M
 def run_checkpoint(run: Path) -> Path:
     """The checkpoint a run reports: the one its result was measured on, else the last."""
     result = run / "checkpoints" / "result"
-    named = atomic.current(run / "checkpoints" / (result.read_text().strip() if result.is_file() else "last"))
+    name = result.read_text().strip() if result.is_file() else "last"
+    if name not in ("last", "best"):
+        raise BadWeights(f"{result} holds neither last nor best; restore it from a copy, or write one of them into it")
+    named = atomic.current(run / "checkpoints" / name)
     if not (named / CONFIG).is_file():
         raise BadWeights(f"{run} has no checkpoint yet; train it first")
     return named
