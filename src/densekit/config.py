@@ -24,8 +24,22 @@ from densekit.errors import InvalidInput, UnknownName
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 DropoutSite = Literal["conv1x1", "conv3x3", "transition"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+# Of a network's input; beyond them one image alone would take gigabytes.
+_MOST_PIXELS = 1 << 26
+_LONGEST_SIDE = 1 << 14
+
+
+def _bounded(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"an input has at most {_MOST_PIXELS:,} pixels")
+    return size
+
+
+Size = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_bounded)]
+"""(height, width) in pixels."""
 ImageSize = Annotated[
-    tuple[PositiveInt, PositiveInt],
+    Size,
     # One number means a square, as everybody writes it.
     BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
 ]
@@ -45,10 +59,6 @@ Columns = Annotated[
 ]
 
 Window = tuple[float, PositiveFloat]
-
-# Of a network's input; beyond them one image alone would take gigabytes.
-_MOST_PIXELS = 1 << 26
-_LONGEST_SIDE = 1 << 14
 
 
 class Frozen(BaseModel):
@@ -209,9 +219,9 @@ class Preprocessing(Frozen):
     """How any image becomes a network's input; stored with the weights, used by training, evaluation and prediction."""
 
     channels: PositiveInt
-    size: tuple[PositiveInt, PositiveInt]
-    """(height, width) of the input, cut from the middle."""
-    resize: PositiveInt
+    size: Size
+    """Of the input, cut from the middle."""
+    resize: Annotated[PositiveInt, Field(le=_LONGEST_SIDE)]
     """The shorter side is scaled to this many pixels before the cut."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -224,11 +234,9 @@ class Preprocessing(Frozen):
     """[centre, width] of the values that are seen, where an image has more than 8 bits."""
 
     @model_validator(mode="after")
-    def _bounded(self) -> Self:
+    def _consistent(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need a number for each of {self.channels} channels")
-        if self.size[0] * self.size[1] > _MOST_PIXELS or self.resize > _LONGEST_SIDE:
-            raise ValueError(f"images of {_MOST_PIXELS:,} pixels, or scaled to {_LONGEST_SIDE:,} a side, are the most")
         return self
 
     def unnormalised(self) -> "Preprocessing":

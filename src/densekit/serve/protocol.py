@@ -1,4 +1,4 @@
-"""uvicorn's HTTP, with what it lacks: clocks for slow clients, bounds on heads, trailers and connections, JSON errors."""
+"""uvicorn's HTTP, with what it lacks: clocks for slow clients, bounds on heads, trailers, connections; JSON errors."""
 
 import asyncio
 import json

@@ -101,8 +101,9 @@ def _check_buildable(config: ModelConfig, state: Mapping[str, Tensor], folder: P
     try:
         with torch.device("meta"):
             own = build(config, "concat").state_dict()
-    except (RuntimeError, OverflowError) as error:  # sizes that no tensor can have
-        raise BadWeights(f"{folder / CONFIG} describes a network that cannot be built ({error})") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
+        reason = str(error).partition("\n")[0]
+        raise BadWeights(f"{folder / CONFIG} describes a network that cannot be built: {reason}") from error
     _check_matching(own, state, folder)
 
 
