@@ -47,10 +47,10 @@ class ModelCard(Frozen):
     def _consistent(self) -> Self:
         for what, given, wanted in (
             ("class names", len(self.classes), self.model.num_classes),
+            ("thresholds", len(self.thresholds), self.model.num_classes),
             ("channels of preprocessing", self.preprocessing.channels, self.model.in_channels),
-            ("thresholds", len(self.thresholds), len(self.classes) if self.thresholds else 0),
         ):
-            if given != wanted:
+            if given not in (0, wanted):
                 raise ValueError(f"{given} {what}, but the network has {wanted}")
         return self
 
