@@ -4,7 +4,6 @@ import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,6 +19,8 @@ from pydantic import (
 )
 
 from densekit.errors import InvalidInput, UnknownName
+from densekit.parsing import Malformed
+from densekit.setting_values import value_for
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 DropoutSite = Literal["conv1x1", "conv3x3", "transition"]
@@ -58,6 +59,11 @@ Columns = Annotated[
     AfterValidator(_each_once),
 ]
 
+Separator = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(lambda text: "\t" if text == r"\t" else text),  # no shell makes a tab easy to type
+]
 Window = tuple[float, PositiveFloat]
 
 
@@ -182,8 +188,8 @@ class DataConfig(Frozen):
 
     None: one called label, class or Finding Labels. hf: one column; none: the only one of class labels.
     """
-    label_separator: Annotated[str, Field(min_length=1)] | None = None
-    """csv: what stands between the classes of one label column, such as "|": multi-label."""
+    label_separator: Separator | None = None
+    r"""csv: what stands between the classes of one label column, such as "|", or \t for a tab: multi-label."""
     no_label: str | None = None
     """csv: the word in such a column that stands for no class at all, such as "No Finding"."""
     blank_labels: Literal["unknown", "absent"] | None = None
@@ -379,26 +385,34 @@ class Recipe(Frozen):
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """`recipe` with dotted keys replaced, e.g. {"optimizer.lr": "0.05"}; strings are read as YAML values.
+    """`recipe` with dotted keys replaced, e.g. {"optimizer.lr": "0.05"}; strings are read by `setting_values`.
 
     Raises UnknownName for a key that does not exist and InvalidInput for a value that does not fit.
     """
     tree = recipe.model_dump()
+    owner: Any
     for key, value in settings.items():
         *path, last = key.split(".")
         node: dict[str, Any] = tree
+        owner = recipe
         for part in path:
             below = node.get(part)
             node = below if isinstance(below, dict) else {}
+            owner = getattr(owner, part, None)
         if last not in node or isinstance(node[last], dict):
             raise UnknownName("setting", key, dotted_keys(tree))
-        node[last] = value_of(value)
+        node[last] = read_setting(type(owner), last, key, value)
     return recipe_from(tree)
 
 
-def value_of(given: Any) -> Any:
-    """A string read as YAML, anything else as it is; a lone | stays one, for YAML an empty block of text."""
-    return yaml.safe_load(given) if isinstance(given, str) and given != "|" else given
+def read_setting(model: type[BaseModel], field: str, key: str, given: Any) -> Any:
+    """A string as `setting_values` reads it for that field, anything else as it is. Raises InvalidInput."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return value_for(model, field, given)
+    except Malformed as error:
+        raise InvalidInput(f"{key}={given[:80]}: {error}; write a list like [0.5, 0.75]") from error
 
 
 def recipe_from(tree: Mapping[str, Any]) -> Recipe:
@@ -422,11 +436,18 @@ def describe(error: ValidationError) -> str:
         # The discriminator of a union is part of pydantic's path but of no key that a user writes.
         key = ".".join(str(part) for part in fault["loc"] if part not in {"densenet", "resnet", "torchvision", "timm"})
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f"={_SHORT.repr(fault['input'])}"
+        given = "" if isinstance(fault["input"], dict) else f"={_shortened(fault['input'])}"
+        if fault["type"] == "string_type":
+            message += "; in YAML, put it in quotes"
         faults.append(f"{key}{given}: {message}" if key else message)
     if len(found) > len(faults):
         faults.append(f"and {len(found) - len(faults):,} more")
     return "invalid setting: " + "; ".join(faults)
+
+
+def _shortened(value: Any) -> str:
+    shown = _SHORT.repr(value)
+    return shown[1:-1] if isinstance(value, str) else shown
 
 
 def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

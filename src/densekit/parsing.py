@@ -51,19 +51,20 @@ def parse_json(text: str) -> Any:
         raise Malformed("it is nested too deeply") from error
 
 
-def parse_yaml(text: str) -> Any:
-    """The value of one YAML document.
+def parse_yaml(text: str, *, as_text: bool = False) -> Any:
+    """The value of one YAML document; `as_text` leaves every scalar the text that it is.
 
     A key that stands twice is an error, because one of its values would be lost. Aliases count as often as they are
     used: a few lines of them can stand for billions of values. Raises Malformed.
     """
+    loader = yaml.BaseLoader if as_text else yaml.SafeLoader
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=loader)
         if node is None:
             return None
         if _expanded_size(node, {}) > _YAML_NODES:
             raise Malformed(f"it expands to more than {_YAML_NODES:,} values; write fewer, or fewer aliases")
-        return yaml.SafeLoader("").construct_document(node)
+        return loader("").construct_document(node)
     except yaml.YAMLError as error:
         raise Malformed(f"it is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densekit.config import DataConfig, with_settings
+from densekit.config import DataConfig
 from densekit.data import DataSet, load
 from densekit.data.sets import FileImages, check_learnable, label_names
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
-from densekit.recipes import recipe_for
 from tests.data.xrays import FINDINGS, write_xrays
 
 NAN = float("nan")
@@ -72,14 +71,6 @@ def test_one_column_may_hold_several_classes(tmp_path: Path) -> None:
     assert same(labels.tolist(), [[1, 1], [0, 0], [0, 1], [NAN, NAN]])
     assert label_names(labels, data.classes) == ["Hernia|Mass", "", "Mass", ""]
     assert read(path, label_separator="|").classes == ("Hernia", "Mass", "No Finding")
-
-
-def test_a_separator_needs_no_quotes_of_yaml() -> None:
-    """Where | alone is an empty block of text."""
-    recipe = with_settings(recipe_for("quick", "csv:x.csv"), {"data.label_separator": "|"})
-    assert recipe.data.label_separator == "|"
-    with pytest.raises(InvalidInput, match="label_separator"):
-        with_settings(recipe, {"data.label_separator": '""'})
 
 
 def test_paths_start_from_the_table_or_from_where_the_settings_say(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from densekit.api.run import data_folder, display_of, load
-from densekit.config import DataConfig, describe, value_of
+from densekit.config import DataConfig, describe, read_setting
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import EncodedImages, FileImages, SkipList
@@ -134,7 +134,8 @@ def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataC
     for key in settings:
         if key not in known:
             raise UnknownName("setting of data", key, known)
-    values = {key.removeprefix("data."): value_of(value) for key, value in settings.items()}
+    fields = {key: key.removeprefix("data.") for key in settings}
+    values = {field: read_setting(DataConfig, field, key, settings[key]) for key, field in fields.items()}
     try:
         return DataConfig.model_validate(config.model_dump() | values)
     except ValidationError as error:

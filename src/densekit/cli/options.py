@@ -27,11 +27,12 @@ Json = Annotated[bool, typer.Option("--json", help="Only JSON on standard output
 
 
 def parse(settings: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE strings -> a dictionary. Raises InvalidInput."""
+    """KEY=VALUE strings -> a dictionary. Quotes around a whole value are dropped, as in YAML. Raises InvalidInput."""
     pairs = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise InvalidInput(f"--set {setting} is not KEY=VALUE; write it like --set optimizer.lr=0.05")
-        pairs[key] = value
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        pairs[key] = value[1:-1] if quoted else value
     return pairs
