@@ -170,7 +170,8 @@ def _unused(root: Path, layout: Layout, scans: dict[str, dict[str, Scan]]) -> tu
     """Everything below `root` that looks like a picture and is in no split."""
     found = [each for of_split in scans.values() for of_class in of_split.values() for each in of_class.unused]
     for path in {root, *layout.splits.values()}:
-        found += [Unused(each, "outside the class folders") for each in scan(path, deep=False).pictures]
+        loose = scan(path, deep=False)
+        found += [*loose.unused, *(Unused(each, "outside the class folders") for each in loose.images)]
     found += [Unused(path, "in no split") for other in layout.others for path in other.pictures]
     return tuple(sorted(found, key=lambda each: each.path))
 

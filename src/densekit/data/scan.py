@@ -82,11 +82,9 @@ def scan(folder: Path, *, deep: bool = True, suffixes: Collection[str] = IMAGE_S
     while folders or links:
         # Real folders first: what is reached twice keeps its own path.
         path, linked = folders.pop() if folders else (links.popleft(), True)
-        with _readable(path):
-            status = os.stat(path)
-        if (status.st_dev, status.st_ino) in visited:
+        if (identity := _identity(path)) in visited:
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(identity)
         for entry in sorted(visible(path), key=lambda entry: entry.name):
             kind = _kind(entry)
             if kind != "folder":
@@ -196,11 +194,16 @@ def _reached_again(images: Iterable[tuple[str, bool]]) -> Iterator[str]:
     """Paths through links of files that have another path; files' own paths come first."""
     seen = set()
     for path, linked in sorted(images, key=lambda image: (image[1], _key(image[0]))):
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(path)
         if linked and identity in seen:
             yield path
         seen.add(identity)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    with _readable(path):
+        status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _in_order(paths: Iterable[str]) -> list[str]:

@@ -42,6 +42,12 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
     """
     source = config.source
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise BadData(
+            f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
+        ) from error
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
