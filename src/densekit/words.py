@@ -18,7 +18,7 @@ def printable(text: str | os.PathLike[str]) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    character = match[0]
+    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is not UTF-8
+        character = chr(ord(character) - 0xDC00)
+    return ascii(character)[1:-1]

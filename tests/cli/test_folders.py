@@ -106,7 +106,7 @@ def test_every_verb_prints_and_writes_odd_names(
     status, out, err = densekit("train", odd_names, *SMALL, *allowed, "--out", "run")
     assert (status, bad in out) == (0, True)
     rows = list(csv.reader((tmp_path / "run" / "split.csv").read_text(encoding="utf-8").splitlines()))
-    assert {r"cat/\xb9\xb7.png", r"cat/two\x0alines.png", r"cat/\x1b[31mred.png"} < {row[1] for row in rows}
+    assert {r"cat/\xb9\xb7.png", r"cat/two\nlines.png", r"cat/\x1b[31mred.png"} < {row[1] for row in rows}
     assert bad in (tmp_path / "run" / "skipped.csv").read_text(encoding="utf-8")
     assert bad in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     status, out, err = densekit("evaluate", photo_run, odd_names, "--split", "all", *allowed)

@@ -51,7 +51,7 @@ def predict(
             typer.echo(json.dumps({"path": name, "top": outcome.top(top)}))
         else:
             best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
-            typer.echo(f"{printable(name)}  {best}")
+            typer.echo(printable(f"{name}  {best}"))
     if bad:
         raise typer.Exit(3)
 
