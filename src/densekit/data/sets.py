@@ -1,7 +1,6 @@
 """What a data source delivers: named splits of images, in memory or as files have them."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,7 +168,7 @@ class FileImages(EncodedImages):
         with _read_or_bad():
             sizes = [path.stat().st_size for path in self.paths]
         for sample, (size, label) in enumerate(zip(sizes, self.labels.tolist(), strict=True)):
-            digest.update(os.fsencode(f"{self._relative(sample)}\0{size}\0{label}\n"))
+            digest.update(f"{self._relative(sample)}\0{size}\0{label}\n".encode(errors="surrogateescape"))
         for group in self.groups or ():
             digest.update(f"{group}\n".encode())
         if sum(sizes) <= QUICKLY_READ:
