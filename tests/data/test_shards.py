@@ -78,7 +78,7 @@ def test_splits_classes_and_bytes(tmp_path: Path) -> None:
 
 
 def test_litter_beside_and_inside_shards_is_left_out(tmp_path: Path) -> None:
-    """macOS writes attributes of each file as ._FILE, a network disk its thumbnails."""
+    """Attributes that macOS writes as ._FILE, and the thumbnails of a network disk."""
     files = {f"./{name}": content for name, content in samples(4).items()}
     files |= {
         "./._00000.png": b"\0\5\x16\7",
