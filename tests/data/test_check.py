@@ -53,7 +53,7 @@ def photos(tmp_path: Path) -> Path:
 def examined(root: Path, **options: object) -> Check:
     settings = {key.removeprefix("data_"): options.pop(key) for key in [*options] if key.startswith("data_")}
     config = DataConfig.model_validate({"source": str(root)} | settings)
-    return check(load(config, root, strict=False), config, folder=root, **options)
+    return check(load(config, root, strict=False), config, **options)
 
 
 def codes(found: Check) -> dict[str, int]:

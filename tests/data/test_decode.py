@@ -474,7 +474,7 @@ def test_no_memory_is_said_so(monkeypatch):
 def test_an_error_message_names_the_file_and_is_one_line(tmp_path):
     path = tmp_path / "two\nlines.png"
     path.write_bytes(b"no")
-    with pytest.raises(BadImage, match=r"two\\nlines\.png' does not begin like"):
+    with pytest.raises(BadImage, match=r"two\\nlines\.png does not begin like"):
         decode(path)
 
 

@@ -77,6 +77,20 @@ def test_splits_classes_and_bytes(tmp_path: Path) -> None:
     assert part.labels.tolist() == [1, 0]
 
 
+def test_litter_beside_and_inside_shards_is_left_out(tmp_path: Path) -> None:
+    """Attributes that macOS writes as ._FILE, and the thumbnails of a network disk."""
+    files = {f"./{name}": content for name, content in samples(4).items()}
+    files |= {
+        "./._00000.png": b"\0\5\x16\7",
+        "__MACOSX/00000.png": picture(1),
+        "@eaDir/00000.png/thumb.png": picture(1),
+    }
+    write_tar(tmp_path / "a.tar", files)
+    (tmp_path / "._a.tar").write_bytes(b"\0\5\x16\7")
+    write_tar(tmp_path / "@eaDir" / "a.tar", samples(2))
+    assert len(shards(tmp_path).splits["train"]) == 4
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

@@ -43,7 +43,7 @@ def spoilt(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(spoilt):
     config = DataConfig(source=str(spoilt))
-    found = check(divide(load(config, spoilt, strict=False), config), config, folder=spoilt, group=r"^(\d)\.")
+    found = check(divide(load(config, spoilt, strict=False), config), config, group=r"^(\d)\.")
     write_data_report(spoilt.parent / "check.html", found, config)
     return spoilt.parent / "check.html", found
 

@@ -42,7 +42,6 @@ def check(
         raise InvalidInput(f"--out {page} cannot be written; name a file in a folder that exists, such as check.html")
     loaded = load(config, data_folder(data_dir), strict=False)
     divided = divide(loaded, config)
-    folder = Path(data).expanduser()
     total = sum(map(len, divided.splits.values()))
     with display_of(console, ALONE).counting("looking at images", total) as advance:
         found = examine(
@@ -50,7 +49,6 @@ def check(
             config,
             group=group,
             divided=set(divided.splits) != set(loaded.splits),
-            folder=folder if folder.is_dir() else None,
             advance=advance,
         )
     if page is not None:
@@ -95,6 +93,8 @@ def shard(
     counts = {}
     total = sum(map(len, loaded.splits.values()))
     display = display_of(console, ALONE)
+    for remark in loaded.remarks():
+        display.say(remark)
     try:
         with atomic.new_folder(folder) as fresh, display.counting("writing images", total) as advance:
             atomic.write(fresh / CLASSES, "".join(f"{name}\n" for name in loaded.classes))

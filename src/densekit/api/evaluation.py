@@ -65,6 +65,8 @@ def evaluate(
             size=world.size,
         )
         display = display_of(console, world)
+        for remark in loaded.remarks():
+            display.say(remark)
         with display.evaluating(name, len(images)) as advance:
             result, _ = measure(
                 classifier.model,

@@ -1,5 +1,6 @@
 """`densekit`: verbs, and the one table from error to exit status."""
 
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import typer
 
 from densekit.errors import BadData, DensekitError, Diverged, Interrupted, InvalidInput, ProofFailed
 from densekit.version import __version__
+from densekit.words import printable
 
 EXIT_STATUS: dict[type[DensekitError], int] = {
     InvalidInput: 2,
@@ -92,6 +94,8 @@ def assemble() -> typer.Typer:
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
     stopped = _watch_interrupts()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is written escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The base of typer's usage errors; its own name for it depends on typer's version.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -151,5 +155,5 @@ def _fail_usage(error: Any) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"densekit: {' '.join(message.split())}\n")
+    sys.stderr.write(f"densekit: {printable(' '.join(message.split()))}\n")
     sys.exit(status)

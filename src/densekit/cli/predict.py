@@ -11,6 +11,7 @@ import typer
 
 from densekit.cli.options import Json
 from densekit.errors import BadData, BadImage
+from densekit.words import printable
 
 
 def predict(
@@ -41,16 +42,16 @@ def predict(
             if as_json:
                 typer.echo(json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
             else:
-                place = f"{'standard input' if name == '-' else name}: " if callable(source) else ""
+                place = f"{'standard input' if name == '-' else printable(name)}: " if callable(source) else ""
                 typer.echo(f"densekit: {place}{outcome}", err=True)
             continue
         for notice in outcome.notices:
-            typer.echo(f"densekit: {name}: {notice}", err=True)
+            typer.echo(f"densekit: {printable(name)}: {notice}", err=True)
         if as_json:
             typer.echo(json.dumps({"path": name, "top": outcome.top(top)}))
         else:
             best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
-            typer.echo(f"{name}  {best}")
+            typer.echo(printable(f"{name}  {best}"))
     if bad:
         raise typer.Exit(3)
 
@@ -60,9 +61,40 @@ def _verdict(row: dict[str, Any]) -> str:
     return "" if "present" not in row else " yes" if row["present"] else " no"
 
 
+def _below(folder: str) -> Iterator[tuple[str, str]]:
+    from densekit.data.decode import IMAGE_SUFFIXES
+    from densekit.data.scan import scan, summary
+
+    found = scan(Path(folder))
+    unused = summary(found.unused)
+    if not found.images:
+        looked = unused or f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise BadData(f"no pictures in {folder}; {looked}")
+    if unused:
+        typer.echo(f"densekit: {printable(folder)}: {unused}", err=True)
+    yield from ((str(path), str(path)) for path in found.images)
+
+
+def _matching(pattern: str) -> Iterator[tuple[str, str]]:
+    """The files that match; where only folders do, what is below them."""
+    from densekit.data.scan import is_litter
+
+    # Litter that the pattern names itself is what was asked for.
+    named = Path(pattern).parts
+    matches = [
+        match
+        for match in sorted(glob.glob(pattern, recursive=True))
+        if not any(is_litter(part) for part in Path(match).parts if part not in named)
+    ]
+    files = [match for match in matches if not Path(match).is_dir()]
+    if not matches:
+        raise BadData(f"nothing matches {pattern}; check the path, or quote it for the shell")
+    for match in files or matches:
+        yield from [(match, match)] if files else _below(match)
+
+
 def sources(paths: list[str]) -> Iterator[tuple[str, str | Callable[[], bytes]]]:
     """(name, path or what reads the bytes) of each picture. Raises BadData for a folder or pattern without any."""
-    from densekit.data.decode import IMAGE_SUFFIXES
     from densekit.data.shards import pictures
 
     for path in paths:
@@ -71,14 +103,8 @@ def sources(paths: list[str]) -> Iterator[tuple[str, str | Callable[[], bytes]]]
         elif path.startswith("wds:"):
             yield from pictures(path.removeprefix("wds:"))
         elif Path(path).is_dir():
-            found = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise BadData(f"no pictures in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-            yield from ((str(p), str(p)) for p in found)
+            yield from _below(path)
         elif not Path(path).exists() and glob.has_magic(path):
-            matches = sorted(glob.glob(path, recursive=True))
-            if not matches:
-                raise BadData(f"nothing matches {path}")
-            yield from ((match, match) for match in matches if not Path(match).is_dir())
+            yield from _matching(path)
         else:
             yield path, path  # a missing file is one bad picture, not the end

@@ -20,7 +20,7 @@ from densekit.engine.progress import Log
 from densekit.report.study_page import answer, spread
 from densekit.study.ledger import BASIS, Cell
 from densekit.weights.foreign.account import listed
-from densekit.words import counted
+from densekit.words import counted, printable
 
 
 def console() -> Console:
@@ -65,7 +65,7 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
         for row in result.per_class:
             numbers = (_number(row["auroc"]), _number(row["ap"])) if several else ()
             shares = (_share(row["precision"]), _share(row["recall"]))
-            table.add_row(Text(str(row["class"])), f"{row['count']:,}", *numbers, *shares)
+            table.add_row(Text(printable(str(row["class"]))), f"{row['count']:,}", *numbers, *shares)
         out.print(table)
 
 
@@ -279,7 +279,8 @@ def _item(item: Item, found: Check) -> str:
     seen = found.survey
     named = [f"{seen.splits[seen.split[row]]}: {seen.names[row]} ({seen.label(row)})" for row in item.rows[:4]]
     more = [f"{len(item.rows) - 4:,} more"] if len(item.rows) > 4 else []
-    return "; ".join([*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])])
+    told = [*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])]
+    return printable("; ".join(told))
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,13 @@ from numpy.typing import NDArray
 
 from densekit.config import DataConfig
 from densekit.data import findings
-from densekit.data.decode import IMAGE_SUFFIXES, begins_like_an_image
 from densekit.data.duplicates import alike, blank, identical
 from densekit.data.findings import Finding, Item
-from densekit.data.sets import DataSet, EncodedImages, FileImages, groups_of
+from densekit.data.sets import DataSet, EncodedImages, groups_of
 from densekit.data.survey import Survey, survey
 from densekit.errors import InvalidInput
 
 _ORDER = ("train", "val", "test")
-# Pictures that densekit does not read, whatever is in them.
-_OTHER_SUFFIXES = frozenset((".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw"))
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,9 @@ def check(
     *,
     group: str | None = None,
     divided: bool = False,
-    folder: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Check:
-    """Examines the splits of `data` as they are. `divided`: densekit made them; `folder`: what they were found in.
+    """Examines the splits of `data` as they are. `divided`: densekit made them.
 
     `group` is a regular expression whose first group names, in a file's name, what must not be in two splits. Raises
     InvalidInput for one that cannot be used.
@@ -68,21 +63,11 @@ def check(
         *findings.duplicates(seen, same),
         *(findings.leaks(seen, groups, divided=divided) if any(groups) else ()),
         *findings.near_duplicates(seen, alike(seen, mirrors=data.mirror_safe), same),
-        *findings.files(seen, ignored(folder, data) if folder is not None else (), config),
+        *findings.files(seen, config),
+        *findings.source(data),
         *findings.contents(seen, blank(seen), config),
     ]
     return Check(data, seen, counts, tuple(sorted(found, key=lambda finding: finding.level)))
-
-
-def ignored(folder: Path, data: DataSet) -> list[Path]:
-    """Pictures below `folder` that are in no split."""
-    used = {path for images in data.splits.values() if isinstance(images, FileImages) for path in images.paths}
-    used |= set(data.skipped.files)
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path not in used and path.is_file() and not path.name.startswith(".") and _is_picture(path)
-    ]
 
 
 def as_dict(check: Check) -> dict[str, Any]:
@@ -115,11 +100,6 @@ def _item(item: Item, seen: Survey) -> dict[str, Any]:
         {"split": seen.splits[seen.split[row]], "image": seen.names[row], "class": seen.label(row)} for row in item.rows
     ]
     return named | ({"images": images} if images else {})
-
-
-def _is_picture(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES or begins_like_an_image(path)
 
 
 def _compiled(group: str | None) -> re.Pattern[str] | None:

@@ -26,6 +26,7 @@ from densekit.data import dicom, pillow
 from densekit.data.dicom import Dicom, Window
 from densekit.data.window import to_8_bits, windowed
 from densekit.errors import BadImage, InvalidInput
+from densekit.words import printable
 
 Source = bytes | str | os.PathLike[str]
 Part = Callable[[int, int], tuple[int, int, int, int]]
@@ -115,7 +116,7 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
 def check_there(source: Source, *, name: str | None = None) -> None:
     """Raises the BadImage of a file that is missing. One look at it, as there may be millions; none of bytes."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
-        with _stream(source, _name(source) if name is None else _printable(name)):  # which says what is wrong
+        with _stream(source, _name(source) if name is None else printable(name)):  # which says what is wrong
             pass
 
 
@@ -171,7 +172,7 @@ def _opened(
     source: Source, max_pixels: int, given: str | None = None
 ) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
-    name = _name(source) if given is None else _printable(given)
+    name = _name(source) if given is None else printable(given)
     with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
         known: pillow.Format | None = None
         image: ImageFile.ImageFile | Dicom | None = None
@@ -257,15 +258,11 @@ def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, KeyError) or (isinstance(error.__cause__, KeyError) and text == str(error.__cause__)):
         text = f"no entry {text}"
-    return _printable(" ".join(text.split()))[:120] or type(error).__name__
+    return printable(" ".join(text.split()))[:120] or type(error).__name__
 
 
 def _name(source: Source) -> str:
-    return "the image" if isinstance(source, bytes) else _printable(os.fsdecode(source))
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
+    return "the image" if isinstance(source, bytes) else printable(os.fsdecode(source))
 
 
 def _shallow(image: Image.Image) -> Image.Image:

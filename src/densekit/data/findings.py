@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from densekit.config import DataConfig
 from densekit.data.duplicates import Alike, connected
 from densekit.data.prepare import FOLDER_SIZE
+from densekit.data.scan import summary
+from densekit.data.sets import DataSet
 from densekit.data.survey import Survey
 from densekit.errors import BadImage
-from densekit.words import counted
+from densekit.words import counted, printable
 
 FEW = 10
 """Training images below which a class is pointed out."""
@@ -49,7 +51,7 @@ class Finding:
 
 def unreadable(survey: Survey, skipped: dict[Path, BadImage], config: DataConfig) -> Iterator[Finding]:
     """Files that cannot be decoded: an error beyond data.max_bad."""
-    items = [Item(note=str(error), path=str(path)) for path, error in sorted(skipped.items())]
+    items = [Item(note=str(error), path=printable(path)) for path, error in sorted(skipped.items())]
     items += [Item((row,), str(error)) for row, error in survey.bad.items()]
     if items:
         yield Finding(
@@ -229,8 +231,8 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
         )
 
 
-def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterator[Finding]:
-    """Suffixes that lie, storage that differs, oddities of single files, and pictures that nobody reads."""
+def files(survey: Survey, config: DataConfig) -> Iterator[Finding]:
+    """Suffixes that lie, storage that differs, and oddities of single files."""
     lying = [
         (row, kind)
         for row, (kind, promised) in enumerate(zip(survey.formats, survey.promised, strict=True))
@@ -268,16 +270,22 @@ def files(survey: Survey, ignored: Sequence[Path], config: DataConfig) -> Iterat
             "look at them; convert them to plain 8-bit PNG or JPEG where that is not what you want",
             tuple(Item((row,), notice) for row, notice in odd),
         )
-    if ignored:
-        kinds = Counter(path.suffix.lower() or "no suffix" for path in ignored)
+
+
+def source(data: DataSet) -> Iterator[Finding]:
+    """Pictures of a folder that are not used, and what may be read in another way than it was meant."""
+    if data.unused:
         yield Finding(
             "ignored",
             "warning",
-            f"{counted(len(ignored), 'picture')} that training does not see, for their suffix or place: "
-            f"{_tally(kinds)}",
-            "give them the suffix of their content and put them into a class's folder, or remove them",
-            tuple(Item(path=str(path)) for path in ignored),
+            summary(data.unused),
+            "convert them to PNG or JPEG, give them the suffix of their content, mend the links, or put them into a "
+            "class's folder",
+            tuple(Item(note=each.reason, path=printable(each.path)) for each in data.unused),
         )
+    if data.notes:
+        fix = "rename the folders if that is not what they are"
+        yield Finding("unclear_folders", "warning", "; ".join(data.notes), fix, ())
 
 
 def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> Iterator[Finding]:

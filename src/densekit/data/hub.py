@@ -20,7 +20,7 @@ from torch import Tensor
 from densekit.config import DataConfig
 from densekit.data.decode import Source, check_there
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, bytes_of, hashes
-from densekit.data.table import SPLITS
+from densekit.data.split_names import SPLITS
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 
 _SPLITS = SPLITS | {"dev": "val"}

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from densekit.data.decode import Decoded, Part, Source, decode
 from densekit.data.dicom import Window
+from densekit.data.scan import Unused, summary
 from densekit.errors import BadData, BadImage
+from densekit.words import printable
 
 # Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
 CHECKED_FILES = 200_000
@@ -149,9 +151,8 @@ class FileImages(EncodedImages):
         return self.groups
 
     def name(self, sample: int) -> str:
-        """The path from the data set's folder; a whole one of a file that is elsewhere."""
-        path = self.paths[sample]
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+        """The path from the data set's folder, printable; a whole one of a file that is elsewhere."""
+        return printable(self._relative(sample))
 
     def path(self, sample: int) -> Path:
         """The file."""
@@ -166,13 +167,17 @@ class FileImages(EncodedImages):
         digest = hashlib.sha256()
         with _read_or_bad():
             sizes = [path.stat().st_size for path in self.paths]
-        for name, size, label in zip(self.names(), sizes, self.labels.tolist(), strict=True):
-            digest.update(f"{name}\0{size}\0{label}\n".encode())
+        for sample, (size, label) in enumerate(zip(sizes, self.labels.tolist(), strict=True)):
+            digest.update(f"{self._relative(sample)}\0{size}\0{label}\n".encode(errors="surrogateescape"))
         for group in self.groups or ():
             digest.update(f"{group}\n".encode())
         if sum(sizes) <= QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
+
+    def _relative(self, sample: int) -> str:
+        path = self.paths[sample]
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def _read_hashes(self) -> NDArray[np.uint64]:
         return hashes(map(bytes_of, self.paths))
@@ -229,11 +234,20 @@ class DataSet:
     skipped: "SkipList" = field(default_factory=lambda: SkipList(0))
     columns: str = ""
     """Of a table, which of its columns are what; for people."""
+    unused: tuple[Unused, ...] = ()
+    """Of a folder, the pictures in it that are in no split."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the source was read."""
 
     @property
     def multi_label(self) -> bool:
         """Whether an image may be of any number of the classes, not of exactly one."""
         return self.splits["train"].labels.ndim == 2
+
+    def remarks(self) -> list[str]:
+        """What is to be told before the data are used: what is not used, and the notes."""
+        unused = summary(self.unused)
+        return [*([unused] if unused else []), *self.notes]
 
     def with_splits(self, splits: Mapping[str, Images]) -> "DataSet":
         """The same data, divided otherwise."""

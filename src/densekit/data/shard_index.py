@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from densekit.data.decode import IMAGE_SUFFIXES
+from densekit.data.scan import is_litter
 from densekit.data.sets import hashes
 from densekit.errors import BadData
 
@@ -177,7 +178,7 @@ def _members(path: Path, length: int) -> Iterator[tuple[tarfile.TarInfo, IO[byte
                 if not at < member.offset_data <= length - member.size or member.size < 0:
                     raise BadData(f"{path} ends within {member.name[:100]}, or is damaged there; copy it again")
                 at = member.offset_data
-                if member.isreg() and not member.name.rpartition("/")[2].startswith("."):
+                if member.isreg() and not any(map(is_litter, PurePosixPath(member.name).parts)):
                     yield member, file
             _check_end(path, file, tar.offset)
     except BadData:

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from densekit.config import DataConfig
 from densekit.data.decode import IMAGE_SUFFIXES, Source
+from densekit.data.scan import scan
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList
 from densekit.data.shard_index import Index, Stamp, images_in, index_of, read_label, stamp_of
-from densekit.data.table import SPLITS
+from densekit.data.split_names import SPLITS
 from densekit.errors import BadData, BadImage
 
 CLASSES = "classes.txt"
@@ -196,7 +197,7 @@ def _expanded(pattern: str) -> list[Path]:
         )
     given = Path(pattern).expanduser()
     if given.is_dir():
-        found = [path for path in sorted(given.rglob("*.tar")) if not path.name.startswith(".")]
+        found = list(scan(given, suffixes=(".tar",)).images)
     else:
         found = []
         for each in [str(given)] if given.exists() else _braces(str(given)):

@@ -1,5 +1,6 @@
 """DATA of the command line -> a data set."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from densekit.data.sets import ArrayImages, DataSet
 from densekit.data.shards import shards
 from densekit.data.table import table
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.words import printable
 
 _SYNTHETIC = re.compile(
     r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
@@ -40,6 +42,12 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
     """
     source = config.source
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise BadData(
+            f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
+        ) from error
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
@@ -70,7 +78,9 @@ def short_name(source: str) -> str:
     """DATA as a title, and as a part of a file's name: of a path its last part, of a pattern what has no wild card."""
     form = re.match("csv|wds|hf", source) if ":" in source else None
     if form is None:
-        return Path(source).name or source
+        # Of `.` and `..` the folder's own name; without a dot in front, which would hide a run that is called so.
+        name = Path(os.path.abspath(Path(source).expanduser())).name.lstrip(".")
+        return printable(name) or "data"
     name = Path(source.partition(":")[2]).name
     return name if form[0] == "csv" else re.sub(r"[^\w.]+", "-", name).strip("-.") or form[0]
 

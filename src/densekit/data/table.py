@@ -14,6 +14,7 @@ from torch import Tensor
 from densekit.config import DataConfig
 from densekit.data.decode import check_header, check_there
 from densekit.data.sets import CHECKED_FILES, DataSet, FileImages, SkipList
+from densekit.data.split_names import SPLITS
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 
 # Columns that are taken where the settings name none, compared without case, spaces, hyphens and underscores.
@@ -22,15 +23,6 @@ _LABELS = ("label", "class", "findinglabels")
 _GROUPS = ("patient", "patientid", "subject", "subjectid")
 _SPLIT = ("split",)
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _KNOWN = {1.0: 1.0, 0.0: 0.0, -1.0: math.nan}
 
 

@@ -30,6 +30,8 @@ class Forecast:
     seconds: float
     columns: str = ""
     """Of a table, which are used."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know about how the data were read, such as images that are not used."""
 
 
 def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
@@ -59,4 +61,5 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
         memory_bytes=copies * weights + choice.memory,
         seconds=choice.seconds[choice.plan] * (whole * counts["train"] + evaluated / 3),
         columns=prepared.data.columns,
+        remarks=tuple(prepared.data.remarks()),
     )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
-from densekit.words import counted
+from densekit.words import counted, printable
 
 
 class Log(Console):
@@ -53,13 +53,15 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def forecast(self, forecast: Forecast, title: str) -> None:
         """What is about to happen, and what it will cost."""
         channels, height, width = forecast.input
         classes = counted(forecast.classes, "class", "classes")
         rows = {"images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())}
+        if forecast.remarks:
+            rows["note"] = "; ".join(forecast.remarks)
         if forecast.columns:
             rows["columns"] = forecast.columns
         rows |= {
@@ -78,7 +80,7 @@ class Display:
             "time": f"about {duration(max(1, forecast.seconds))} for {counted(forecast.steps, 'step')} (predicted)",
             "memory": f"about {amount(forecast.memory_bytes)}B for weights and activations (predicted)",
         }
-        self.console.print(Text(title, style="bold"), soft_wrap=True)
+        self.console.print(Text(printable(title), style="bold"), soft_wrap=True)
         for name, value in rows.items():
             first, *more = textwrap.wrap(
                 value, max(40, self.console.width - 12), break_long_words=False, break_on_hyphens=False

@@ -32,6 +32,7 @@ from densekit.errors import BadData, InvalidInput
 from densekit.parsing import JSON_BYTES, Malformed, parse_json, read_json, read_text, read_yaml
 from densekit.version import __version__
 from densekit.weights import atomic
+from densekit.words import printable
 
 _PATIENCE = 40.0  # seconds
 
@@ -271,7 +272,7 @@ def _csv(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str
     """Line by line: of a million images the whole text would be 200 MB for a moment."""
     writer = csv.writer(_Echo())
     yield writer.writerow(head)
-    yield from map(writer.writerow, rows)
+    yield from (writer.writerow(map(printable, row)) for row in rows)
 
 
 class _Echo:

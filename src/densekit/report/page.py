@@ -13,6 +13,7 @@ from densekit.engine.setup import Prepared
 from densekit.engine.task import Records
 from densekit.report import multi_label, pictures, plots, single_label
 from densekit.weights import atomic
+from densekit.words import printable
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -45,7 +46,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         selection=selection_in_words(rows, prepared, result.split),
         about_curves=_about_curves(rows, prepared),
         batch=pictures.augmented(prepared),
-        skipped=[(str(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
+        skipped=[(printable(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
         config=config.read_text() if config.exists() else "",
         environment=runs.environment_of(run),
