@@ -28,6 +28,8 @@ class ModelCard(Frozen):
     preprocessing: Preprocessing
     task: Literal["single-label", "multi-label"] = "single-label"
     """Whether an image is of exactly one class or of any number."""
+    task_known: bool = True
+    """False: assumed for imported weights, which do not show it."""
     thresholds: tuple[float, ...] = ()
     """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None

@@ -25,8 +25,8 @@ class Found:
     """Of the batch norms, where the file says so."""
     image_size: tuple[int, int] | None = None
     """(height, width), where the file says so."""
-    sigmoid: bool = False
-    """Whether the network ends in one, where the file says so."""
+    activation: str | None = None
+    """What the network ends in, where the file says so: softmax, sigmoid, linear."""
 
     def write(self, folder: Path) -> None:
         """Without pickles."""
@@ -48,5 +48,5 @@ class Found:
             left=tuple(facts["left"]),
             epsilons=tuple(facts["epsilons"]),
             image_size=(size[0], size[1]) if size else None,
-            sigmoid=facts["sigmoid"],
+            activation=facts["activation"],
         )
