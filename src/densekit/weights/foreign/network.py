@@ -19,6 +19,7 @@ from densekit.weights.foreign.layouts import TORCH, Layout
 from densekit.weights.foreign.matching import Match, match, own_names
 from densekit.weights.foreign.reading import digest, is_published, read
 from densekit.weights.foreign.statistics import XRAY, Statistics
+from densekit.weights.foreign.stored_forms import plain_weights
 from densekit.weights.shapes import head_of, stem_of
 
 _HEAD = "left out by --no-head"
@@ -81,7 +82,7 @@ def import_network(
     if path.is_dir():
         path = weights_in(path)
     beside = read_beside(path)
-    found = read(path, key)
+    found = plain_weights(read(path, key), str(path))
     if config is None or isinstance(config, DenseNetConfig):
         imported = _densenet(found, path, config, ignore, head=head)
     else:
@@ -117,7 +118,7 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
             continue
         tensor, done = turned[theirs]
         _same_shape(own, ours, tensor, theirs, config.name, file)
-        steps = [done, sound(tensor, theirs, ours, file)]
+        steps = [found.done.get(theirs, ""), done, sound(tensor, theirs, ours, file)]
         order = orders.get(ours.rpartition(".")[0])
         if order is not None and tensor.dim() and ours != "classifier.bias":
             tensor = reordered(tensor, order)
@@ -206,7 +207,8 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
             rest.append(theirs)
             continue
         _same_shape(own, ours, tensor, theirs, config.name, file)
-        account.take(theirs, [sound(tensor, theirs, ours, file)] if tensor.is_floating_point() else [])
+        converted = sound(tensor, theirs, ours, file) if tensor.is_floating_point() else ""
+        account.take(theirs, [found.done.get(theirs, ""), converted])
         state[ours] = tensor.to(own[ours].dtype)
     account.set_aside(rest, ignore, file)
     account.make(own, state, file)
