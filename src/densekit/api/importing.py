@@ -201,7 +201,7 @@ def _notes(found: Imported, card: ModelCard, task: InferredTask) -> list[str]:
         notes.append(f"epsilon: {found.config.norm_eps}, as keras.applications has it; the file does not say")
     if found.match.head_by_shape:
         notes.append("classifier: known by its shape, not its name")
-    if card.task == "multi-label" and card.classes:
+    if card.task == "multi-label" and len(card.classes) > 1:
         notes.append("outputs: classes that do not exclude each other, each present from a probability of 1/2 on")
     if found.config.in_channels not in _DECODED:
         notes.append(f"channels: {found.config.in_channels}, but pictures are read with 1, 3 or 4; for tensors alone")
