@@ -425,9 +425,10 @@ def test_a_published_file_is_known_by_its_hash(
     state: State, file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(state)
-    monkeypatch.setattr("densekit.weights.foreign.network._PUBLISHED", (digest(path)[:8],))
-    notes = import_model(path, tmp_path / "model").notes
-    assert "images: mean and std are ImageNet's" in notes
+    monkeypatch.setattr("densekit.weights.foreign.reading.PUBLISHED_SHA256", (digest(path)[:8],))
+    done = import_model(path, tmp_path / "model")
+    assert "images: mean and std are ImageNet's" in done.notes
+    assert done.card.preprocessing.known
 
 
 def test_numbered_classes_are_nobodys(file: Write, tmp_path: Path) -> None:

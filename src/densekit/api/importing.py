@@ -15,8 +15,8 @@ from densekit.models import build
 from densekit.version import __version__
 from densekit.weights import ModelCard, atomic, save_model
 from densekit.weights.foreign import Account, Imported, import_network
-from densekit.weights.foreign.layouts import IMAGENET
-from densekit.weights.foreign.network import XRAY
+from densekit.weights.foreign.statistics import IMAGENET
+from densekit.weights.foreign.task import IMAGENET_CLASSES, InferredTask, Task, infer_task
 
 _DECODED = (1, 3, 4)  # channels of the images that densekit reads
 
@@ -48,24 +48,31 @@ def import_model(
     ignore: Sequence[str] = (),
     head: bool = True,
     multi_label: bool = False,
+    single_label: bool = False,
 ) -> ImportedModel:
     """A checkpoint of another library or repository -> the new model folder `out`.
 
     Without `model` its shapes tell the network. `classes` is a file with a name a line or in JSON, or the names. `mean`
     and `std` are per channel, in units where a pixel is 0 to 1. `key` chooses one of several networks in the file,
     `ignore` names tensors that the network computes without (patterns with *); without `head` the classifier is left
-    out, for weights to start a training from. `multi_label` says that an image may be of any number of classes, where
-    the file does not tell.
+    out, for weights to start a training from. `multi_label` says that an image may be of any number of classes
+    (sigmoids), `single_label` that it is of exactly one (softmax), where the file does not tell.
 
-    Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments.
+    Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments, and
+    where the file leaves open which of the two tasks it is for.
     """
     file, out = Path(file).expanduser(), Path(out).expanduser()
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InvalidInput(f"--out {out} exists and is not empty; name a new folder")
     if (mean is None) != (std is None):
         raise InvalidInput("--mean and --std go together: give both, or neither")
+    if multi_label and single_label:
+        raise InvalidInput("--multi-label and --single-label exclude each other; give one of them")
+    asked: Task | None = "multi-label" if multi_label else "single-label" if single_label else None
     found = import_network(file, model=model, key=key, ignore=ignore, head=head)
-    preprocessing, about_pixels = _preprocessing(found, mean, std, image_size)
+    task = infer_task(found, asked, str(file))
+    told_size = (image_size, image_size) if image_size else found.image_size
+    preprocessing, about_pixels = _preprocessing(found, mean, std, told_size or found.config.image_size)
     names, about_names = _classes(found, classes)
     config = found.config.model_copy(update={"image_size": preprocessing.size})
     with torch.device("meta"):
@@ -74,7 +81,8 @@ def import_model(
         model=config,
         classes=names,
         preprocessing=preprocessing,
-        task="multi-label" if multi_label or found.multi_label else "single-label",
+        task=task.task,
+        task_known=task.known,
         provenance=_provenance(found, file, about_pixels),
     )
     try:
@@ -82,42 +90,55 @@ def import_model(
             save_model(folder, found.state, card)
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror}; name a folder with --out that can be written") from error
-    notes = (*_notes(found, card), f"images: {about_pixels}", *([f"classes: {about_names}"] if about_names else []))
-    return ImportedModel(out, card, found.account, found.match.layout.name, notes)
+    notes = [*_notes(found, card, task), f"images: {about_pixels}"]
+    if not told_size and not found.published:
+        height, width = preprocessing.size
+        notes.append(f"size: {height}x{width} pixels are assumed; if it was another: --image-size")
+    if about_names:
+        notes.append(f"classes: {about_names}")
+    return ImportedModel(out, card, found.account, found.match.layout.name, tuple(notes))
 
 
 def _preprocessing(
-    found: Imported, mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None
+    found: Imported, mean: Sequence[float] | None, std: Sequence[float] | None, size: tuple[int, int]
 ) -> tuple[Preprocessing, str]:
     """And where mean and deviation are from."""
-    channels = found.config.in_channels
-    size = (image_size, image_size) if image_size else found.image_size or found.config.image_size
-    known = True
+    channels, beside = found.config.in_channels, found.beside
     if mean is not None and std is not None:
-        for option, values in (("--mean", mean), ("--std", std)):
-            if len(values) != channels:
-                raise InvalidInput(
-                    f"{option} has {len(values)} values; the network reads {channels} channels, one each"
-                )
-        if min(std) <= 0:
-            raise InvalidInput(f"--std {','.join(map(str, std))}: a deviation is above 0")
-        why = "mean and std as given"
-    elif found.statistics is not None:
-        mean, std = found.statistics.mean, found.statistics.std
-        why = f"mean and std are {found.statistics.source}"
-        if not found.published and found.statistics is not XRAY:
-            why += ", which the names suggest; if others were used: --mean, --std"
+        _check_statistics(mean, std, channels)
+        known, why = True, "mean and std as given"
     else:
-        mean, std, known = (0.0,) * channels, (1.0,) * channels, False
-        why = "mean and std are unknown, pixels stay 0 to 1; give those it was trained with: --mean, --std"
+        mean, std, known, why = _statistics(found)
+    resize = beside.resize if beside is not None and size == beside.image_size else None
+    if resize is None:
+        resize = min(size) if found.is_xray else resize_for(size)
     return Preprocessing(
-        channels=channels,
-        size=size,
-        resize=resize_for(size),
-        mean=tuple(mean),
-        std=tuple(std),
-        known=known,
+        channels=channels, size=size, resize=resize, mean=tuple(mean), std=tuple(std), known=known
     ), why
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    for option, values in (("--mean", mean), ("--std", std)):
+        if len(values) != channels:
+            raise InvalidInput(f"{option} has {len(values)} values; the network reads {channels} channels, one each")
+    if min(std) <= 0:
+        raise InvalidInput(f"--std {','.join(map(str, std))}: a deviation is above 0")
+
+
+def _statistics(found: Imported) -> tuple[tuple[float, ...], tuple[float, ...], bool, str]:
+    """Mean, std, whether something proves them, and where they are from: names alone prove nothing."""
+    channels, beside = found.config.in_channels, found.beside
+    if beside is not None and len(beside.mean) == channels:
+        return beside.mean, beside.std, True, "mean and std are those of config.json"
+    if not found.candidates:
+        why = "mean and std are unknown, pixels stay 0 to 1; give those it was trained with: --mean, --std"
+        return (0.0,) * channels, (1.0,) * channels, False, why
+    likeliest, *others = found.candidates
+    if found.published or found.is_xray:
+        return likeliest.mean, likeliest.std, True, f"mean and std are {likeliest.source}"
+    also = f"; also in use with these names: {', '.join(map(str, others))}" if others else ""
+    why = f"mean and std are assumed to be {likeliest}, which the names suggest but do not prove{also}"
+    return likeliest.mean, likeliest.std, False, f"{why}; give those it was trained with: --mean, --std"
 
 
 def _classes(found: Imported, given: str | Path | Sequence[str] | None) -> tuple[tuple[str, ...], str]:
@@ -126,18 +147,26 @@ def _classes(found: Imported, given: str | Path | Sequence[str] | None) -> tuple
     if given is not None:
         names = _read_classes(Path(given).expanduser()) if isinstance(given, str | Path) else tuple(given)
         if len(names) != count:
-            raise InvalidInput(f"--classes has {len(names)} names, and the network {count} classes; give one for each")
+            one = " (the class whose probability its one output is)" if count == 1 else ""
+            raise InvalidInput(
+                f"--classes has {len(names)} names, and the network {count} classes; give one for each{one}"
+            )
         return names, ""
     if not count:
         return (), "none, as there is no classifier; start a training from it with --init"
-    if count == 1000 and found.statistics is IMAGENET:
+    if found.beside is not None and found.beside.classes:
+        return found.beside.classes, ""
+    if count == IMAGENET_CLASSES and IMAGENET in found.candidates:
         from torchvision.models import DenseNet121_Weights
 
         doubt = "" if found.published else "ImageNet's names, as there are 1000; if they are others: --classes FILE"
         return tuple(DenseNet121_Weights.IMAGENET1K_V1.meta["categories"]), doubt
     # Not bare numbers: digits have such names, and `train --init` would take the head for theirs.
     names = tuple(f"class {i}" for i in range(count))
-    return names, f"numbered 0 to {count - 1}, as the file has no names; give them: --classes FILE"
+    return (
+        names,
+        f"numbered {f'0 to {count - 1}' if count > 1 else '0'}, as the file has no names; give them: --classes FILE",
+    )
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
@@ -161,8 +190,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _notes(found: Imported, card: ModelCard) -> list[str]:
-    notes = []
+def _notes(found: Imported, card: ModelCard, task: InferredTask) -> list[str]:
+    notes = [f"task: {task.task}; {task.why}"] if card.classes else []
     if found.match.by_order:
         notes.append(
             "names: unknown, matched by order and shapes, which do not show in which order maps are concatenated, nor "
@@ -172,10 +201,12 @@ def _notes(found: Imported, card: ModelCard) -> list[str]:
         notes.append(f"epsilon: {found.config.norm_eps}, as keras.applications has it; the file does not say")
     if found.match.head_by_shape:
         notes.append("classifier: known by its shape, not its name")
-    if card.task == "multi-label" and card.classes:
+    if card.task == "multi-label" and len(card.classes) > 1:
         notes.append("outputs: classes that do not exclude each other, each present from a probability of 1/2 on")
     if found.config.in_channels not in _DECODED:
         notes.append(f"channels: {found.config.in_channels}, but pictures are read with 1, 3 or 4; for tensors alone")
+    if found.beside is not None:
+        notes.extend(found.beside.notes)
     if found.left:
         notes.append(f"left in the file: {', '.join(found.left)}")
     return notes

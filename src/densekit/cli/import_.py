@@ -12,7 +12,9 @@ from densekit.errors import InvalidInput
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .pth, .safetensors, .h5, .keras.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A checkpoint: .pth, .safetensors, .h5, .keras; or a folder of timm.")
+    ],
     out: Annotated[Path, typer.Option(help="A new folder for the model.")],
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The network it is of. Default: what its shapes tell.")
@@ -33,6 +35,9 @@ def import_(
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="An image may be of any number of classes: each has a sigmoid.")
     ] = False,
+    single_label: Annotated[
+        bool, typer.Option("--single-label", help="An image is of exactly one class: a softmax over all.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turns another library's checkpoint into a model folder."""
@@ -51,6 +56,7 @@ def import_(
         ignore=ignore or (),
         head=not no_head,
         multi_label=multi_label,
+        single_label=single_label,
     )
     if as_json:
         facts = {"out": str(done.folder), "names": done.layout, **asdict(done.account), "notes": done.notes}

@@ -139,7 +139,7 @@ class Classifier:
         """What a person should know about how an image was read."""
         preprocessing = self.card.preprocessing
         background = background_notice(decoded.image, preprocessing, invert)
-        return (*decoded.notices, *background, *unknown_notice(preprocessing))
+        return (*decoded.notices, *background, *unknown_notice(self.card))
 
 
 def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSource, ...]]:
@@ -149,11 +149,19 @@ def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSour
         yield chunk
 
 
-def unknown_notice(preprocessing: Preprocessing) -> tuple[str, ...]:
-    """A warning where nobody knows how the training images were normalised."""
-    if preprocessing.known:
-        return ()
-    return ("how the training images were normalised is unknown: import the weights again with --mean and --std",)
+def unknown_notice(card: ModelCard) -> tuple[str, ...]:
+    """Warnings about what imported weights did not show, and was assumed."""
+    notices = []
+    if not card.preprocessing.known:
+        notices.append(
+            "how the training images were normalised is unknown: import the weights again with --mean and --std"
+        )
+    if not card.task_known:
+        notices.append(
+            "whether the classes exclude each other is unknown, a softmax is assumed: import the weights again with "
+            "--single-label or --multi-label"
+        )
+    return tuple(notices)
 
 
 def background_notice(image: Image.Image, preprocessing: Preprocessing, invert: bool) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from densekit.data.sets import class_counts
 from densekit.engine import single_label
 from densekit.engine.multi_label import MultiLabel, MultiLabelRecords, MultiLabelResult
 from densekit.engine.single_label import SingleLabel
+from densekit.outputs import check_outputs
 from densekit.weights import ModelCard
 
 Task = SingleLabel | MultiLabel
@@ -29,7 +30,8 @@ def task_for(data: DataSet, recipe: Recipe, device: torch.device) -> Task:
 
 
 def task_of(card: ModelCard) -> Task:
-    """Of a trained model."""
+    """Of a trained model. Raises BadWeights for one output with a softmax, which is 1 for every image."""
+    check_outputs(card.task, card.classes, card.model.name)
     if card.task == "single-label":
         return SingleLabel(card.classes)
     return MultiLabel(card.classes, thresholds=card.thresholds)

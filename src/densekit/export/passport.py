@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from densekit.config import Preprocessing, describe
 from densekit.errors import BadWeights
 from densekit.parsing import parse_json
+from densekit.outputs import check_outputs
 
 Precision = Literal["float32", "int8"]
 INPUTS = {False: "images", True: "pixels"}
@@ -73,4 +74,5 @@ class Passport:
             raise BadWeights(
                 f"{source} does not tell its classes as densekit writes them; make it with densekit export"
             ) from error
+        check_outputs(card.get("task"), found.classes, source)
         return found

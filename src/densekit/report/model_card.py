@@ -286,9 +286,11 @@ def _inputs(card: ModelCard) -> Iterator[str]:
         f"{kind} images of any size: the shorter side is scaled to {given.resize} pixels, and {height} x {width} cut "
         "from the middle."
     )
-    if given.known:
-        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (given.mean, given.std))
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (given.mean, given.std))
+    if any(given.mean) or given.known:
         yield f"Pixels are divided by 255, then normalised by mean {mean} and deviation {std}."
+        if not given.known:
+            yield "That mean and deviation are assumed: which ones it was trained with is unknown."
     else:
         yield "Mean and deviation are unknown: pixels stay 0 to 1, which may not be what it was trained with."
     if given.background:
@@ -310,6 +312,8 @@ def _limits(card: ModelCard, run: Run | None) -> Iterator[str]:
     if card.classes and card.task == "single-label":
         known = counted(len(card.classes), "class", "classes")
         yield f"It always names one of its {known}, also for a picture of something else."
+    if not card.task_known:
+        yield "Whether its classes exclude each other is unknown; a softmax over them is assumed."
     if card.task == "multi-label":
         yield "Its thresholds suit its own validation images; where findings are rarer or commoner they may not fit."
     if "seed" in card.provenance:

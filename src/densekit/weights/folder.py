@@ -32,6 +32,8 @@ class ModelCard(Frozen):
     preprocessing: Preprocessing
     task: Literal["single-label", "multi-label"] = "single-label"
     """Whether an image is of exactly one class or of any number."""
+    task_known: bool = True
+    """False: assumed for imported weights, which do not show it."""
     thresholds: Annotated[tuple[float, ...], FailFast()] = ()
     """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None

@@ -14,6 +14,8 @@ _NAMED = 3  # in an error
 # What common tools leave in state dicts, and no network computes with.
 _NO_WEIGHTS = {
     "op_threshs": "operating points of torchxrayvision; logits come before them",
+    "n_averaged": "a counter of torch's AveragedModel",
+    "*.pos_weight": "of the training loss, BCEWithLogitsLoss",
     "*.total_ops": "a counter of thop",
     "*.total_params": "a counter of thop",
 }

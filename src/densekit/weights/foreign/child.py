@@ -54,8 +54,9 @@ def _mapped() -> int:
 
 def read(path: Path, folder: Path, key: str | None) -> Found:
     """By the file's first bytes; its name says nothing. Raises BadWeights or InvalidInput."""
-    from densekit.weights.foreign import hdf5, pickles, plain_tensors
+    from densekit.weights.foreign import formats, hdf5, pickles, plain_tensors
 
+    formats.refuse_shards(path)
     room = room_for(path.stat().st_size)
     with path.open("rb") as file:
         magic = file.read(_MAGIC_BYTES)
@@ -65,6 +66,7 @@ def read(path: Path, folder: Path, key: str | None) -> Found:
         return hdf5.read_keras(path, folder, room)
     if plain_tensors.begins(path):
         return plain_tensors.read(path, room)
+    formats.refuse_other_formats(path)
     return pickles.read(path, key, room)
 
 

@@ -1,7 +1,8 @@
 """What a foreign file holds, as the process that reads it hands it to the one that asked."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -25,14 +26,16 @@ class Found:
     """Of the batch norms, where the file says so."""
     image_size: tuple[int, int] | None = None
     """(height, width), where the file says so."""
-    sigmoid: bool = False
-    """Whether the network ends in one, where the file says so."""
+    activation: str | None = None
+    """What the network ends in, where the file says so: softmax, sigmoid, linear."""
+    done: Mapping[str, str] = field(default_factory=dict)
+    """What was done to a tensor since it was read."""
 
     def write(self, folder: Path) -> None:
         """Without pickles."""
         (folder / TENSORS).write_bytes(save(self.tensors))
         # safetensors sorts its names; order matters here.
-        facts = {name: value for name, value in asdict(self).items() if name != "tensors"}
+        facts = {name: value for name, value in asdict(self).items() if name not in ("tensors", "done")}
         (folder / FACTS).write_text(json.dumps(facts | {"names": list(self.tensors)}))
 
     @classmethod
@@ -48,5 +51,5 @@ class Found:
             left=tuple(facts["left"]),
             epsilons=tuple(facts["epsilons"]),
             image_size=(size[0], size[1]) if size else None,
-            sigmoid=facts["sigmoid"],
+            activation=facts["activation"],
         )

@@ -14,7 +14,7 @@ import torch
 
 from densekit.errors import BadWeights, InvalidInput
 from densekit.weights.foreign.found import Found
-from densekit.weights.foreign.keras_config import ends_in_sigmoid, epsilons, image_size, layers_of, refuse_strangers
+from densekit.weights.foreign.keras_config import epsilons, image_size, last_activation, layers_of, refuse_strangers
 from densekit.weights.foreign.plain_tensors import checked
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
@@ -85,7 +85,7 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         order,  # type: ignore[arg-type]  # one of the literals above
         epsilons=epsilons(layers),
         image_size=image_size(layers),
-        sigmoid=ends_in_sigmoid(layers),
+        activation=last_activation(layers),
     )
 
 

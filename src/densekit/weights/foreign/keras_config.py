@@ -87,9 +87,9 @@ def _refuse_activations(layers: Layers, shown: Path) -> None:
             )
 
 
-def ends_in_sigmoid(layers: Layers) -> bool:
-    """Whether its classes do not exclude each other."""
-    return bool(layers) and _activation(*layers[-1]) == "sigmoid"
+def last_activation(layers: Layers) -> str | None:
+    """What the network ends in, if that is known."""
+    return _activation(*layers[-1]) if layers else None
 
 
 def epsilons(layers: Layers) -> tuple[float, ...]:

@@ -8,7 +8,18 @@ library or repository makes.
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from densekit.weights.foreign.statistics import (
+    ANDREASVEIT,
+    BAMOS,
+    CIFAR10,
+    CIFAR10_PER_IMAGE,
+    CIFAR100,
+    IMAGENET,
+    WEIAICUNZAI,
+    Statistics,
+)
 
 TORCH = {name: name for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
 KERAS = {
@@ -19,25 +30,6 @@ KERAS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-
-
-class Statistics(NamedTuple):
-    """How images are normalised where these weights come from, if the network is for such images."""
-
-    source: str
-    stem: Literal["cifar", "imagenet"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-IMAGENET = Statistics("ImageNet's", "imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CIFAR = "those of its training script, for CIFAR"
-_ANDREASVEIT = Statistics(
-    _CIFAR, "cifar", (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
-)
-_BAMOS = Statistics(_CIFAR, "cifar", (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
-_KUANGLIU = Statistics(_CIFAR, "cifar", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-_GPLEISS = Statistics(_CIFAR, "cifar", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))  # weiaicunzai's are the same
 
 
 class Layout(NamedTuple):
@@ -55,8 +47,8 @@ class Layout(NamedTuple):
     """Layers put their maps before their input, not behind it: channels are to be reordered."""
     transition_relu: bool = True
     norm_eps: float = 1e-5
-    statistics: Statistics | None = None
-    """Of the training script that comes with it."""
+    statistics: tuple[Statistics, ...] = ()
+    """Those in use with these names, the likeliest first: many repositories share them."""
 
 
 _BLOCK, _LAYER, _TRANSITION = "features.denseblock{b}", "features.denseblock{b}.denselayer{l}", "features.transition{b}"
@@ -92,40 +84,40 @@ _LEGACY = _ENDS | _TRANSITIONS | _layers(theirs=_LAYER, parts=_DOTTED)
 _FINAL = {"features.norm_final": "features.norm5"}
 
 LAYOUTS = (
-    Layout("torchvision, timm or torchxrayvision", _TORCHVISION, statistics=IMAGENET),
-    Layout("torchvision before 2018", _LEGACY, statistics=IMAGENET),
+    Layout("torchvision, timm or torchxrayvision", _TORCHVISION, statistics=(IMAGENET,)),
+    Layout("torchvision before 2018", _LEGACY, statistics=(IMAGENET,)),
     Layout(
         "MONAI",
         (_ENDS | _TRANSITIONS | _layers(theirs=f"{_LAYER}.layers", parts={part: part for part in _PARTS}))
         | {"class_layers.out": "classifier"},
     ),
-    Layout("gpleiss/efficient_densenet_pytorch", _TORCHVISION | _FINAL, statistics=_GPLEISS),
+    Layout("gpleiss/efficient_densenet_pytorch", _TORCHVISION | _FINAL, statistics=(CIFAR10, CIFAR100)),
     Layout(
         "gpleiss/efficient_densenet_pytorch of 2017",
         _LEGACY
         | _FINAL
         # Its first bottleneck was one module that held a norm's and a convolution's parameters.
         | {f"{_LAYER}.bn.norm_{{p}}": f"{_LAYER}.norm1", f"{_LAYER}.bn.conv_{{p}}": f"{_LAYER}.conv1"},
-        statistics=_GPLEISS,
+        statistics=(CIFAR100, CIFAR10),
     ),
     Layout(
         "andreasveit/densenet-pytorch",
         _flat(layer="block{b}.layer.{l}", norm="bn1", conv="conv1", last="bn1", head="fc"),
         first_layer=0,
-        statistics=_ANDREASVEIT,
+        statistics=(ANDREASVEIT, CIFAR10_PER_IMAGE, CIFAR100),
     ),
     Layout(
         "bamos/densenet.pytorch",
         _flat(layer="dense{b}.{l}", norm="bn1", conv="conv1", last="bn1", head="fc"),
         first_layer=0,
-        statistics=_BAMOS,
+        statistics=(BAMOS, CIFAR10_PER_IMAGE, CIFAR100),
     ),
     Layout(
         "kuangliu/pytorch-cifar",
         _flat(layer="dense{b}.{l}", norm="bn", conv="conv", last="bn", head="linear"),
         first_layer=0,
         new_first=True,
-        statistics=_KUANGLIU,
+        statistics=(CIFAR10_PER_IMAGE, CIFAR10, CIFAR100),
     ),
     Layout(
         "weiaicunzai/pytorch-cifar100",
@@ -144,7 +136,7 @@ LAYOUTS = (
         first_block=0,
         first_layer=0,
         transition_relu=False,
-        statistics=_GPLEISS,
+        statistics=(WEIAICUNZAI, CIFAR10),
     ),
     *(
         Layout(
@@ -166,7 +158,7 @@ LAYOUTS = (
             parameters=KERAS,
             separator="/",
             norm_eps=1.001e-5,
-            statistics=IMAGENET,
+            statistics=(IMAGENET,),
         )
         for name, mark in (("Keras", "_"), ("Keras 2", "/"))
     ),

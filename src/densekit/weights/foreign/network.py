@@ -1,7 +1,7 @@
 """A foreign file -> a configuration and its state."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,19 +11,18 @@ from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
 from densekit.weights.foreign.account import Account, listed, sound
+from densekit.weights.foreign.beside import ConfigBeside, read_beside, weights_in
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
 from densekit.weights.foreign.found import Found
-from densekit.weights.foreign.layouts import TORCH, Layout, Statistics
+from densekit.weights.foreign.layouts import TORCH, Layout
 from densekit.weights.foreign.matching import Match, match, own_names
-from densekit.weights.foreign.reading import digest, read
+from densekit.weights.foreign.reading import digest, is_published, read
+from densekit.weights.foreign.statistics import XRAY, Statistics
+from densekit.weights.foreign.stored_forms import plain_weights
 from densekit.weights.shapes import head_of, stem_of
 
 _HEAD = "left out by --no-head"
-# Its pixels are scaled to -1024 ... 1024: torchxrayvision.datasets.normalize.
-XRAY = Statistics("torchxrayvision's", "imagenet", (0.5,), (1 / 2048,))
-# densenet121-a639ec97.pth, densenet169-b2777c0a.pth, densenet201-c1103571.pth, densenet161-8d451a50.pth
-_PUBLISHED = ("a639ec97", "b2777c0a", "c1103571", "8d451a50")
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,28 @@ class Imported:
     """(height, width), if the file says so."""
     epsilon_assumed: bool = False
     """Whether the batch norms' epsilon is what such files commonly have."""
-    sigmoid: bool = False
-    """Whether the file says that the network ends in one."""
+    activation: str | None = None
+    """What the network ends in, where the file says so."""
+    beside: ConfigBeside | None = None
+    """What config.json beside the weights says."""
+    published: bool = False
+    """Whether it is, byte by byte, a file that torchvision or Keras publishes."""
 
     @property
-    def statistics(self) -> Statistics | None:
-        """How images are normalised, if weights with these names and such a network are commonly for such images."""
-        statistics, config = self.match.layout.statistics, self.config
-        if (
-            statistics is not None
-            and isinstance(config, DenseNetConfig)
-            and (config.stem, config.in_channels) == (statistics.stem, len(statistics.mean))
-        ):
-            return statistics
-        return XRAY if "op_threshs" in self.account.aside and self.config.in_channels == 1 else None
+    def is_xray(self) -> bool:
+        """Whether the file has what torchxrayvision's own networks carry beside their weights."""
+        return "op_threshs" in self.account.aside and self.config.in_channels == 1
 
     @property
-    def multi_label(self) -> bool:
-        """Whether classes do not exclude each other, as far as the file tells."""
-        return self.sigmoid or self.statistics is XRAY
-
-    @property
-    def published(self) -> bool:
-        """Whether it is, byte by byte, a file that torchvision publishes, whose names begin with its hash."""
-        return self.sha256.startswith(_PUBLISHED)
+    def candidates(self) -> tuple[Statistics, ...]:
+        """How images are commonly normalised for weights with these names and such a network, the likeliest first."""
+        config = self.config
+        if not isinstance(config, DenseNetConfig):
+            return ()
+        if self.is_xray:
+            return (XRAY,)
+        wanted = (config.stem, config.in_channels)
+        return tuple(each for each in self.match.layout.statistics if (each.stem, len(each.mean)) == wanted)
 
 
 def import_network(
@@ -82,10 +79,17 @@ def import_network(
             f"--no-head is for DenseNets, and {config.name} is none; import it with its head, which `train --init` "
             "leaves out where the classes are others"
         )
-    found = read(path, key)
+    if path.is_dir():
+        path = weights_in(path)
+    beside = read_beside(path)
+    found = plain_weights(read(path, key), str(path))
     if config is None or isinstance(config, DenseNetConfig):
-        return _densenet(found, path, config, ignore, head=head)
-    return _as_it_is(found, path, config, ignore)
+        imported = _densenet(found, path, config, ignore, head=head)
+    else:
+        imported = _as_it_is(found, path, config, ignore)
+    if beside is not None:
+        imported = _as_beside(imported, beside, path)
+    return replace(imported, published=is_published(path, imported.sha256))
 
 
 def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Sequence[str], *, head: bool) -> Imported:
@@ -114,7 +118,7 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
             continue
         tensor, done = turned[theirs]
         _same_shape(own, ours, tensor, theirs, config.name, file)
-        steps = [done, sound(tensor, theirs, ours, file)]
+        steps = [found.done.get(theirs, ""), done, sound(tensor, theirs, ours, file)]
         order = orders.get(ours.rpartition(".")[0])
         if order is not None and tensor.dim() and ours != "classifier.bias":
             tensor = reordered(tensor, order)
@@ -133,8 +137,20 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         digest(path),
         found.image_size,
         epsilon_assumed=assumed,
-        sigmoid=found.sigmoid,
+        activation=found.activation,
     )
+
+
+def _as_beside(imported: Imported, beside: ConfigBeside, path: Path) -> Imported:
+    """With what config.json says. Raises BadWeights where that is of another network."""
+    count = imported.config.num_classes
+    for what, number in (("num_classes", beside.num_classes), ("names of classes", len(beside.classes) or None)):
+        if count and number not in (None, count):
+            raise BadWeights(
+                f"{path} has {count} outputs, and config.json beside it {what}: {number}; they are not of one network, "
+                "fetch both again"
+            )
+    return replace(imported, beside=beside, image_size=imported.image_size or beside.image_size)
 
 
 def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseNetConfig:
@@ -191,7 +207,8 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
             rest.append(theirs)
             continue
         _same_shape(own, ours, tensor, theirs, config.name, file)
-        account.take(theirs, [sound(tensor, theirs, ours, file)] if tensor.is_floating_point() else [])
+        converted = sound(tensor, theirs, ours, file) if tensor.is_floating_point() else ""
+        account.take(theirs, [found.done.get(theirs, ""), converted])
         state[ours] = tensor.to(own[ours].dtype)
     account.set_aside(rest, ignore, file)
     account.make(own, state, file)

@@ -29,7 +29,10 @@ def read(path: Path, key: str | None, room: int) -> Found:
     """The state dict in `path`, alone or in wrappers; `key` chooses one of several. Raises BadWeights, InvalidInput."""
     _check_sums(path, room)
     tree = _load(path)
-    state, place = _choose(dict(_networks(tree)), key, path)
+    networks = dict(_networks(tree))
+    if not networks:
+        raise BadWeights(f"{path} holds no network: {_contents(tree)}; {_RESAVE}")
+    state, place = _choose(networks, key, path)
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     beside = [str(name) for name in tree if not place or name != place[0]] if place else []
     left = (*beside, *(str(name) for name in state if name not in tensors))
@@ -67,8 +70,6 @@ def _load(path: Path) -> Any:
         raise BadWeights(_refusal(path, str(error))) from error
     except Exception as error:  # whatever the bytes of a stranger make of torch's reader
         reason = " ".join(str(error).split())
-        if "TorchScript" in reason:
-            raise BadWeights(f"{path} is a TorchScript program, not weights; {_RESAVE}") from error
         if "alloc" in reason:
             raise MemoryError from error
         raise BadWeights(
@@ -96,11 +97,20 @@ def _networks(tree: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from _networks(value, (*place, name))
 
 
+def _contents(tree: Any) -> str:
+    """What is there instead, in the words of an error."""
+    parts = [tree, *tree.values()] if isinstance(tree, Mapping) else [tree]
+    for part in parts:
+        if isinstance(part, Mapping) and "param_groups" in part:
+            return "the state of an optimizer is in it, which has no names"
+        if isinstance(part, Mapping) and "shadow_params" in part:
+            return "averaged parameters are in it, which have no names: copy them into the model first (ema.copy_to)"
+    return "no convolution's weights are in it"
+
+
 def _choose(
     networks: dict[tuple[str, ...], Mapping[Any, Any]], key: str | None, path: Path
 ) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
-    if not networks:
-        raise BadWeights(f"{path} holds no network: no convolution's weights are in it; {_RESAVE}")
     if key is None and len(networks) == 1:
         place, state = next(iter(networks.items()))
         return state, place

@@ -10,6 +10,9 @@ from torch import Tensor
 from densekit.errors import BadWeights
 from densekit.weights.foreign.found import Found
 
+# Scales alone, and two numbers in one byte: no weights, and safetensors does not write them.
+_NO_NUMBERS = (torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
+
 
 def begins(path: Path) -> bool:
     """Whether these are safetensors: the length of a header, then JSON."""
@@ -32,7 +35,12 @@ def read(path: Path, room: int) -> Found:
 def checked(tensors: dict[str, Tensor], room: int, path: Path) -> dict[str, Tensor]:
     """On the CPU, contiguous, sharing nothing. Raises BadWeights for what is no plain tensor, or too much of it."""
     for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        if tensor.is_quantized:
+            raise BadWeights(
+                f"{path} is quantised, as {name} is {described(tensor)}, and computes other numbers; "
+                "import the float network that it was made from"
+            )
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
             raise BadWeights(
                 f"{path}: {name} is {described(tensor)}, and weights are plain numbers; save the network's state_dict "
                 "in float32"

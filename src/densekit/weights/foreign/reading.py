@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from densekit.errors import BadWeights
 from densekit.weights.foreign import child
 from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.statistics import PUBLISHED_MD5, PUBLISHED_SHA256
 
 _BYTES_A_SECOND = 5_000_000  # of the slowest disk we wait for
 _PATIENCE = 120.0  # seconds, for starting Python and torch on a busy machine
@@ -42,13 +43,23 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_published(path: Path, sha256: str) -> bool:
+    """Whether a file is one that torchvision or Keras publishes, by the hash that they give for it."""
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return sha256.startswith(PUBLISHED_SHA256) or md5 in PUBLISHED_MD5
+
+
 def _size(path: Path) -> int:
-    if path.is_dir():
-        raise BadWeights(f"{path} is a folder; name the file of weights in it")
     try:
         size = path.stat().st_size
         path.open("rb").close()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise BadWeights(
+                f"{path} is a link to {path.readlink()}, which is not there; fetch what it stands for (git-annex: git "
+                f"annex get {path.name})"
+            ) from None
         raise BadWeights(f"no file {path}") from None
     except OSError as error:
         raise BadWeights(f"cannot read {path}: {error.strerror}") from error
