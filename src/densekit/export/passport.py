@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from densekit.config import Preprocessing, describe
 from densekit.errors import BadWeights
-from densekit.parsing import parse_json
 from densekit.outputs import check_outputs
+from densekit.parsing import parse_json
 
 Precision = Literal["float32", "int8"]
 INPUTS = {False: "images", True: "pixels"}
