@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
 from densekit.weights import ModelCard, atomic, save_model
-from densekit.weights.folder import WEIGHTS, load_state, plain
+from densekit.weights.folder import WEIGHTS, load_state, not_finite, plain
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
 _FORMAT = 3
@@ -51,7 +51,7 @@ class Progress:
     best_top1: float = -1.0
     """The highest `Result.score`; called so since it was always top-1, and checkpoints have it by this name."""
     rollbacks: int = 0
-    """How often training went back to a checkpoint because the loss was not finite."""
+    """How often training went back to a checkpoint because something was not finite."""
 
 
 @dataclass
@@ -72,6 +72,21 @@ class TrainState:
         """The network that is evaluated and kept: the average where there is one."""
         return self.average.module if self.average is not None else self.model
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, running statistics and the optimizer's state."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return tensors | {
+            f"optimizer.{name}.{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def not_finite(self) -> list[str]:
+        """Names of the tensors, those of the average included, with a value that is NaN or infinite."""
+        averaged = {} if self.average is None else self.average.module.state_dict()
+        return not_finite(self.tensors() | {f"average.{name}": value for name, value in averaged.items()})
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -87,14 +102,7 @@ def save_checkpoint(
     folder: Path, state: TrainState, card: ModelCard, made_by: Mapping[str, Any], skipped: SkipList | None = None
 ) -> None:
     """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    tensors |= {
-        f"optimizer.{name}.{key}": value
-        for name, parameter in state.model.named_parameters()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-    packed = save(plain(tensors))
+    packed = save(plain(state.tensors()))
     with atomic.new_folder(folder) as fresh:
         weights = save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)

@@ -12,9 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from densekit.config import DataConfig, Frozen, ModelConfig, Preprocessing, describe
-from densekit.errors import BadWeights
+from densekit.errors import BadWeights, NotFinite
 from densekit.models import ImageClassifier, build
 from densekit.weights import atomic
+from densekit.words import listed
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -90,7 +91,7 @@ def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Loads every tensor or raises BadWeights naming those that do not match."""
+    """Loads every tensor or raises BadWeights naming those that do not match, or NotFinite those not finite."""
     own = model.state_dict()
     wrong = sorted(
         {*(own.keys() ^ state.keys()), *(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)}
@@ -100,7 +101,17 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str
             f"{source} does not hold the weights of this network: {len(wrong)} tensors are missing, left over "
             f"or of another shape, {', '.join(wrong[:3])} among them; choose the network they were trained with"
         )
+    if bad := not_finite(state):
+        raise NotFinite(
+            f"{source} holds weights that are not finite, in {len(bad)} of {len(state)} tensors ({listed(bad)}); the "
+            "training that made them diverged: train again with a lower learning rate, or take an earlier checkpoint"
+        )
     model.load_state_dict(state)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a value that is NaN or infinite; counters are integers, and finite."""
+    return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
 
 
 def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """MODEL of the command line -> a model folder."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
@@ -60,9 +62,26 @@ def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, M
 
 
 def run_checkpoint(run: Path) -> Path:
-    """The checkpoint a run reports: the one its result was measured on, else the last."""
+    """The checkpoint a run reports: the one its result was measured on, else the last.
+
+    Raises BadWeights where there is none, or the run diverged: its last checkpoint is not what it was to train.
+    """
+    if reason := _divergence(run):
+        raise BadWeights(
+            f"{run} diverged and has no result: {reason}; to take the weights from before: {run}/checkpoints/last"
+        )
     result = run / "checkpoints" / "result"
     named = atomic.current(run / "checkpoints" / (result.read_text().strip() if result.is_file() else "last"))
     if not (named / CONFIG).is_file():
         raise BadWeights(f"{run} has no checkpoint yet; train it first")
     return named
+
+
+def _divergence(run: Path) -> str:
+    """Why training diverged, if nothing came after that."""
+    events = run / "events.jsonl"
+    lines = events.read_text(encoding="utf-8", errors="replace").splitlines() if events.is_file() else []
+    with suppress(ValueError, IndexError):  # a full disk may have cut it short
+        last = json.loads(lines[-1])
+        return str(last["reason"]) if last["event"] == "diverged" else ""
+    return ""

@@ -10,7 +10,7 @@ from torch import Tensor
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
-from densekit.weights.foreign.account import Account, listed, sound
+from densekit.weights.foreign.account import Account, sound
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
 from densekit.weights.foreign.found import Found
@@ -18,6 +18,7 @@ from densekit.weights.foreign.layouts import TORCH, Layout, Statistics
 from densekit.weights.foreign.matching import Match, match, own_names
 from densekit.weights.foreign.reading import digest, read
 from densekit.weights.shapes import head_of, stem_of
+from densekit.words import listed
 
 _HEAD = "left out by --no-head"
 # Its pixels are scaled to -1024 ... 1024: torchxrayvision.datasets.normalize.
