@@ -17,7 +17,7 @@ from densekit.api.samples import BATCH, Real, images_for, made_up
 from densekit.data import Images
 from densekit.engine.evaluate import evaluate
 from densekit.engine.task import Records, task_of
-from densekit.errors import BadData, InvalidInput, ProofFailed
+from densekit.errors import BadData, InvalidInput, NotFinite, ProofFailed
 from densekit.export import formats as table
 from densekit.export import parity, speed, triton, writing
 from densekit.export.engines import Opened, open_file
@@ -151,7 +151,11 @@ class _Export:
             self.say(f"measuring {name} in 8 bits")
             opened = open_file(path)
             self._require_whole(opened, name, passport)
-            drop = eight_bits.cost(name, self.task, before, self._records(opened, passport), max_drop)
+            try:
+                after = self._records(opened, passport)
+            except NotFinite as error:
+                raise ProofFailed(f"{name} in 8 bits is refused: {error}; no file is kept") from error
+            drop = eight_bits.cost(name, self.task, before, after, max_drop)
             float_path = onnx_file
             if name == "openvino":
                 float_path = self.scratch / "float32.xml"

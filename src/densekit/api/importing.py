@@ -1,6 +1,7 @@
 """`densekit import` as a function."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ def _preprocessing(
                 raise InvalidInput(
                     f"{option} has {len(values)} values; the network reads {channels} channels, one each"
                 )
+            if not all(map(math.isfinite, values)):
+                raise InvalidInput(f"{option} {','.join(map(str, values))}: give finite numbers")
         if min(std) <= 0:
             raise InvalidInput(f"--std {','.join(map(str, std))}: a deviation is above 0")
         why = "mean and std as given"
