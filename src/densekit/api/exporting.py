@@ -1,7 +1,6 @@
 """`densekit export` as a function."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from densekit import strict_json
 from densekit.api import eight_bits
 from densekit.api.run import data_folder
 from densekit.api.samples import BATCH, Real, images_for, made_up
@@ -82,7 +82,7 @@ def export_model(
         with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
             report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
-            atomic.write(folder / REPORT, json.dumps(report, indent=1) + "\n")
+            atomic.write(folder / REPORT, strict_json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror or error}; name another --out") from error
     return ExportedModel(out, {name: out / work.path_of(name) for name in names}, report)

@@ -1,7 +1,6 @@
 """What is said and written when training diverges: enough to find the image or the layer that did it."""
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densekit import ops
+from densekit import ops, strict_json
 from densekit.data import Batch
 from densekit.engine import runs
 from densekit.engine.chance import reseed
@@ -58,7 +57,7 @@ def write_dump(run: Path, fault: Fault) -> None:
     """RUN/diverged.json."""
     document = {"fault": fault.what, "learning_rate": fault.rate, **fault.facts}
     with runs.writing(run):
-        atomic.write(run / FILE, json.dumps(document, indent=2) + "\n")
+        atomic.write(run / FILE, strict_json.dumps(document, indent=2) + "\n")
 
 
 def fault_of_step(state: TrainState, prepared: Prepared, batch: Batch, outcome: Outcome, rate: float) -> Fault:

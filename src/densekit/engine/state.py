@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from densekit import strict_json
 from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
 from densekit.weights import ModelCard, atomic, save_model
@@ -117,7 +118,7 @@ def save_checkpoint(
             "made_by": made_by,
         }
         document["sha256"][STATE_JSON] = _own_sha256(document)
-        atomic.write(fresh / STATE_JSON, json.dumps(document, indent=2) + "\n")
+        atomic.write(fresh / STATE_JSON, strict_json.dumps(document, indent=2) + "\n")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -183,7 +184,7 @@ def _sha256(content: bytes) -> str:
 def _own_sha256(document: Mapping[str, Any]) -> str:
     """Of a state.json, without what it says of itself."""
     others = {name: digest for name, digest in document["sha256"].items() if name != STATE_JSON}
-    return _sha256(json.dumps({**document, "sha256": others}, sort_keys=True).encode())
+    return _sha256(strict_json.dumps({**document, "sha256": others}, sort_keys=True).encode())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,16 +1,17 @@
 """A model folder: config.json and model.safetensors, all that a prediction needs."""
 
 import hashlib
-import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from densekit import strict_json
 from densekit.config import DataConfig, Frozen, ModelConfig, Preprocessing, describe
 from densekit.errors import BadWeights, NotFinite
 from densekit.models import ImageClassifier, build
@@ -18,6 +19,11 @@ from densekit.weights import atomic
 from densekit.words import listed
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def _without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Older versions wrote NaN for what is undefined."""
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in metrics.items()}
 
 
 class ModelCard(Frozen):
@@ -33,7 +39,7 @@ class ModelCard(Frozen):
     """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None
     """What it was trained on, and how that was split; evaluation finds the same split by it."""
-    metrics: dict[str, Any] = Field(default_factory=dict)
+    metrics: Annotated[dict[str, Any], AfterValidator(_without_nan)] = Field(default_factory=dict)
     """Of these weights, as measured when they were made; fractions, not percent."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Command, seed, versions, data."""
@@ -48,7 +54,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> st
     digest = hashlib.sha256(packed).hexdigest()
     card = card.model_copy(update={"sha256": digest})
     atomic.write(folder / WEIGHTS, packed)
-    atomic.write(folder / CONFIG, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    atomic.write(folder / CONFIG, strict_json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
     return digest
 
 
