@@ -1,5 +1,6 @@
 """Every setting of a run, as frozen models validated once, here. Code below this module trusts what it is given."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -23,8 +24,22 @@ from densekit.errors import InvalidInput, UnknownName
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 DropoutSite = Literal["conv1x1", "conv3x3", "transition"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+# Of a network's input; beyond them one image alone would take gigabytes.
+_MOST_PIXELS = 1 << 26
+_LONGEST_SIDE = 1 << 14
+
+
+def _bounded(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"an input has at most {_MOST_PIXELS:,} pixels")
+    return size
+
+
+Size = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_bounded)]
+"""(height, width) in pixels."""
 ImageSize = Annotated[
-    tuple[PositiveInt, PositiveInt],
+    Size,
     # One number means a square, as everybody writes it.
     BeforeValidator(lambda size: (size, size) if isinstance(size, int | str) else size),
 ]
@@ -204,9 +219,9 @@ class Preprocessing(Frozen):
     """How any image becomes a network's input; stored with the weights, used by training, evaluation and prediction."""
 
     channels: PositiveInt
-    size: tuple[PositiveInt, PositiveInt]
-    """(height, width) of the input, cut from the middle."""
-    resize: PositiveInt
+    size: Size
+    """Of the input, cut from the middle."""
+    resize: Annotated[PositiveInt, Field(le=_LONGEST_SIDE)]
     """The shorter side is scaled to this many pixels before the cut."""
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
@@ -217,6 +232,12 @@ class Preprocessing(Frozen):
     """False: mean and std stand for what imported weights do not tell."""
     window: Window | None = None
     """[centre, width] of the values that are seen, where an image has more than 8 bits."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need a number for each of {self.channels} channels")
+        return self
 
     def unnormalised(self) -> "Preprocessing":
         """The same but for its last step: pixels come out as 0 to 1."""
@@ -388,15 +409,23 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
         raise InvalidInput(describe(error)) from error
 
 
+_FAULTS_SHOWN = 8
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
 def describe(error: ValidationError) -> str:
     """Pydantic's findings in one line: key, what was given, the rule."""
     faults = []
-    for fault in error.errors(include_url=False, include_context=False):
+    found = error.errors(include_url=False, include_context=False)
+    for fault in found[:_FAULTS_SHOWN]:
         # The discriminator of a union is part of pydantic's path but of no key that a user writes.
         key = ".".join(str(part) for part in fault["loc"] if part not in {"densenet", "resnet", "torchvision", "timm"})
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
+        given = "" if isinstance(fault["input"], dict) else f"={_SHORT.repr(fault['input'])}"
         faults.append(f"{key}{given}: {message}" if key else message)
+    if len(found) > len(faults):
+        faults.append(f"and {len(found) - len(faults):,} more")
     return "invalid setting: " + "; ".join(faults)
 
 

@@ -7,8 +7,3 @@ from typing import Any
 def dumps(value: Any, **options: Any) -> str:
     """`json.dumps`, with its options. Raises ValueError for numbers that are not finite: None stands for undefined."""
     return json.dumps(value, allow_nan=False, **options)
-
-
-def loads(text: str) -> Any:
-    """`json.loads`, where NaN and infinities, which older versions wrote, are None."""
-    return json.loads(text, parse_constant=lambda _: None)

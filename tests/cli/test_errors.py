@@ -194,3 +194,26 @@ def test_prediction_goes_on_after_a_bad_picture(densekit: Command, tmp_path: Pat
     assert "good.png" in out
     assert "bad.png" in err
     assert "gone.png" in err
+
+
+INTERRUPTED_START = """
+import os, signal, sys, time
+import densekit.cli.main as main
+def assemble():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if sys.argv[1] == "other":
+            raise RecursionError("an import made this of it")
+        raise
+main.assemble = assemble
+main.main()
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "other"])
+def test_an_interrupt_while_starting_is_one_line_and_130(how: str) -> None:
+    """Modules that are interrupted while they are imported fail with errors of their own."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_START, how], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "densekit: stopped; what had been saved is whole\n")

@@ -18,7 +18,7 @@ from densekit.models import config_for
 from densekit.weights import ModelCard
 
 CARD = ModelCard(
-    model=config_for("densenet_bc_10_4"),
+    model=config_for("densenet_bc_10_4").model_copy(update={"num_classes": 2}),
     classes=("a", "b"),
     preprocessing=Preprocessing(channels=3, size=(8, 8), resize=8, mean=(0, 0, 0), std=(1, 1, 1)),
 )

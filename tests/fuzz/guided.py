@@ -4,6 +4,7 @@ Python code is instrumented, and libFuzzer keeps what reaches a new line of it; 
 ends in an error that is not promised is written to crash-*; give that file instead of a corpus to see it again.
 """
 
+import resource
 import sys
 import tempfile
 from contextlib import suppress
@@ -27,9 +28,15 @@ def main() -> None:
         with suppress(*reader.errors):
             reader.read(content)
 
-    # Ten seconds and two gigabytes, torch included, are what one input may take.
-    atheris.Setup([sys.argv[0], "-timeout=10", "-rss_limit_mb=2048", *options, str(corpus)], try_one)
+    # Ten seconds, and a gigabyte more than this process has with torch imported, are what one input may take.
+    memory = _resident_mebibytes() + 1024
+    atheris.Setup([sys.argv[0], "-timeout=10", f"-rss_limit_mb={memory}", *options, str(corpus)], try_one)
     atheris.Fuzz()
+
+
+def _resident_mebibytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() >> 20
 
 
 if __name__ == "__main__":

@@ -214,7 +214,9 @@ def _read_foreign(content: bytes) -> None:
 def _configs() -> Sequence[bytes]:
     tree = compose("digits", model="densenet_bc_22_12").model_dump(mode="json")
     few = {"epochs": 3, "optimizer": {"lr": 0.05}, "data": {"val_count": 20}, "resize": [[0.0, 8]]}
-    return [yaml.safe_dump(x).encode() for x in (few, {k: v for k, v in tree.items() if k not in ("name", "model")})]
+    aliases = b"optimizer: &o {no_decay: &n ['*.bias'], lr: 0.1}\nema: {decay: 0.5}\naugment: &a {crop: none}\n"
+    whole = {key: value for key, value in tree.items() if key not in ("name", "model")}
+    return [*(yaml.safe_dump(x).encode() for x in (few, whole)), aliases, aliases + b"data: {<<: [*a, *a]}\n"]
 
 
 def _read_config(content: bytes) -> None:

@@ -6,7 +6,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from densekit.api.run import Run, claim_folder, data_folder, display_of
@@ -22,6 +21,7 @@ from densekit.engine.tracking import require, tracked
 from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.models.cost import cost_of
+from densekit.parsing import Malformed, read_yaml
 from densekit.recipes import recipe_for
 from densekit.report.page import write_report
 from densekit.weights import atomic, pinned
@@ -268,11 +268,11 @@ def _finish(
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise InvalidInput(f"cannot read --config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8; no such date
-        raise InvalidInput(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    except Malformed as error:
+        raise InvalidInput(f"cannot read --config {path}: {error}") from error
     if not isinstance(tree, dict):
         raise InvalidInput(f"--config {path} holds no settings; it needs keys such as optimizer: {{lr: 0.1}}")
     return flatten(tree)

@@ -1,8 +1,11 @@
 """`densekit`: verbs, and the one table from error to exit status."""
 
 import os
+import signal
 import sys
+import threading
 from functools import cache
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -16,6 +19,8 @@ EXIT_STATUS: dict[type[DensekitError], int] = {
     Diverged: 4,
     ProofFailed: 5,
 }
+
+_STOPPED = "stopped; what had been saved is whole"
 
 app = typer.Typer(
     name="densekit",
@@ -86,13 +91,14 @@ def assemble() -> typer.Typer:
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    assemble()
+    stopped = _watch_interrupts()
     # The base of typer's usage errors; its own name for it depends on typer's version.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
         os.environ["DENSEKIT_DEBUG"] = "1"
     try:
+        assemble()
         status = app(arguments, prog_name="densekit", standalone_mode=False)
     except DensekitError as error:
         if os.environ.get("DENSEKIT_DEBUG"):
@@ -101,7 +107,7 @@ def main() -> NoReturn:
     except usage_error as error:
         _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what had been saved is whole", 130)
+        _fail(_STOPPED, 130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,8 +115,24 @@ def main() -> NoReturn:
     except Exception as error:  # no traceback unless one is asked for, whatever happens
         if os.environ.get("DENSEKIT_DEBUG"):
             raise
+        if stopped:  # an import that is interrupted may fail in any way
+            _fail(_STOPPED, 130)
         _fail(f"{type(error).__name__}: {error}; to see where, and to report it, add --debug", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _watch_interrupts() -> list[int]:
+    """Where the SIGINT signals that this process gets from now on are noted; each raises KeyboardInterrupt as usual."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return received
 
 
 def status_of(error: DensekitError) -> int:

@@ -29,6 +29,7 @@ from densekit.data.sets import groups_of, label_names
 from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.task import Result, result_from
 from densekit.errors import BadData, InvalidInput
+from densekit.parsing import JSON_BYTES, Malformed, parse_json, read_json, read_text, read_yaml
 from densekit.version import __version__
 from densekit.weights import atomic
 
@@ -80,9 +81,13 @@ def recipe_of(folder: Path) -> Recipe:
     if not path.is_file():
         raise BadData(f"{folder} is not a run: it has no config.yaml; name the folder that training printed")
     try:
-        return recipe_from(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, InvalidInput) as error:
-        raise BadData(f"{path} is damaged ({error}); mend it, or train again") from error
+        return recipe_from(read_yaml(path))
+    except (OSError, Malformed, InvalidInput) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> BadData:
+    return BadData(f"{path} is damaged ({error}); restore it from a copy, or train again")
 
 
 def environment() -> dict[str, Any]:
@@ -114,6 +119,15 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def environment_of(folder: Path) -> dict[str, Any]:
+    """What `environment` said when the run began; empty where env.json is gone. Raises BadData for a damaged file."""
+    path = folder / "env.json"
+    try:
+        return dict(read_json(path)) if path.is_file() else {}
+    except (OSError, TypeError, ValueError) as error:
+        raise BadData(f"{path} is damaged ({error}); restore it from a copy, or remove it") from error
+
+
 def append_row(folder: Path, row: dict[str, Any]) -> None:
     """Adds an epoch to metrics.jsonl, and writes metrics.csv anew from it.
 
@@ -127,10 +141,16 @@ def append_row(folder: Path, row: dict[str, Any]) -> None:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, without what is undefined; none if there is no epoch yet."""
+    """The rows of metrics.jsonl, without what is undefined; none if there is no epoch yet.
+
+    Raises BadData for a damaged file.
+    """
     path = folder / "metrics.jsonl"
-    rows = [strict_json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+    try:
+        rows = [parse_json(line) for line in read_text(path, JSON_BYTES).splitlines()] if path.is_file() else []
+        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+    except (OSError, AttributeError, Malformed) as error:
+        raise _damaged(path, error) from error
 
 
 @contextmanager
@@ -215,15 +235,16 @@ def note(folder: Path, event: str, **facts: Any) -> None:
 def result_of(folder: Path) -> Result | None:
     """What a finished run measured; None where there is no result yet.
 
-    Raises BadData for the result of a run that diverged unnoticed, as older versions wrote it.
+    Raises BadData for a damaged file, and for the result of a run that diverged unnoticed, as older versions wrote it.
     """
     path = folder / "result.json"
-    if not path.is_file():
-        return None
-    document = strict_json.loads(path.read_text())
-    if "loss" in document and document["loss"] is None:
+    try:
+        result = result_from(read_json(path)) if path.is_file() else None
+    except (OSError, TypeError, Malformed) as error:
+        raise _damaged(path, error) from error
+    if result is not None and result.loss is None:
         raise BadData(f"{path} holds a loss that is not finite: the run diverged; train again at a lower learning rate")
-    return result_from(document)
+    return result
 
 
 def forget_result(folder: Path) -> None:

@@ -4,7 +4,6 @@ Every format keeps strings by name. `classes` and `preprocessing` are JSON for w
 `densekit` holds the rest of config.json, and what was made of the network.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from densekit import strict_json
 from densekit.config import Preprocessing, describe
 from densekit.errors import BadWeights
+from densekit.parsing import parse_json
 
 Precision = Literal["float32", "int8"]
 INPUTS = {False: "images", True: "pixels"}
@@ -61,8 +61,8 @@ class Passport:
     def read(cls, strings: Mapping[str, str], source: object) -> "Passport":
         """What `strings` gave. Raises BadWeights for a file that densekit did not write."""
         try:
-            about = json.loads(strings["densekit"])
-            card = {key: json.loads(strings[key]) for key in ("classes", "preprocessing")} | about["card"]
+            about = parse_json(strings["densekit"])
+            card = {key: parse_json(strings[key]) for key in ("classes", "preprocessing")} | about["card"]
             found = cls(card, bool(about["inside"]), about["precision"])
             if about["format"] != _FORMAT or not all(isinstance(name, str) for name in found.classes):
                 raise ValueError("of another format")

@@ -17,7 +17,8 @@ def torchvision(model: nn.Module) -> None:
 
 def _initialise(model: nn.Module, mode: str) -> None:
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        # On the meta device there are no values, and torch would import its compiler to fill them in.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
 
 

@@ -4,7 +4,6 @@ It says what was measured and on what, and calls unknown what is unknown; nothin
 """
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,10 +57,9 @@ class Run:
     def read(cls, folder: Path) -> "Run":
         """Of a folder with a config.yaml. Raises BadData where that is damaged."""
         result = runs.result_of(folder)
-        environment = folder / "env.json"
         return cls(
             recipe=runs.recipe_of(folder).model_dump(mode="json"),
-            environment=json.loads(environment.read_text()) if environment.is_file() else {},
+            environment=runs.environment_of(folder),
             result={} if result is None else asdict(result),
             splits=dict(Counter(row["split"] for row in _rows(folder / "split.csv"))),
             skipped=sum(1 for _ in _rows(folder / "skipped.csv")),

@@ -1,6 +1,5 @@
 """A finished run -> RUN/report.html, one file that needs nothing else: its pictures, plots and style are inside."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     for name, drawing in figures.items():
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
-    environment = run / "env.json"
     page = pictures.template(kind.TEMPLATE).render(
         kind.facts(prepared, result, records),
         result=result,
@@ -50,7 +48,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         skipped=[(str(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
         config=config.read_text() if config.exists() else "",
-        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        environment=runs.environment_of(run),
         run=shlex.quote(str(run)),
     )
     path = run / "report.html"

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP, with what it lacks: clocks for slow clients, a bound on heads and on connections, errors as JSON."""
+"""uvicorn's HTTP, with what it lacks: clocks for slow clients, bounds on heads, trailers, connections; JSON errors."""
 
 import asyncio
 from typing import ClassVar
@@ -10,6 +10,9 @@ from densekit.serve.limits import Limits
 from densekit.serve.metrics import Metrics
 
 _HEAD_BYTES = 65_536
+_FRAMING_BYTES = 131_072
+_FRAMING_SHARE = 8
+"""Chunk sizes, their extensions and trailers may take so many bytes, and one more for each so many of the body."""
 _GRACE = 5.0
 """Seconds past `body_seconds`, in which a route may say itself that the body was too slow."""
 _LINGER = 1.0
@@ -31,7 +34,8 @@ class Protocol(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None
     """Runs while the client leaves an answer lying in this process."""
     _in_head = _in_body = False
-    _head = 0
+    _head = _body = _framing = 0
+    """Bytes so far: of the head; of the body; of what is received with the body and is not part of it."""
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,7 +65,12 @@ class Protocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         within = self._in_body  # then what begins in these bytes does not begin with them
+        received = self._body
         super().data_received(data)
+        if self._in_body:
+            self._framing += len(data) - (self._body - received)
+            if self._framing > _FRAMING_BYTES + self._body // _FRAMING_SHARE and not self.transport.is_closing():
+                self.send_400_response("chunk extensions or trailers of too many bytes")
         if self._in_head and not within:
             self._head += len(data)
             if self._head > _HEAD_BYTES and not self.transport.is_closing():
@@ -88,8 +97,18 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """From the first byte on."""
         super().on_message_begin()
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._body, self._framing = True, 0, 0, 0
         self._wind(self.limits.header_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers are dropped: no route reads them, and uvicorn would keep them with the headers."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Counts it."""
+        self._body += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Now the body's clock runs."""

@@ -170,7 +170,7 @@ def _require_same_images(study: Study, folder: Path, results: Mapping[Task, Resu
 
 def _row(task: Task, run: Path, result: Result, machines: list[dict[str, Any]]) -> Row:
     epochs, recipe = runs.metrics(run), runs.recipe_of(run)
-    environment = json.loads((run / "env.json").read_text())
+    environment = runs.environment_of(run)
     machine = {key: environment.get(key) for key in _MACHINE}
     if machine not in machines:
         machines.append(machine)

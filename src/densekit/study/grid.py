@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from densekit.config import Frozen, Recipe, describe, flatten, with_settings
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.cost import parameters_of
 from densekit.models.names import config_for
+from densekit.parsing import Malformed, read_yaml
 from densekit.recipes import recipe_for
 from densekit.study.matching import of_size
 from densekit.study.plan import Arm, Study
@@ -96,11 +96,11 @@ class Options(Frozen):
 def read_grid(path: Path) -> Grid:
     """A grid from a YAML file. Raises InvalidInput with every fault in one line."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except Malformed as error:
+        raise InvalidInput(f"cannot read {path}: {error}") from error
     if not isinstance(tree, dict) or "arms" not in tree:
         raise InvalidInput(f"{path} is no grid; it needs `arms`, such as arms: {{plain: {{model: densenet_40_12}}}}")
     return _validated({"name": path.stem} | tree, str(path))

@@ -12,6 +12,7 @@ from densekit.config import Frozen, Recipe, describe, flatten
 from densekit.engine import runs
 from densekit.engine.continuity import differences
 from densekit.errors import BadData, InvalidInput, ProofFailed, UnknownName
+from densekit.parsing import read_yaml
 from densekit.weights import atomic
 from densekit.words import counted
 
@@ -94,8 +95,8 @@ def read(folder: Path) -> Study | None:
     if not path.is_file():
         return None
     try:
-        return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return Study.model_validate(read_yaml(path))
+    except (OSError, ValueError) as error:
         reason = describe(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise BadData(f"{path} is damaged ({reason}); mend it, or name another folder with --out") from error
 

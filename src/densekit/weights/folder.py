@@ -4,21 +4,25 @@ import hashlib
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+import torch
+from pydantic import AfterValidator, FailFast, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from densekit import strict_json
-from densekit.config import DataConfig, Frozen, ModelConfig, Preprocessing, describe
+from densekit.config import DataConfig, DenseNetConfig, Frozen, ModelConfig, Preprocessing, ResNetConfig, describe
 from densekit.errors import BadWeights, NotFinite
 from densekit.models import ImageClassifier, build
+from densekit.parsing import Malformed, read_text
 from densekit.weights import atomic
 from densekit.words import listed
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_CARD_BYTES = 1 << 22
+"""100,000 class names take about half of it."""
 
 
 def _without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -31,11 +35,11 @@ class ModelCard(Frozen):
 
     format: int = 1
     model: ModelConfig
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], FailFast()]
     preprocessing: Preprocessing
     task: Literal["single-label", "multi-label"] = "single-label"
     """Whether an image is of exactly one class or of any number."""
-    thresholds: tuple[float, ...] = ()
+    thresholds: Annotated[tuple[float, ...], FailFast()] = ()
     """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None
     """What it was trained on, and how that was split; evaluation finds the same split by it."""
@@ -45,6 +49,17 @@ class ModelCard(Frozen):
     """Command, seed, versions, data."""
     sha256: str | None = None
     """Of the weights beside it; none: they are not checked."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for what, given, wanted in (
+            ("class names", len(self.classes), self.model.num_classes),
+            ("thresholds", len(self.thresholds), self.model.num_classes),
+            ("channels of preprocessing", self.preprocessing.channels, self.model.in_channels),
+        ):
+            if given not in (0, wanted):
+                raise ValueError(f"{given} {what}, but the network has {wanted}")
+        return self
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> str:
@@ -62,21 +77,41 @@ def read_card(folder: Path) -> ModelCard:
     """Raises BadWeights when config.json is missing or not a model's."""
     path = folder / CONFIG
     try:
-        return ModelCard.model_validate_json(path.read_text())
+        return ModelCard.model_validate_json(read_text(path, _CARD_BYTES))
     except FileNotFoundError:
         raise BadWeights(f"no {path}; a model folder holds {CONFIG} and {WEIGHTS}") from None
     except ValidationError as error:
         raise BadWeights(f"{path} is not a densekit model: {describe(error)}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, Malformed) as error:
         raise BadWeights(f"cannot read {path}: {error}") from error
 
 
 def load_model(folder: Path, plan: str = "auto") -> tuple[ImageClassifier, ModelCard]:
     """The network in evaluation mode, and its card. Raises BadWeights for damaged or foreign weights."""
     card = read_card(folder)
+    state = read_tensors(folder, card)
+    _check_buildable(card.model, state, folder)
     model = build(card.model, plan)
-    load_state(model, read_tensors(folder, card), folder)
+    load_state(model, state, folder)
     return model.eval(), card
+
+
+def _check_buildable(config: ModelConfig, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Raises BadWeights before a network that the weights cannot fill takes memory or time."""
+    layers = sum(config.blocks) if isinstance(config, DenseNetConfig) else 0
+    layers = config.depth if isinstance(config, ResNetConfig) else layers
+    if layers > len(state):
+        raise BadWeights(
+            f"{folder / CONFIG} describes a network of {layers:,} layers, but {WEIGHTS} beside it has only "
+            f"{len(state):,} tensors; fetch both again"
+        )
+    try:
+        with torch.device("meta"):
+            own = build(config, "concat").state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
+        reason = str(error).partition("\n")[0]
+        raise BadWeights(f"{folder / CONFIG} describes a network that cannot be built: {reason}") from error
+    _check_matching(own, state, folder)
 
 
 def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
@@ -98,7 +133,16 @@ def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Loads every tensor or raises BadWeights naming those that do not match, or NotFinite those not finite."""
-    own = model.state_dict()
+    _check_matching(model.state_dict(), state, source)
+    if bad := not_finite(state):
+        raise NotFinite(
+            f"{source} holds weights that are not finite, in {len(bad)} of {len(state)} tensors ({listed(bad)}); the "
+            "training that made them diverged: train again with a lower learning rate, or take an earlier checkpoint"
+        )
+    model.load_state_dict(state)
+
+
+def _check_matching(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path | str) -> None:
     wrong = sorted(
         {*(own.keys() ^ state.keys()), *(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)}
     )
@@ -107,12 +151,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str
             f"{source} does not hold the weights of this network: {len(wrong)} tensors are missing, left over "
             f"or of another shape, {', '.join(wrong[:3])} among them; choose the network they were trained with"
         )
-    if bad := not_finite(state):
-        raise NotFinite(
-            f"{source} holds weights that are not finite, in {len(bad)} of {len(state)} tensors ({listed(bad)}); the "
-            "training that made them diverged: train again with a lower learning rate, or take an earlier checkpoint"
-        )
-    model.load_state_dict(state)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

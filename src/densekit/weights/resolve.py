@@ -1,11 +1,11 @@
 """MODEL of the command line -> a model folder."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
+from densekit.parsing import JSON_BYTES, parse_json, read_text
 from densekit.weights import atomic
 from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
 from densekit.weights.hub import fetched, is_address, pinned
@@ -71,7 +71,10 @@ def run_checkpoint(run: Path) -> Path:
             f"{run} diverged and has no result: {reason}; to take the weights from before: {run}/checkpoints/last"
         )
     result = run / "checkpoints" / "result"
-    named = atomic.current(run / "checkpoints" / (result.read_text().strip() if result.is_file() else "last"))
+    name = result.read_text().strip() if result.is_file() else "last"
+    if name not in ("last", "best"):
+        raise BadWeights(f"{result} holds neither last nor best; restore it from a copy, or write one of them into it")
+    named = atomic.current(run / "checkpoints" / name)
     if not (named / CONFIG).is_file():
         raise BadWeights(f"{run} has no checkpoint yet; train it first")
     return named
@@ -80,8 +83,7 @@ def run_checkpoint(run: Path) -> Path:
 def _divergence(run: Path) -> str:
     """Why training diverged, if nothing came after that."""
     events = run / "events.jsonl"
-    lines = events.read_text(encoding="utf-8", errors="replace").splitlines() if events.is_file() else []
-    with suppress(ValueError, IndexError):  # a full disk may have cut it short
-        last = json.loads(lines[-1])
+    with suppress(OSError, ValueError, IndexError, KeyError, TypeError):  # no events, or a full disk cut the last short
+        last = parse_json(read_text(events, JSON_BYTES).splitlines()[-1])
         return str(last["reason"]) if last["event"] == "diverged" else ""
     return ""
