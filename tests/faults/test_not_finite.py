@@ -1,5 +1,6 @@
 """Weights, outputs and settings that are not finite are named where they are met, and never reach JSON."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import openvino
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -126,17 +128,19 @@ def test_only_the_image_with_such_outputs_gets_the_error(net: Path) -> None:
     classifier = package.load(net)
     assert isinstance(classifier, Classifier)
 
-    def spoil(_: object, __: object, logits: Tensor) -> None:
-        logits[0, 1] = float("inf")
+    def spoil(_: object, inputs: tuple[Tensor], logits: Tensor) -> None:
+        logits[inputs[0].mean((1, 2, 3)) > 2, 1] = float("inf")
 
     classifier.model.register_forward_hook(spoil)
-    images = [picture(i, (16, 16)) for i in range(3)]
+    white = io.BytesIO()
+    Image.new("L", (16, 16), 255).save(white, "PNG")
+    images = [picture(0, (16, 16)), white.getvalue(), picture(1, (16, 16))]
     outcomes = list(classifier.predict_each(images))
-    assert [isinstance(outcome, BadImage) for outcome in outcomes] == [True, False, False]
+    assert [isinstance(outcome, BadImage) for outcome in outcomes] == [False, True, False]
     with pytest.raises(BadImage, match="not finite"):
         classifier.predict(images[1])
     served, _ = answers(classifier, images)
-    assert [answer.get("error", {}).get("code") for answer in served] == ["not_finite", None, None]
+    assert [answer.get("error", {}).get("code") for answer in served] == [None, "not_finite", None]
 
 
 def test_the_runtime_without_torch_has_the_same_error(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
