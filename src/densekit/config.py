@@ -68,9 +68,9 @@ Window = tuple[float, PositiveFloat]
 
 
 class Frozen(BaseModel):
-    """Immutable, and an unknown key is an error."""
+    """Immutable; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Architecture(Frozen):
@@ -230,7 +230,7 @@ class Preprocessing(Frozen):
     resize: Annotated[PositiveInt, Field(le=_LONGEST_SIDE)]
     """The shorter side is scaled to this many pixels before the cut."""
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
     """Per channel, in units where a pixel is 0 to 1."""
     background: Literal["dark", "light"] | None = None
     """What surrounds the object in the training images, where that is uniform."""

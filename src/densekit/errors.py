@@ -46,8 +46,14 @@ class BadWeights(BadData):
     """Weights that are missing, damaged, or of another architecture (exit status 3)."""
 
 
+class NotFinite(BadWeights):
+    """Weights, or a network's outputs, that are not finite (exit status 3). `images` are those with such outputs."""
+
+    images: tuple[str, ...] = ()
+
+
 class Diverged(DensekitError):
-    """The loss is no longer a finite number (exit status 4)."""
+    """Training made the loss, the weights or the network's outputs not finite (exit status 4)."""
 
 
 class ProofFailed(DensekitError):

@@ -42,9 +42,9 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises Malformed."""
+    """The value of a JSON text. NaN and infinities, which older versions wrote, are None. Raises Malformed."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda _: None)
     except ValueError as error:
         raise Malformed(f"it is not JSON: {error}") from error
     except RecursionError as error:

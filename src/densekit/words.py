@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 # Control characters, separators of lines, marks that turn the direction of text, and bytes that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LISTED = 3
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -22,3 +24,8 @@ def _escaped(match: re.Match[str]) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is not UTF-8
         character = chr(ord(character) - 0xDC00)
     return ascii(character)[1:-1]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, for an error."""
+    return ", ".join(names[:_LISTED]) + (" and more" if len(names) > _LISTED else "")

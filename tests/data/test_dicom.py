@@ -134,6 +134,20 @@ def test_rescaling_comes_before_the_window() -> None:
     assert 120 < shown[np.abs(units - 40) < 20].mean() < 135
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": "nan", "WindowWidth": "400"},
+        {"WindowCenter": "40", "WindowWidth": "inf"},
+        {"RescaleSlope": "nan", "RescaleIntercept": "0"},
+        {"RescaleSlope": "inf", "RescaleIntercept": "0"},
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of pydicom, about such elements
+def test_values_or_a_window_that_are_not_finite_are_refused(elements: dict[str, str]) -> None:
+    assert code_of(dicom(RAMP, **elements)) == "unsupported_values"
+
+
 def test_signed_values_are_read() -> None:
     assert grey(dicom(np.array([[-100, 0], [50, 100]], np.int16))).tolist() == [[0, 128], [191, 255]]
 

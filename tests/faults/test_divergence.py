@@ -1,18 +1,24 @@
-"""A loss that is not finite stops the run with what is needed to find out why, or goes back if asked to."""
+"""A loss, weights or outputs that are not finite stop the run with what is needed to find out why, or it goes back."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import densekit
 from densekit.api.training import compose
-from densekit.engine import prepare, runs, train
-from densekit.errors import BadData, Diverged
+from densekit.engine import divergence, prepare, runs, train
+from densekit.engine.state import TrainState, read_checkpoint
+from densekit.engine.step import Outcome
+from densekit.errors import BadData, BadWeights, Diverged
 from tests.conftest import spoil, write_photos
 from tests.faults.command import run, state_of, train_until
 
@@ -44,7 +50,7 @@ def test_a_disk_that_is_full_by_then_does_not_hide_it(tmp_path: Path, monkeypatc
     def full(*_: object) -> None:
         raise BadData("no space left")
 
-    monkeypatch.setattr(train, "write_dump", full)
+    monkeypatch.setattr(divergence, "write_dump", full)
     with pytest.raises(Diverged, match="learning rate") as error:
         densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=DIVERGING)
     assert "diverged.json" not in str(error.value), "it names a file that is not there"
@@ -85,6 +91,106 @@ def test_float16_stops_when_no_scale_makes_its_gradients_finite(tmp_path: Path) 
     faults = [train.train_step(state, batch, prepared, 0.1, [len(batch.samples)]).fault for _ in range(3)]
     # At 2 and 1 it may be an overflow, which is the scaler's business.
     assert faults == [None, None, "gradient became nan"]
+
+
+# A rate whose last steps leave weights that are finite and running statistics that are too large for new images.
+OVERFLOWING = {"data.image_size": 32, "batch_size": 16, "optimizer.lr": 1e6, "ema.decay": 0}
+
+
+def table_of(photos: Path, path: Path) -> str:
+    """The photos as a data set of two labels an image."""
+    images = sorted(photos.rglob("*.png"))
+    rows = [f"{image},{int(image.parent.name == 'cat')},{i % 2}" for i, image in enumerate(images)]
+    path.write_text("\n".join(["path,cat,odd", *rows]) + "\n")
+    return f"csv:{path}"
+
+
+def strict(path: Path) -> Any:
+    """JSON, as its standard has it: without NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{path} holds {constant}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_validation_outputs_that_are_not_finite_are_a_divergence(labels: int, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", count=20)
+    settings = OVERFLOWING | ({"data.label_columns": "cat,odd", "optimizer.lr": 1e5} if labels == 2 else {})
+    data = table_of(photos, tmp_path / "labels.csv") if labels == 2 else str(photos)
+    run_folder = tmp_path / "run"
+    with pytest.raises(Diverged, match=r"outputs became not finite for \d images of val"):
+        densekit.train(data, model="densenet_bc_16_8", epochs=1, out=run_folder, settings=settings)
+    dump = strict(run_folder / "diverged.json")
+    assert dump["split"] == "val"
+    split = (run_folder / "split.csv").read_text().splitlines()
+    assert all(any(line.startswith(f"val,{image},") for line in split) for image in dump["images"])
+    assert not (run_folder / "result.json").exists()
+    assert read_checkpoint(run_folder / "checkpoints" / "last").document["progress"]["step"] == 0
+    with pytest.raises(BadWeights, match="diverged and has no result: the outputs became not finite"):
+        densekit.load(run_folder)
+    assert densekit.load(run_folder / "checkpoints" / "last")
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_validation_that_is_not_finite_goes_back_to_the_checkpoint_before(ranks: int, tmp_path: Path) -> None:
+    """Several processes save before they validate: that checkpoint would lead to the same outputs again."""
+    write_photos(tmp_path / "photos", count=20)
+    settings = OVERFLOWING | {"divergence.rollbacks": 1, "divergence.factor": 1e-8}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    words += ["--model", "densenet_bc_16_8", "--epochs", "1", "--out", "run"]
+    run("train", "photos", *words, folder=tmp_path, ranks=ranks)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "rollback", "finish"]
+    assert strict(tmp_path / "run" / "result.json")["loss"] < 10
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["last", "result"]
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, poison: Callable[[TrainState], Tensor], step: int) -> None:
+    """Makes one value of a tensor infinite after that step, which the loss of that step cannot show."""
+    train_step = train.train_step
+
+    def and_poison(state: TrainState, *given: Any) -> Outcome:
+        outcome = train_step(state, *given)
+        if state.progress.step + 1 == step and not state.progress.rollbacks:
+            poison(state).view(-1)[0] = float("inf")
+        return outcome
+
+    monkeypatch.setattr(train, "train_step", and_poison)
+
+
+@pytest.mark.parametrize(
+    ("poison", "name"),
+    [
+        (lambda state: state.model.get_parameter("classifier.weight").data, "model.classifier.weight"),
+        # An infinite variance makes finite outputs: nothing but the tensor itself shows it.
+        (lambda state: state.model.get_buffer("features.norm5.running_var"), "model.features.norm5.running_var"),
+        (lambda state: state.average.module.classifier.bias.data, "average.classifier.bias"),
+        (
+            lambda state: state.optimizer.state[state.model.classifier.bias]["momentum_buffer"],
+            "optimizer.classifier.bias.momentum_buffer",
+        ),
+    ],
+)
+def test_a_last_step_that_spoils_the_state_replaces_no_checkpoint(
+    poison: Callable[[TrainState], Tensor], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, poison, step=8)
+    settings = {"data.limit": 200, "batch_size": 50, "ema.decay": 0.9}
+    with pytest.raises(Diverged, match=re.escape(f"weights became not finite ({name}) after step 8")):
+        densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
+    assert strict(tmp_path / "run" / "diverged.json")["tensors"] == [name]
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last").document["progress"]["step"] == 4
+    assert densekit.load(tmp_path / "run" / "checkpoints" / "last")
+
+
+def test_a_checkpoint_within_an_epoch_is_not_replaced_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, lambda state: state.model.get_buffer("features.norm5.running_var"), step=3)
+    settings = {"data.limit": 200, "batch_size": 50, "checkpoint.every_steps": 1, "divergence.rollbacks": 1}
+    finished = densekit.train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
+    events = [json.loads(line) for line in (finished.folder / "events.jsonl").read_text().splitlines()]
+    assert [event.get("step") for event in events if event["event"] == "rollback"] == [2]
 
 
 @pytest.mark.slow

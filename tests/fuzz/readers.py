@@ -153,7 +153,10 @@ def _read_checkpoint(content: bytes) -> None:
         for other, whole in files.items():
             (folder / other).write_bytes(content[1:] if other == name else whole)
         found = read_checkpoint(folder)
-    same = [found.document == json.loads(files["state.json"]), found.weights == files[WEIGHTS]]
+    # A fuzzer that looks into comparisons can write a document of its own with the right checksum: nothing is damaged.
+    own = json.loads(files["state.json"])["sha256"]["state.json"]
+    same = [found.document == json.loads(files["state.json"]) or own.encode() not in content]
+    same.append(found.weights == files[WEIGHTS])
     if not all([*same, found.tensors == files["state.safetensors"]]):
         raise Wrong(f"a damaged {name} was taken for whole")
 

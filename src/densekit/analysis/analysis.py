@@ -27,7 +27,8 @@ _ENOUGH, _FEW = 500, 8  # images
 def run(request: Request, data: tuple[str, str] | None, counting: Counting) -> Analysis:
     """Everything in `request.parts`; `data` are the names of the data and split; `counting` shows progress.
 
-    Raises InvalidInput for a network that is no DenseNet, or twins that are others.
+    Raises InvalidInput for a network that is no DenseNet, or twins that are others; NotFinite for outputs that are not
+    finite.
     """
     network, test = request.network, request.test
     blocks = blocks_of(network.model, network.name)
@@ -44,6 +45,7 @@ def run(request: Request, data: tuple[str, str] | None, counting: Counting) -> A
             f"{request.beside.name} knows other classes than {network.name}; --beside takes a network trained on the "
             "same data"
         )
+    accuracy = 1 - answers.error_of(model, test) if test is not None else None
     control = untrained(card, test)
     assert isinstance(control, DenseNet)
     cut = curves = None
@@ -68,7 +70,7 @@ def run(request: Request, data: tuple[str, str] | None, counting: Counting) -> A
         gradients=flows,
         matched=matched,
         probes=curves_by_depth,
-        accuracy=1 - answers.error_of(model, test) if test is not None else None,
+        accuracy=accuracy,
         maps=maps.activation_maps(model, card, test) if test is not None and "maps" in request.parts else None,
         metric="AUROC" if card.task == "multi-label" else "accuracy",
     )

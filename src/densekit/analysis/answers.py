@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from densekit.analysis.sample import Sample
 from densekit.engine.multi_label import mean_auroc
+from densekit.engine.task import finite_rows
+from densekit.errors import NotFinite
 
 Metric = Literal["accuracy", "AUROC"]
 """Of several labels the mean AUROC. A label's share of wrong answers would say little: where one image in twenty has
@@ -28,11 +30,20 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def error_of(model: nn.Module, sample: Sample) -> float:
-    """Share of wrong answers; of several labels one minus their mean AUROC, NaN where none has one."""
+    """Share of wrong answers; of several labels one minus their mean AUROC, NaN where none has one.
+
+    Raises NotFinite for outputs that are not finite.
+    """
+    scores = torch.cat([model(images) for images, _ in sample.chunks()])
+    finite = finite_rows(scores)
+    if not finite.all():
+        raise NotFinite(
+            f"the network's outputs are not finite for {int((~finite).sum()):,} of {len(sample):,} images; there is "
+            "nothing to analyse: train it again with a lower learning rate, or take other weights"
+        )
     if not sample.multi_label:
-        wrong = sum(int((model(images).argmax(1) != targets).sum()) for images, targets in sample.chunks())
-        return wrong / len(sample)
-    scores = torch.cat([model(images).double() for images, _ in sample.chunks()])
+        return int((scores.argmax(1) != sample.targets).sum()) / len(sample)
+    scores = scores.double()
     area = mean_auroc(sample.targets.cpu().numpy(), scores.cpu().numpy())
     return float("nan") if area is None else 1 - area
 

@@ -1,6 +1,5 @@
 """`densekit analyse` as a function."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from densekit import strict_json
 from densekit.analysis.analysis import affordable, run
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
@@ -100,7 +100,7 @@ def analyse(
     folder = given or claim_folder(Path("runs"), name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / "analysis.json", json.dumps(as_dict(found)) + "\n")
+        atomic.write(folder / "analysis.json", strict_json.dumps(as_dict(found)) + "\n")
         write_analysis(folder, found, network.card, test)
     except OSError as error:
         raise BadData(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error

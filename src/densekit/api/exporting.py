@@ -1,7 +1,6 @@
 """`densekit export` as a function."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from densekit import strict_json
 from densekit.api import eight_bits
 from densekit.api.run import data_folder
 from densekit.api.samples import BATCH, Real, images_for, made_up
 from densekit.data import Images
 from densekit.engine.evaluate import evaluate
 from densekit.engine.task import Records, task_of
-from densekit.errors import BadData, InvalidInput, ProofFailed
+from densekit.errors import BadData, InvalidInput, NotFinite, ProofFailed
 from densekit.export import formats as table
 from densekit.export import parity, speed, triton, writing
 from densekit.export.engines import Opened, open_file
@@ -82,7 +82,7 @@ def export_model(
         with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
             report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
-            atomic.write(folder / REPORT, json.dumps(report, indent=1) + "\n")
+            atomic.write(folder / REPORT, strict_json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror or error}; name another --out") from error
     return ExportedModel(out, {name: out / work.path_of(name) for name in names}, report)
@@ -151,7 +151,11 @@ class _Export:
             self.say(f"measuring {name} in 8 bits")
             opened = open_file(path)
             self._require_whole(opened, name, passport)
-            drop = eight_bits.cost(name, self.task, before, self._records(opened, passport), max_drop)
+            try:
+                after = self._records(opened, passport)
+            except NotFinite as error:
+                raise ProofFailed(f"{name} in 8 bits is refused: {error}; no file is kept") from error
+            drop = eight_bits.cost(name, self.task, before, after, max_drop)
             float_path = onnx_file
             if name == "openvino":
                 float_path = self.scratch / "float32.xml"

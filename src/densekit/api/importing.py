@@ -1,6 +1,7 @@
 """`densekit import` as a function."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,8 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float], channels: int
     for option, values in (("--mean", mean), ("--std", std)):
         if len(values) != channels:
             raise InvalidInput(f"{option} has {len(values)} values; the network reads {channels} channels, one each")
+        if not all(map(math.isfinite, values)):
+            raise InvalidInput(f"{option} {','.join(map(str, values))}: give finite numbers")
     if min(std) <= 0:
         raise InvalidInput(f"--std {','.join(map(str, std))}: a deviation is above 0")
 

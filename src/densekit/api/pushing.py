@@ -1,10 +1,10 @@
 """`densekit push` as a function."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from densekit import strict_json
 from densekit.config import DataConfig
 from densekit.data.sources import NAMED
 from densekit.errors import BadData, InvalidInput
@@ -113,7 +113,7 @@ def _without_folders(data: DataConfig) -> DataConfig:
 
 
 def _write(place: Path, model: Path, card: ModelCard, text: str) -> None:
-    atomic.write(place / CONFIG, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    atomic.write(place / CONFIG, strict_json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
     atomic.write(place / WEIGHTS, (model / WEIGHTS).read_bytes())
     atomic.write(place / hub.CARD, text)
 

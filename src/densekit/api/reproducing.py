@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from densekit import strict_json
 from densekit.api.evaluation import evaluate
 from densekit.api.run import display_of
 from densekit.api.studying import Execution, carry_on
@@ -62,7 +63,7 @@ def reproduce(
     errors = _ten_crop(study, folder, found, execution.data_dir, console) if cell.ten_crop else _single(found)
     document = _document(cell, study, found, errors, changes)
     evidence = folder / ("evidence-10crop.json" if cell.ten_crop else "evidence.json")
-    _write(evidence, json.dumps(document, indent=1) + "\n")
+    _write(evidence, strict_json.dumps(document, indent=1) + "\n")
     return Reproduced(cell, folder, evidence, document)
 
 
@@ -105,7 +106,7 @@ def _ten_crop(
         kept = run / _TEN_CROP
         if not kept.is_file():
             result = evaluate(run, split=found.split, ten_crop=True, data_dir=data_dir, console=console)
-            _write(kept, json.dumps(asdict(result), indent=1) + "\n")
+            _write(kept, strict_json.dumps(asdict(result), indent=1) + "\n")
         errors[row.seed] = 1 - float(json.loads(kept.read_text())["top1"])
     return errors
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from densekit import errors
+from densekit import errors, strict_json
 from densekit.config import Recipe
 from densekit.engine.interrupt import catch_signals
 from densekit.errors import BadData, DensekitError, Interrupted
@@ -116,7 +116,7 @@ def _start(job: Job, place: int, device: str, threads: int) -> _Running:
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has ended already, and its exit status says so
-        process.stdin.write(json.dumps(job.document()) + "\n")
+        process.stdin.write(strict_json.dumps(job.document()) + "\n")
         process.stdin.flush()  # and it stays open: see the worker
     return _Running(job, process, log, place)
 

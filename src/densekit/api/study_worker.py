@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from densekit import strict_json
 from densekit.api.training import resume, train_recipe
 from densekit.config import recipe_from
 from densekit.engine.progress import Log
@@ -43,7 +44,7 @@ def main() -> None:
         carry_out(job)
     except DensekitError as error:
         number = error.signal_number if isinstance(error, Interrupted) else 0
-        answers.write(json.dumps({"type": type(error).__name__, "message": str(error), "signal": number}))
+        answers.write(strict_json.dumps({"type": type(error).__name__, "message": str(error), "signal": number}))
         answers.close()
         sys.exit(1)
 

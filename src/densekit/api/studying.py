@@ -1,7 +1,6 @@
 """`densekit study` as a function: lay out, say what it will cost, run what is missing, gather, report."""
 
 import heapq
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from densekit import strict_json
 from densekit.api import elsewhere
 from densekit.api.run import data_folder, display_of
 from densekit.api.side_by_side import Job, Outcome, carry_out
@@ -289,7 +289,7 @@ def _report(laid_out: Study, folder: Path, failed: Mapping[str, str]) -> Finding
     """Writes study.json, figures/ and report.html."""
     found = gather(laid_out, folder, failed)
     try:
-        atomic.write(folder / "study.json", json.dumps(asdict(found), indent=1) + "\n")
+        atomic.write(folder / "study.json", strict_json.dumps(asdict(found), indent=1) + "\n")
         write_study(folder, found)
     except OSError as error:
         raise BadData(

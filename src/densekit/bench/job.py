@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from densekit import strict_json
 from densekit.bench.workload import Kind
 
 Key = tuple[str, str]
@@ -29,7 +30,7 @@ class Job:
 
     def write(self, path: Path) -> Path:
         """For a worker to read; returns where its answer will be."""
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(strict_json.dumps(asdict(self)))
         return path.with_suffix(".answer.json")
 
     @classmethod

@@ -6,7 +6,6 @@ all alike.
 """
 
 import importlib
-import json
 import statistics
 import time
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from densekit import strict_json
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, load
 from densekit.engine import threads
@@ -82,7 +82,7 @@ def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
                 name: ours / statistics.median(each) for name, each in rates.items() if name != "densekit"
             },
         }
-        atomic.write(course.out / FILE, json.dumps(report, indent=1) + "\n")
+        atomic.write(course.out / FILE, strict_json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise BadData(f"cannot write results to {course.out}: {error.strerror}; name another --out") from error
     return report

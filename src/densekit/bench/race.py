@@ -4,7 +4,6 @@ They take turns, an epoch each, so that what disturbs the machine disturbs both.
 """
 
 import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
+from densekit import strict_json
 from densekit.bench.contenders import CannotTakePart, contenders
 from densekit.bench.workload import network
 from densekit.config import DenseNetConfig, Recipe
@@ -132,7 +132,7 @@ def _write(report: dict[str, Any], folder: Path) -> None:
     picture.savefig(png, dpi=120, metadata={"Software": None})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / FILE, json.dumps(report, indent=1) + "\n")
+        atomic.write(folder / FILE, strict_json.dumps(report, indent=1) + "\n")
         atomic.write((folder / FILE).with_suffix(".svg"), svg(picture))
         atomic.write((folder / FILE).with_suffix(".png"), png.getvalue())
     except OSError as error:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from densekit import strict_json
 from densekit.bench import peer_servers
 from densekit.bench.loading import write_photographs
 from densekit.bench.workload import network, settle
@@ -114,7 +115,7 @@ def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
     }
     try:
         course.out.mkdir(parents=True, exist_ok=True)
-        atomic.write(course.out / FILE, json.dumps(report, indent=1) + "\n")
+        atomic.write(course.out / FILE, strict_json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise BadData(f"cannot write results to {course.out}: {error.strerror}; name another --out") from error
     return report
@@ -141,7 +142,8 @@ def table(report: dict[str, Any]) -> str:
     """As Markdown."""
     lines = ["| clients | server | requests a second | p50, ms | p99, ms | failed |", "|---:|---|---:|---:|---:|---:|"]
     for row in report["rows"]:
-        numbers = f"{row['per_second']:.1f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} | {row['failed']}"
+        p50, p99 = ("-" if row[key] is None else f"{row[key]:.0f}" for key in ("p50_ms", "p99_ms"))
+        numbers = f"{row['per_second']:.1f} | {p50} | {p99} | {row['failed']}"
         lines.append(f"| {row['clients']} | {row['server']} | {numbers} |")
     return "\n".join(lines)
 
@@ -198,7 +200,7 @@ def _request(name: str, content: bytes) -> bytes:
     if name == "densekit":
         path = f"/v1/predict?top={peer_servers.TOP}"
     elif name == "litserve":
-        kind, body = "application/json", json.dumps({"image": base64.b64encode(content).decode()}).encode()
+        kind, body = "application/json", strict_json.dumps({"image": base64.b64encode(content).decode()}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -291,7 +293,9 @@ def _rows(turns: dict[tuple[str, int], list[tuple[float, list[float], int]]], co
         for (name, count), rounds in turns.items():
             if count != clients:
                 continue
-            latencies = np.array([value for _, values, _ in rounds for value in values] or [np.nan])
+            latencies = [value for _, values, _ in rounds for value in values]
+            # Undefined where no request was answered.
+            p50, p99 = (float(1e3 * np.quantile(latencies, q)) if latencies else None for q in (0.5, 0.99))
             rates = [len(values) / seconds for seconds, values, _ in rounds]
             rows.append(
                 {
@@ -299,8 +303,8 @@ def _rows(turns: dict[tuple[str, int], list[tuple[float, list[float], int]]], co
                     "server": _TITLES[name],
                     "per_second": float(np.median(rates)),
                     "rounds": rates,
-                    "p50_ms": float(1e3 * np.quantile(latencies, 0.5)),
-                    "p99_ms": float(1e3 * np.quantile(latencies, 0.99)),
+                    "p50_ms": p50,
+                    "p99_ms": p99,
                     "requests": len(latencies),
                     "failed": sum(count for _, _, count in rounds),
                 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from densekit import strict_json
 from densekit.bench.contenders import contenders
 from densekit.bench.job import Job
 from densekit.bench.summary import summarise
@@ -110,7 +111,7 @@ def _report(
                 rows = summarise(answer, participants, flops=flops, batch=batch)
                 own = {key: value for key, value in answer.items() if key != "variants"}
                 report["runs"].append({"batch": batch, "threads": count, "rounds": rounds, **own, "contenders": rows})
-                atomic.write(settings.out / f"{kind}-{config.name}.json", json.dumps(report, indent=1) + "\n")
+                atomic.write(settings.out / f"{kind}-{config.name}.json", strict_json.dumps(report, indent=1) + "\n")
     return report
 
 

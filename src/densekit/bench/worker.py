@@ -3,7 +3,6 @@
 `python -m densekit.bench.worker JOB` reads a job and writes the answer beside it.
 """
 
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densekit import strict_json
 from densekit.bench.contenders import CannotTakePart, Contender, contenders
 from densekit.bench.job import Job, Key
 from densekit.bench.memory import peak_bytes, saved_bytes
@@ -141,7 +141,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     path = Path(sys.argv[1])
     answer = measure(Job.read(path))
-    path.with_suffix(".answer.json").write_text(json.dumps(answer))
+    path.with_suffix(".answer.json").write_text(strict_json.dumps(answer))
 
 
 if __name__ == "__main__":

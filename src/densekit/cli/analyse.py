@@ -1,11 +1,11 @@
 """densekit analyse."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 
@@ -56,6 +56,6 @@ def analyse(
         console=console(),
     )
     if as_json:
-        typer.echo(json.dumps(as_dict(done.found)))
+        typer.echo(strict_json.dumps(as_dict(done.found)))
     else:
         print_analysis(done)

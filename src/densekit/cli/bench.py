@@ -1,11 +1,11 @@
 """densekit bench."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, Json
 from densekit.errors import InvalidInput, UnknownName
 
@@ -85,7 +85,7 @@ def bench(
                 people.print(table, "")
             people.print(notes(report), "", style="dim", markup=False)
     if as_json:
-        typer.echo(json.dumps(reports))
+        typer.echo(strict_json.dumps(reports))
     else:
         typer.echo(f"written to {settings.out}; draw it: densekit bench chart {settings.out}")
 
@@ -114,7 +114,7 @@ def _race(
     progress = console()
     report = race(course, data_folder(data_dir), lambda line: progress.print(line, soft_wrap=True, style="dim"))
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(strict_json.dumps(report))
         return
     for goal, seconds in milestones(report["rows"]):
         by = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items())
@@ -136,7 +136,7 @@ def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: 
     progress = console()
     report = measure(course, lambda line: progress.print(line, soft_wrap=True, style="dim"))
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(strict_json.dumps(report))
         return
     for row in report["contenders"]:
         typer.echo(f"{row['name']}: {row['images_per_second']:.0f} images a second")
@@ -158,7 +158,7 @@ def _serve(model: list[str] | None, rounds: int | None, out: Path | None, *, as_
     progress = console()
     report = measure(course, lambda line: progress.print(line, soft_wrap=True, style="dim"))
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(strict_json.dumps(report))
         return
     typer.echo(table(report))
     typer.echo(f"written to {course.out / FILE}")

@@ -1,11 +1,11 @@
 """densekit data."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DATA, DataDir, DataSettings, Json, parse
 from densekit.words import counted
 
@@ -39,7 +39,7 @@ def check(
 
     found = examine(data, group=group, out=out, data_dir=data_dir, settings=parse(settings), console=console())
     if as_json:
-        typer.echo(json.dumps(as_dict(found)))
+        typer.echo(strict_json.dumps(as_dict(found)))
     else:
         print_check(found)
         if out is not None:
@@ -74,7 +74,7 @@ def shard(
         console=console(),
     )
     if as_json:
-        typer.echo(json.dumps({"out": str(out), "splits": counts}))
+        typer.echo(strict_json.dumps({"out": str(out), "splits": counts}))
         return
     for split, (shards, images) in counts.items():
         typer.echo(f"{split}: {counted(images, 'image')} in {counted(shards, 'shard')}")

@@ -1,12 +1,12 @@
 """densekit doctor."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, Json
 
 
@@ -26,7 +26,7 @@ def doctor(
         progress = console()
         proof = rehearse(run, data_dir=data_dir, say=lambda line: progress.print(line, markup=False, style="dim"))
         if as_json:
-            typer.echo(json.dumps({"run": str(run), "exact": True, **asdict(proof)}))
+            typer.echo(strict_json.dumps({"run": str(run), "exact": True, **asdict(proof)}))
         else:
             typer.echo(
                 f"{run} resumes exactly on this machine: {proof.steps} steps from step {proof.first_step}, killed "
@@ -35,7 +35,7 @@ def doctor(
         return
     found = examine(data_dir)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(strict_json.dumps(found))
     else:
         print_examination(found)
     if not all(check["passed"] for check in found["checks"]):

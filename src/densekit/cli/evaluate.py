@@ -1,11 +1,11 @@
 """densekit evaluate."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 
@@ -38,6 +38,6 @@ def evaluate(
         return
     if as_json:
         # Without the time it took: the same question has the same answer, on any number of processes.
-        typer.echo(json.dumps({key: value for key, value in asdict(result).items() if key != "seconds"}))
+        typer.echo(strict_json.dumps({key: value for key, value in asdict(result).items() if key != "seconds"}))
     else:
         print_result(result, per_class=True)

@@ -1,11 +1,11 @@
 """densekit export."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, Json
 
 
@@ -52,6 +52,6 @@ def export(
         say=lambda line: progress.print(line, markup=False, style="dim"),
     )
     if as_json:
-        typer.echo(json.dumps(done.report | {"out": str(done.folder)}))
+        typer.echo(strict_json.dumps(done.report | {"out": str(done.folder)}))
     else:
         print_export(done)

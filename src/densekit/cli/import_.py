@@ -1,12 +1,12 @@
 """densekit import."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import Json
 from densekit.errors import InvalidInput
 
@@ -61,7 +61,7 @@ def import_(
     if as_json:
         facts = {"out": str(done.folder), "names": done.layout, **asdict(done.account), "notes": done.notes}
         typer.echo(
-            json.dumps(
+            strict_json.dumps(
                 {"model": done.card.model.name, "classes": len(done.card.classes), "task": done.card.task, **facts}
             )
         )

@@ -1,10 +1,10 @@
 """densekit models."""
 
-import json
 from typing import Any
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import Json
 
 
@@ -13,7 +13,7 @@ def models(as_json: Json = False) -> None:
     from densekit.models import model_names
 
     if as_json:
-        typer.echo(json.dumps([_row(name) for name in model_names()]))
+        typer.echo(strict_json.dumps([_row(name) for name in model_names()]))
         return
     typer.echo(f"{'name':<28}{'parameters':>11}{'MACs':>12}{'depth':>7}  {'input':<12}classes")
     for name in model_names():

@@ -1,7 +1,6 @@
 """densekit predict."""
 
 import glob
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import Json
 from densekit.errors import BadData, BadImage
 from densekit.words import printable
@@ -40,7 +40,7 @@ def predict(
         if isinstance(outcome, BadImage):
             bad += 1
             if as_json:
-                typer.echo(json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
+                typer.echo(strict_json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
             else:
                 place = f"{'standard input' if name == '-' else printable(name)}: " if callable(source) else ""
                 typer.echo(f"densekit: {place}{outcome}", err=True)
@@ -48,7 +48,7 @@ def predict(
         for notice in outcome.notices:
             typer.echo(f"densekit: {printable(name)}: {notice}", err=True)
         if as_json:
-            typer.echo(json.dumps({"path": name, "top": outcome.top(top)}))
+            typer.echo(strict_json.dumps({"path": name, "top": outcome.top(top)}))
         else:
             best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
             typer.echo(printable(f"{name}  {best}"))

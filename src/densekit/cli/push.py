@@ -1,11 +1,11 @@
 """densekit push."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import Json
 
 
@@ -33,7 +33,7 @@ def push(
     done = api.push(model, to, private=private, license=license, dry_run=dry_run, replace_card=replace_card)
     if as_json:
         where = {"url": done.url, "revision": done.revision, "folder": str(done.folder) if done.folder else None}
-        typer.echo(json.dumps(where | {"files": done.files, "notes": done.notes}))
+        typer.echo(strict_json.dumps(where | {"files": done.files, "notes": done.notes}))
         return
     for note in done.notes:
         typer.echo(f"densekit: {note}", err=True)

@@ -1,11 +1,11 @@
 """densekit reproduce."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DataDir, Json, Settings, parse
 from densekit.cli.study import Commands, DryRun, Epochs, Gather, Jobs, Limit, Only, Seeds, Slurm
 from densekit.errors import InvalidInput
@@ -42,7 +42,7 @@ def reproduce(
     if list_:
         chosen = [cell_for(target)] if target else list(cells().values())
         if as_json:
-            typer.echo(json.dumps([cell.document() for cell in chosen], indent=1))
+            typer.echo(strict_json.dumps([cell.document() for cell in chosen], indent=1))
         else:
             print_ledger(chosen)
         return
@@ -69,6 +69,6 @@ def reproduce(
     if done is None:
         return
     if as_json:
-        typer.echo(json.dumps(dict(done.document)))
+        typer.echo(strict_json.dumps(dict(done.document)))
     else:
         print_reproduced(done)

@@ -19,8 +19,7 @@ from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
 from densekit.report.study_page import answer, spread
 from densekit.study.ledger import BASIS, Cell
-from densekit.weights.foreign.account import listed
-from densekit.words import counted, printable
+from densekit.words import counted, listed, printable
 
 
 def console() -> Console:

@@ -1,12 +1,12 @@
 """densekit study."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densekit import strict_json
 from densekit.cli.options import DATA, DataDir, Json, Settings, parse
 
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")]
@@ -76,6 +76,6 @@ def study(
     if done.found is None:
         return
     if as_json:
-        typer.echo(json.dumps(asdict(done.found)))
+        typer.echo(strict_json.dumps(asdict(done.found)))
     else:
         print_study(done)

@@ -72,11 +72,16 @@ class Dicom:
 
     def _shares(self, values: np.ndarray[Any, Any], window: Window | None) -> np.ndarray[Any, np.dtype[np.float64]]:
         header = self._header
+        centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+        if not np.isfinite([values.min(), values.max(), centre or 0, width or 0]).all():
+            raise BadImage(
+                "unsupported_values",
+                f"{self._name} is DICOM with values or a window that are not finite; correct its rescaling and window",
+            )
         if window is not None:
             return windowed(values, *window)
         if header.get("VOILUTSequence"):
             return self._looked_up(values)
-        centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
         if centre is not None and width:
             return windowed(values, centre, width, str(header.get("VOILUTFunction", None) or "LINEAR"))
         low, high = float(values.min()), float(values.max())

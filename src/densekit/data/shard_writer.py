@@ -1,7 +1,6 @@
 """Images -> tar files that `shards`, and WebDataset, read."""
 
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.transforms.v2.functional import to_pil_image
 
+from densekit import strict_json
 from densekit.data.decode import suffix_of
 from densekit.data.sets import ArrayImages, Images, SkipList, groups_of
 from densekit.errors import BadImage
@@ -90,4 +90,4 @@ def _label(images: Images, sample: int, group: str | None) -> list[tuple[str, by
         fields["label"] = [i for i, value in enumerate(values.tolist()) if value == 1]
         unknown = [i for i, value in enumerate(values.tolist()) if value != value]
         fields |= {"unknown": unknown} if unknown else {}
-    return [(".json", json.dumps(fields).encode())]
+    return [(".json", strict_json.dumps(fields).encode())]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densekit import strict_json
 from densekit.engine import allocation, runs
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import autocast
@@ -118,7 +119,7 @@ def _key(prepared: Prepared) -> str:
     environment = runs.environment()
     machine = [environment[name] for name in ("densekit", "torch", "processor", "threads", "kernels", "cuda")]
     everything = [facts, str(prepared.device), machine, fingerprint(), _MEASURED]
-    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+    return hashlib.sha256(strict_json.dumps(everything).encode()).hexdigest()[:16]
 
 
 def _file(key: str) -> Path:
@@ -137,7 +138,7 @@ def _recall(key: str) -> dict[str, float]:
 def _remember(key: str, seconds: dict[str, float]) -> None:
     try:
         _file(key).parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(_file(key), json.dumps(seconds, indent=1))
+        atomic.write(_file(key), strict_json.dumps(seconds, indent=1))
     except OSError:
         pass  # no cache: it will be measured again
 

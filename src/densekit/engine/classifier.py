@@ -16,7 +16,7 @@ from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
-from densekit.engine.task import task_of
+from densekit.engine.task import finite_rows, task_of
 from densekit.errors import BadImage, InvalidInput
 from densekit.weights import ModelCard, open_model
 
@@ -102,8 +102,8 @@ class Classifier:
             outcomes = [self._decode(source, max_pixels) for source in chunk]
             good = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
             predictions = iter(self._predict(good, invert) if good else ())
-            for outcome in outcomes:
-                yield outcome if isinstance(outcome, BadImage) else next(predictions)
+            for source, outcome in zip(chunk, outcomes, strict=True):
+                yield outcome if isinstance(outcome, BadImage) else next(predictions) or not_finite(source)
 
     def decode(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Decoded:
         """One image, with the channels and the window that this network reads. Raises BadImage."""
@@ -116,13 +116,22 @@ class Classifier:
         except BadImage as error:
             return error
 
+    def _predict(self, decoded: Sequence[Decoded], invert: bool) -> list[Prediction | None]:
+        notices = [self.notices(each, invert) for each in decoded]
+        return self.predict_pixels(self.pixels([each.image for each in decoded], invert), notices)
+
     @torch.inference_mode()
-    def _predict(self, decoded: Sequence[Decoded], invert: bool) -> list[Prediction]:
-        logits = self.model(self.inputs(self.pixels([each.image for each in decoded], invert)))
+    def predict_pixels(self, pixels: Tensor, notices: Sequence[tuple[str, ...]]) -> list[Prediction | None]:
+        """(N, C, H, W) uint8, as `pixels` gives them, and the notices of each -> predictions.
+
+        None stands for an image whose logits are not finite: `not_finite` is the error for it.
+        """
+        logits = self.model(self.inputs(pixels))
+        finite = finite_rows(logits).tolist()
         probabilities = self.task.probabilities(logits).cpu().numpy()
         return [
-            Prediction(self.classes, row, self.notices(each, invert), self.task.decisions())
-            for row, each in zip(probabilities, decoded, strict=True)
+            Prediction(self.classes, row, told, self.task.decisions()) if good else None
+            for row, told, good in zip(probabilities, notices, finite, strict=True)
         ]
 
     def pixels(self, images: Sequence[Image.Image], invert: bool = False) -> Tensor:
@@ -140,6 +149,16 @@ class Classifier:
         preprocessing = self.card.preprocessing
         background = background_notice(decoded.image, preprocessing, invert)
         return (*decoded.notices, *background, *unknown_notice(self.card))
+
+
+def not_finite(source: object) -> BadImage:
+    """The error for an image whose logits are not finite."""
+    name = source if isinstance(source, str | os.PathLike) else "the image"
+    return BadImage(
+        "not_finite",
+        f"the network's outputs for {name} are not finite; train it again with a lower learning rate, or take other "
+        "weights",
+    )
 
 
 def batched(items: Iterable[ImageSource], size: int) -> Iterator[tuple[ImageSource, ...]]:

@@ -1,46 +1,97 @@
-"""What is written when the loss is not a finite number: enough to find the image or the layer that did it."""
+"""What is said and written when training diverges: enough to find the image or the layer that did it."""
 
 import copy
-import json
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from densekit import ops
+from densekit import ops, strict_json
 from densekit.data import Batch
 from densekit.engine import runs
 from densekit.engine.chance import reseed
 from densekit.engine.precision import autocast
 from densekit.engine.setup import Prepared
-from densekit.engine.state import TrainState
+from densekit.engine.state import Progress, TrainState
 from densekit.engine.step import Outcome, inputs
+from densekit.errors import Diverged
 from densekit.weights import atomic
+from densekit.words import counted, listed
 
 FILE = "diverged.json"
 
 
-def write_dump(run: Path, state: TrainState, prepared: Prepared, batch: Batch, outcome: Outcome, rate: float) -> None:
-    """RUN/diverged.json: the images of the batch, on every process, and norms by layer on the leader's share."""
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not finite."""
+
+    what: str
+    """In the words of the error."""
+    place: str
+    """When it was seen, likewise."""
+    rate: float
+    """The learning rate then."""
+    facts: Mapping[str, Any]
+    """What diverged.json says about it."""
+
+
+def diverged(run: Path, prepared: Prepared, fault: Fault) -> Diverged:
+    """The error for a fault that all processes see; the leader writes RUN/diverged.json."""
+    dump = ""
+    with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
+        if prepared.world.leads:
+            write_dump(run, fault)
+        dump = f"details are in {run / FILE}; "
+    return Diverged(
+        f"the {fault.what} {fault.place}, at learning rate {fault.rate:.3g}; {dump}lower the rate with "
+        f"--set optimizer.lr={prepared.recipe.optimizer.lr / 3:.2g}"
+    )
+
+
+def write_dump(run: Path, fault: Fault) -> None:
+    """RUN/diverged.json."""
+    document = {"fault": fault.what, "learning_rate": fault.rate, **fault.facts}
+    with runs.writing(run):
+        atomic.write(run / FILE, strict_json.dumps(document, indent=2) + "\n")
+
+
+def fault_of_step(state: TrainState, prepared: Prepared, batch: Batch, outcome: Outcome, rate: float) -> Fault:
+    """A loss or gradient: the images of the batch, on every process, and norms by layer on the leader's share."""
     train = prepared.data.splits["train"]
-    images = prepared.world.gather([train.name(i) for i in batch.samples.tolist()])
-    if prepared.world.leads:
-        progress = state.progress
-        document = {
-            "epoch": progress.epoch + 1,
-            "step_in_epoch": progress.step_in_epoch + 1,
-            "step": progress.step + 1,
-            "loss": str(outcome.loss),  # JSON has no NaN
-            "gradient_norm": str(outcome.gradient),
-            "learning_rate": rate,
-            "images": [name for part in images for name in part],
-            "input": {"smallest": _plain(batch.images.min()), "largest": _plain(batch.images.max())},
-            "layers": _layers(state.model, images_of(state, prepared, batch), prepared.recipe.precision),
-        }
-        with runs.writing(run):
-            atomic.write(run / FILE, json.dumps(document, indent=2) + "\n")
+    progress, facts = state.progress, dict[str, Any]()
+    with suppress(Exception):
+        images = prepared.world.gather([train.name(i) for i in batch.samples.tolist()])
+        if prepared.world.leads:
+            facts = {
+                "epoch": progress.epoch + 1,
+                "step_in_epoch": progress.step_in_epoch + 1,
+                "step": progress.step + 1,
+                "loss": str(outcome.loss),  # JSON has no NaN
+                "gradient_norm": str(outcome.gradient),
+                "images": [name for part in images for name in part],
+                "input": {"smallest": _plain(batch.images.min()), "largest": _plain(batch.images.max())},
+                "layers": _layers(state.model, images_of(state, prepared, batch), prepared.recipe.precision),
+            }
+    place = f"in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}"
+    return Fault(str(outcome.fault), place, rate, facts)
+
+
+def fault_of_weights(progress: Progress, tensors: Sequence[str], rate: float) -> Fault:
+    """Weights, running statistics or the optimizer's state, by name."""
+    facts = {"step": progress.step, "tensors": list(tensors)}
+    return Fault(f"weights became not finite ({listed(tensors)})", f"after step {progress.step}", rate, facts)
+
+
+def fault_of_outputs(progress: Progress, split: str, images: Sequence[str], rate: float) -> Fault:
+    """A network's outputs for some images of a split, by name."""
+    facts = {"step": progress.step, "split": split, "images": list(images)}
+    what = f"outputs became not finite for {counted(len(images), 'image')} of {split} ({listed(images)})"
+    return Fault(what, f"after step {progress.step}", rate, facts)
 
 
 def images_of(state: TrainState, prepared: Prepared, batch: Batch) -> Tensor:

@@ -14,8 +14,9 @@ from densekit.data import Loader
 from densekit.data.sets import SkipList
 from densekit.engine.precision import autocast
 from densekit.engine.processes import ALONE, World
-from densekit.engine.task import Records, Result, Task
-from densekit.errors import BadData, BadImage
+from densekit.engine.task import Records, Result, Task, finite_rows
+from densekit.errors import BadData, BadImage, NotFinite
+from densekit.words import listed
 
 
 def evaluate(
@@ -29,9 +30,22 @@ def evaluate(
     advance: Callable[[int], None] = lambda _: None,
     precision: str = "float32",
 ) -> tuple[Result, Records]:
-    """The metrics of one split, and the records they came from. `names` are model, data and split."""
+    """The metrics of one split, and the records they came from. `names` are model, data and split.
+
+    Raises:
+        BadData: too many images cannot be read, or none can.
+        NotFinite: the network's outputs for some images are not finite.
+    """
     started = time.perf_counter()
-    columns = _columns(model, loader, task, skipped, world, advance, precision)
+    finite, *columns = _columns(model, loader, task, skipped, world, advance, precision)
+    if not finite.all():
+        bad = [loader.images.name(sample) for sample in columns[0][~finite].tolist()]
+        error = NotFinite(
+            f"the outputs of {names[0]} are not finite for {len(bad):,} of {len(finite):,} images of {names[1]}, "
+            f"{names[2]} ({listed(bad)}); train it again with a lower learning rate, or take other weights"
+        )
+        error.images = tuple(bad)
+        raise error
     facts = dict(zip(("model", "data", "split"), names, strict=True))
     return task.measure(columns, facts | {"skipped": skipped.rows(), "seconds": time.perf_counter() - started})
 
@@ -46,7 +60,9 @@ def _columns(
     advance: Callable[[int], None],
     precision: str,
 ) -> list[NDArray[Any]]:
-    """Runs `model` over the split in evaluation mode and leaves it in the mode it was in; samples, then the task's.
+    """Runs `model` over the split in evaluation mode and leaves it in the mode it was in.
+
+    Returns whether the outputs are finite, the samples, and the task's columns.
 
     Several processes each take some of the batches, and all get all records. Raises BadData for too many bad files.
     """
@@ -62,7 +78,7 @@ def _columns(
             continue
         with autocast(batch.images.device, precision):
             logits = _logits(model, batch.images).float()
-        row = (batch.samples, *task.columns(logits, batch.targets))
+        row = (finite_rows(logits), batch.samples, *task.columns(logits, batch.targets))
         rows.append(tuple(tensor.cpu() for tensor in row))
         advance(len(batch.samples) * world.size)
     model.train(was_training)
@@ -73,7 +89,7 @@ def _columns(
     if not parts:
         raise BadData("none of the images to evaluate can be read; mend them, or choose another split with --split")
     whole = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(whole[0], kind="stable")
+    order = np.argsort(whole[1], kind="stable")
     return [column[order] for column in whole]
 
 

@@ -22,7 +22,7 @@ import torch
 import torchvision
 import yaml
 
-from densekit import ops
+from densekit import ops, strict_json
 from densekit.config import Recipe, recipe_from
 from densekit.data import DataSet, Images
 from densekit.data.sets import groups_of, label_names
@@ -51,7 +51,7 @@ def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
     require_none(folder)
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
+        atomic.write(folder / "env.json", strict_json.dumps(environment(), indent=2) + "\n")
         grouped = any(groups_of(images) for images in data.splits.values())
         head = ("split", "image", "class", "group") if grouped else ("split", "image", "class")
         atomic.write(folder / "split.csv", _csv(head, _members(data)))
@@ -135,18 +135,22 @@ def append_row(folder: Path, row: dict[str, Any]) -> None:
     A row of an epoch that is there already, from before a crash, is replaced.
     """
     rows = [old for old in metrics(folder) if old["epoch"] < row["epoch"]] + [row]
-    atomic.write(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    atomic.write(folder / "metrics.jsonl", "".join(strict_json.dumps(r) + "\n" for r in rows))
     keys = list(dict.fromkeys(key for r in rows for key in r))
     lines = [",".join(keys), *(",".join(str(r.get(key, "")) for key in keys) for r in rows)]
     atomic.write(folder / "metrics.csv", "\n".join(lines) + "\n")
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; none if there is no epoch yet. Raises BadData for a damaged file."""
+    """The rows of metrics.jsonl, without what is undefined; none if there is no epoch yet.
+
+    Raises BadData for a damaged file.
+    """
     path = folder / "metrics.jsonl"
     try:
-        return [parse_json(line) for line in read_text(path, JSON_BYTES).splitlines()] if path.is_file() else []
-    except (OSError, Malformed) as error:
+        rows = [parse_json(line) for line in read_text(path, JSON_BYTES).splitlines()] if path.is_file() else []
+        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+    except (OSError, AttributeError, Malformed) as error:
         raise _damaged(path, error) from error
 
 
@@ -226,16 +230,22 @@ def note(folder: Path, event: str, **facts: Any) -> None:
     """Adds a line to events.jsonl: when a run was started, stopped, continued, and what had changed."""
     line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
     with writing(folder), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(strict_json.dumps(line) + "\n")
 
 
 def result_of(folder: Path) -> Result | None:
-    """What a finished run measured; None where there is no result yet. Raises BadData for a damaged file."""
+    """What a finished run measured; None where there is no result yet.
+
+    Raises BadData for a damaged file, and for the result of a run that diverged unnoticed, as older versions wrote it.
+    """
     path = folder / "result.json"
     try:
-        return result_from(read_json(path)) if path.is_file() else None
+        result = result_from(read_json(path)) if path.is_file() else None
     except (OSError, TypeError, Malformed) as error:
         raise _damaged(path, error) from error
+    if result is not None and result.loss is None:
+        raise BadData(f"{path} holds a loss that is not finite: the run diverged; train again at a lower learning rate")
+    return result
 
 
 def forget_result(folder: Path) -> None:
@@ -245,7 +255,7 @@ def forget_result(folder: Path) -> None:
 
 def write_result(folder: Path, result: Result) -> None:
     """result.json: the metrics of the reported split."""
-    atomic.write(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+    atomic.write(folder / "result.json", strict_json.dumps(asdict(result), indent=2) + "\n")
 
 
 def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:

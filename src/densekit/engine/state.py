@@ -13,10 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from densekit import strict_json
 from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
 from densekit.weights import ModelCard, atomic, save_model
-from densekit.weights.folder import WEIGHTS, load_state, plain
+from densekit.weights.folder import WEIGHTS, load_state, not_finite, plain
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
 _FORMAT = 3
@@ -51,7 +52,7 @@ class Progress:
     best_top1: float = -1.0
     """The highest `Result.score`; called so since it was always top-1, and checkpoints have it by this name."""
     rollbacks: int = 0
-    """How often training went back to a checkpoint because the loss was not finite."""
+    """How often training went back to a checkpoint because something was not finite."""
 
 
 @dataclass
@@ -72,6 +73,21 @@ class TrainState:
         """The network that is evaluated and kept: the average where there is one."""
         return self.average.module if self.average is not None else self.model
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, running statistics and the optimizer's state."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return tensors | {
+            f"optimizer.{name}.{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def not_finite(self) -> list[str]:
+        """Names of the tensors, those of the average included, with a value that is NaN or infinite."""
+        averaged = {} if self.average is None else self.average.module.state_dict()
+        return not_finite(self.tensors() | {f"average.{name}": value for name, value in averaged.items()})
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -87,14 +103,7 @@ def save_checkpoint(
     folder: Path, state: TrainState, card: ModelCard, made_by: Mapping[str, Any], skipped: SkipList | None = None
 ) -> None:
     """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    tensors |= {
-        f"optimizer.{name}.{key}": value
-        for name, parameter in state.model.named_parameters()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-    packed = save(plain(tensors))
+    packed = save(plain(state.tensors()))
     with atomic.new_folder(folder) as fresh:
         weights = save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)
@@ -109,7 +118,7 @@ def save_checkpoint(
             "made_by": made_by,
         }
         document["sha256"][STATE_JSON] = _own_sha256(document)
-        atomic.write(fresh / STATE_JSON, json.dumps(document, indent=2) + "\n")
+        atomic.write(fresh / STATE_JSON, strict_json.dumps(document, indent=2) + "\n")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -175,7 +184,7 @@ def _sha256(content: bytes) -> str:
 def _own_sha256(document: Mapping[str, Any]) -> str:
     """Of a state.json, without what it says of itself."""
     others = {name: digest for name, digest in document["sha256"].items() if name != STATE_JSON}
-    return _sha256(json.dumps({**document, "sha256": others}, sort_keys=True).encode())
+    return _sha256(strict_json.dumps({**document, "sha256": others}, sort_keys=True).encode())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -37,6 +37,14 @@ def task_of(card: ModelCard) -> Task:
     return MultiLabel(card.classes, thresholds=card.thresholds)
 
 
+def finite_rows(logits: Tensor) -> Tensor:
+    """(N, classes) -> (N,) bool: whether an image has finite logits, no further apart than the largest float.
+
+    Probabilities do not show it: the sigmoid of an infinite logit is 1.
+    """
+    return (logits - logits.amax(1, keepdim=True)).isfinite().all(1)
+
+
 def result_from(document: Mapping[str, Any]) -> Result:
     """What result.json holds."""
     return MultiLabelResult(**document) if "auroc" in document else single_label.Result(**document)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from densekit import strict_json
 from densekit.config import Recipe
 from densekit.engine import runs
 from densekit.engine.processes import World
@@ -127,7 +128,7 @@ class Tracking:
 
     def _remember(self, name: str, **facts: Any) -> None:
         self._known[name] = self._known.get(name, {}) | facts
-        atomic.write(self._run / FILE, json.dumps(self._known, indent=2) + "\n")
+        atomic.write(self._run / FILE, strict_json.dumps(self._known, indent=2) + "\n")
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Training: one visible loop. What changes is in TrainState, what does not in the recipe."""
 
+import shutil
 import signal
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from densekit import ops
 from densekit.config import Recipe
 from densekit.engine import allocation, runs
 from densekit.engine.continuity import made_by
-from densekit.engine.divergence import FILE, write_dump
+from densekit.engine.divergence import diverged, fault_of_outputs, fault_of_step, fault_of_weights
 from densekit.engine.ema import average_of
 from densekit.engine.evaluate import evaluate
 from densekit.engine.interrupt import Stop, catch_signals
@@ -37,8 +38,11 @@ from densekit.engine.state import (
 from densekit.engine.step import is_whole, share_failures, train_step
 from densekit.engine.task import Records, Result
 from densekit.engine.tracking import Tracking
-from densekit.errors import Diverged, Interrupted
+from densekit.errors import Diverged, Interrupted, NotFinite
 from densekit.weights import ModelCard, atomic, read_card
+
+VALIDATED = "validated"
+"""Below checkpoints/, during a validation after which training may roll back: the checkpoint before."""
 
 
 def fit(
@@ -52,8 +56,8 @@ def fit(
 ) -> tuple[Result, Records]:
     """Trains from the start, or from `checkpoint`, to the recipe's last epoch or step `until`, and writes `run`.
 
-    Returns the result on the reported split. Raises Diverged for a loss that is not finite, Interrupted after a signal,
-    with the state saved, and BadData where the disk is full.
+    Returns the result on the reported split. Raises Diverged where the loss, the weights or the outputs are not finite,
+    Interrupted after a signal, with the state saved, and BadData where the disk is full.
     """
     recipe, world = prepared.recipe, prepared.world
     state = start(prepared)
@@ -72,10 +76,10 @@ def fit(
                 # What is kept has holes; the plan for scarce memory is better off with page faults.
                 with nullcontext() if recipe.plan == "checkpoint" else allocation.kept():
                     train_epoch(state, prepared, run, display, stop)
+                row = end_epoch(state, prepared, run, display, stop)
             except Diverged as error:
                 roll_back(state, prepared, run, display, error)
                 continue
-            row = end_epoch(state, prepared, run, display, stop)
             display.epoch(row)
             with runs.writing(run):
                 if world.leads:
@@ -117,15 +121,7 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
         if min(counts):  # else a share has no readable image: the same choice on every process
             outcome = train_step(state, batch, prepared, rate, counts)
             if outcome.fault is not None:
-                dump = ""
-                with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
-                    write_dump(run, state, prepared, batch, outcome, rate)
-                    dump = f"its images and the norms of all layers are in {run / FILE}; "
-                raise Diverged(
-                    f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
-                    f"learning rate {rate:.3g}; {dump}lower the rate with "
-                    f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
-                )
+                raise diverged(run, prepared, fault_of_step(state, prepared, batch, outcome, rate))
             count = len(batch.samples) if is_whole(batch, world) else sum(counts)
             progress.totals.add(outcome.loss, outcome.correct, count)
             now = time.monotonic()
@@ -145,13 +141,16 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
 
 def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display, error: Diverged) -> None:
     """To the last checkpoint, and on at a lower learning rate. Raises `error` if that was done often enough."""
-    folder, done = run / "checkpoints" / "last", state.progress.rollbacks
+    done, validated = state.progress.rollbacks, run / "checkpoints" / VALIDATED
     if done >= prepared.recipe.divergence.rollbacks:
         raise error
+    folder = prepared.world.from_leader(lambda: validated if validated.exists() else run / "checkpoints" / "last")
     # The old one still waits for the update that was not made; what it had learned is in the checkpoint.
     state.scaler = scaler_for(prepared.device, prepared.recipe.precision)
     restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
     state.progress.rollbacks = done + 1
+    if folder == validated:
+        save(state, prepared, run)
     display.say(
         f"{error}. Going back to step {state.progress.step}, with {prepared.recipe.divergence.factor:g} of the rate "
         f"({done + 1} of {prepared.recipe.divergence.rollbacks} times)"
@@ -161,8 +160,12 @@ def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display
 
 
 def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> dict[str, Any]:
-    """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch."""
+    """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch.
+
+    Raises Diverged where the weights, or the outputs for the validation images, are not finite.
+    """
     recipe, progress, totals = prepared.recipe, state.progress, state.progress.totals
+    require_finite(state, prepared, run)
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
@@ -174,11 +177,12 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
     better = False
     if "val" in prepared.data.splits:
         if prepared.world.size > 1:
-            save(state, prepared, run)  # they cannot stop in the middle of a validation: torchrun might not wait for it
+            # They cannot stop in the middle of a validation: torchrun might not wait for it.
+            save_unvalidated(state, prepared, run)
         try:
-            result, _ = evaluate_split(state, prepared, "val", display, stop)
+            result, _ = evaluate_split(state, prepared, run, "val", display, stop)
         except Interrupted:
-            save(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
+            save_unvalidated(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
         row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
         better = recipe.select == "best" and result.score > progress.best_top1
@@ -193,9 +197,12 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
 
 
 def evaluate_split(
-    state: TrainState, prepared: Prepared, split: str, display: Display, stop: Stop | None = None
+    state: TrainState, prepared: Prepared, run: Path, split: str, display: Display, stop: Stop | None = None
 ) -> tuple[Result, Records]:
-    """Metrics of the kept weights on a split. Raises Interrupted, in a process that is alone, when `stop` says so."""
+    """Metrics of the kept weights on a split.
+
+    Raises Diverged for outputs that are not finite; Interrupted, in a process that is alone, when `stop` says so.
+    """
     loader = prepared.loader(split)
     prepared.world.spread(state.result_model.buffers())  # where each process has its own statistics
     with display.evaluating(split, len(loader.images)) as advance:
@@ -205,16 +212,20 @@ def evaluate_split(
                 raise Interrupted("stopped", stop.signal_number)
             advance(images)
 
-        return evaluate(
-            state.result_model,
-            loader,
-            task=prepared.task,
-            names=(prepared.recipe.model.name, prepared.data.name, split),
-            skipped=prepared.data.skipped,
-            world=prepared.world,
-            advance=count,
-            precision=prepared.recipe.precision,
-        )
+        try:
+            return evaluate(
+                state.result_model,
+                loader,
+                task=prepared.task,
+                names=(prepared.recipe.model.name, prepared.data.name, split),
+                skipped=prepared.data.skipped,
+                world=prepared.world,
+                advance=count,
+                precision=prepared.recipe.precision,
+            )
+        except NotFinite as error:
+            fault = fault_of_outputs(state.progress, split, error.images, _last_rate(prepared, state.progress))
+            raise diverged(run, prepared, fault) from error
 
 
 def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -> tuple[Result, Records]:
@@ -224,10 +235,10 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     if chosen == "best":
         restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
     if "val" in prepared.data.splits:
-        task = prepared.task.decided(lambda: evaluate_split(state, prepared, "val", display)[1])
+        task = prepared.task.decided(lambda: evaluate_split(state, prepared, run, "val", display)[1])
         prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
-    result, rows = evaluate_split(state, prepared, split, display)
+    result, rows = evaluate_split(state, prepared, run, split, display)
     if prepared.world.leads:
         metrics = {"split": split, **result.headline()}
         card = card_for(prepared, state.progress).model_copy(
@@ -242,14 +253,47 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
 
 
 def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -> None:
-    """The leader writes, for all: what it has, all have. Raises BadData, on all, where the disk is full."""
+    """The leader writes, for all: what it has, all have.
 
+    Raises, on all, Diverged for a state that is not finite, which replaces no checkpoint, and BadData where the disk is
+    full.
+    """
+    require_finite(state, prepared, run)
+    _write(state, prepared, run, name)
+    if prepared.world.leads and name == "last":
+        shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
+
+
+def save_unvalidated(state: TrainState, prepared: Prepared, run: Path) -> None:
+    """Saves before a validation. If that may lead to a rollback, keeps the checkpoint before, to go back to."""
+    last, validated = run / "checkpoints" / "last", run / "checkpoints" / VALIDATED
+    require_finite(state, prepared, run)
+
+    def keep() -> None:
+        if not validated.exists():
+            with runs.writing(run), atomic.new_folder(validated) as fresh:
+                shutil.copytree(last, fresh, dirs_exist_ok=True)
+
+    if state.progress.rollbacks < prepared.recipe.divergence.rollbacks:
+        prepared.world.from_leader(keep)
+    _write(state, prepared, run, "last")
+
+
+def _write(state: TrainState, prepared: Prepared, run: Path, name: str) -> None:
     def write() -> None:
         with runs.writing(run):
             card = card_for(prepared, state.progress)
             save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), prepared.data.skipped)
 
     prepared.world.from_leader(write)
+
+
+def require_finite(state: TrainState, prepared: Prepared, run: Path) -> None:
+    """Raises Diverged, on all processes, where the leader's state is not finite: it is what a checkpoint holds."""
+    tensors = prepared.world.from_leader(state.not_finite)
+    if tensors:
+        fault = fault_of_weights(state.progress, tensors, _last_rate(prepared, state.progress))
+        raise diverged(run, prepared, fault)
 
 
 def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
@@ -279,6 +323,12 @@ def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
 def _rate(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
     share = (progress.epoch + of_epoch) / recipe.epochs
     return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
+
+
+def _last_rate(prepared: Prepared, progress: Progress) -> float:
+    """Of the step before; of the first one where there was none."""
+    steps = len(prepared.loader("train", prepared.recipe.augment))
+    return _rate(prepared.recipe, progress, max(0, progress.step_in_epoch - 1) / steps)
 
 
 def agreed(stop: Stop, world: World, *, due: bool = False) -> tuple[bool, bool]:

@@ -1,7 +1,7 @@
 """Exported files in their runtimes: arrays in, logits out. Only what opens a .pt2 imports torch."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.errors import BadWeights, DensekitError
+from densekit.errors import BadWeights, DensekitError, NotFinite
 from densekit.export.extras import need
+from densekit.export.onnx_weights import float_weights
 from densekit.export.passport import Passport
+from densekit.words import listed
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 CARD = "passport.json"
@@ -37,7 +39,8 @@ class Opened:
 def open_file(path: Path, threads: int | None = None) -> Opened:
     """An exported file by its suffix; `threads`, none: as many as the runtime takes.
 
-    Raises InvalidInput where its runtime is not installed, BadWeights for a missing or damaged file.
+    Raises InvalidInput where its runtime is not installed, BadWeights for a missing or damaged file, NotFinite for
+    weights that are not finite.
     """
     opener = OPENERS[path.suffix.lower()]
     if not path.is_file():
@@ -49,6 +52,16 @@ def open_file(path: Path, threads: int | None = None) -> Opened:
     except Exception as error:  # runtimes have many types for a damaged file, some of them their own
         reason = " ".join(str(error).split())[:200]
         raise BadWeights(f"{path} cannot be opened ({reason}); export it again") from error
+
+
+def _require_finite(path: Path, weights: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Raises NotFinite, which names weights. Some runtimes compute finite answers with NaN: a maximum may drop it."""
+    # A single number may be a constant of the graph, such as what a maximum is padded with.
+    if bad := [name for name, values in weights if values.size > 1 and not np.isfinite(values).all()]:
+        raise NotFinite(
+            f"{path} holds weights that are not finite, in {len(bad)} tensors ({listed(bad)}); export it again, from "
+            "weights that are finite"
+        )
 
 
 def onnxruntime(path: Path, threads: int | None = None) -> Opened:
@@ -65,6 +78,7 @@ def onnxruntime(path: Path, threads: int | None = None) -> Opened:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
+    _require_finite(path, float_weights(path))
     return Opened(
         lambda images: session.run(None, {name: np.ascontiguousarray(images)})[0],
         dict(session.get_modelmeta().custom_metadata_map),
@@ -90,6 +104,8 @@ def openvino(path: Path, threads: int | None = None) -> Opened:
         for key in ("classes", "preprocessing", "densekit")
         if model.has_rt_info(["model_info", key])
     }
+    constants = (op for op in model.get_ordered_ops() if op.get_type_name() == "Constant")
+    _require_finite(path, ((op.get_friendly_name(), op.data) for op in constants if op.data.dtype.kind == "f"))
     compiled = core.compile_model(model, "CPU", properties)
     version = runtime.__version__.partition("-")[0]
     return Opened(
@@ -108,6 +124,7 @@ def torch_program(path: Path, threads: int | None = None) -> Opened:
 
     extra: dict[str, Any] = {CARD: ""}
     program = torch.export.load(os.fspath(path), extra_files=extra)
+    _require_finite(path, ((name, x.detach().numpy()) for name, x in program.state_dict.items()))
     module = program.module()
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:

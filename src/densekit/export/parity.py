@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from densekit.config import Preprocessing
 from densekit.data.loader import normalise
-from densekit.errors import BadWeights, ProofFailed
+from densekit.errors import NotFinite, ProofFailed
 from densekit.export.engines import Run
 
 BATCHES = (1, 2, 7)
@@ -45,7 +45,7 @@ class Reference:
     """What the network answers to some images: in float64, which counts as the truth, and in float32."""
 
     def __init__(self, model: nn.Module, pixels: Tensor, preprocessing: Preprocessing) -> None:
-        """`pixels` are (N, C, H, W) uint8. Raises BadWeights where answers are not finite."""
+        """`pixels` are (N, C, H, W) uint8. Raises NotFinite where answers are not finite."""
         self.pixels = pixels
         self.images = scaled(pixels, preprocessing, torch.float32)
         with torch.no_grad():
@@ -53,7 +53,7 @@ class Reference:
             self.truth: NDArray[np.float64] = exact(scaled(pixels, preprocessing, torch.float64)).numpy()
             self.torch: NDArray[np.float32] = model.eval()(self.images).numpy()
         if not (np.isfinite(self.truth).all() and np.isfinite(self.torch).all()):
-            raise BadWeights("the network's own answers are not finite numbers; train it again, or take other weights")
+            raise NotFinite("the network's own answers are not finite numbers; train it again, or take other weights")
 
     def inputs(self, inside: bool) -> NDArray[np.generic]:
         """What the graph takes: (N, H, W, C) uint8 if preprocessing is inside, else (N, C, H, W) float32."""
@@ -86,14 +86,18 @@ def require(rows: Sequence[Parity], name: str) -> None:
 
 
 def by_company(run: Run, inputs: NDArray[np.generic]) -> float:
-    """The most that an image's logits depend on how many are beside it, relative to the largest logit."""
+    """The most that an image's logits depend on how many are beside it, relative to the largest logit.
+
+    NaN where logits are not finite.
+    """
     together = run(inputs)
     scale = float(np.abs(together).max()) or 1.0
-    largest = 0.0
+    differences = []
     for batch in BATCHES:
         apart = [run(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
-        largest = max(largest, float(np.abs(np.concatenate(apart) - together).max()) / scale)
-    return largest
+        with np.errstate(invalid="ignore"):
+            differences.append(np.abs(np.concatenate(apart) - together).max() / scale)
+    return float(np.max(differences))  # not max(), which passes over NaN
 
 
 def scaled(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:

@@ -4,13 +4,13 @@ Every format keeps strings by name. `classes` and `preprocessing` are JSON for w
 `densekit` holds the rest of config.json, and what was made of the network.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from densekit import strict_json
 from densekit.config import Preprocessing, describe
 from densekit.errors import BadWeights
 from densekit.outputs import check_outputs
@@ -53,9 +53,9 @@ class Passport:
         rest = {key: value for key, value in self.card.items() if key not in ("classes", "preprocessing")}
         about = {"format": _FORMAT, "inside": self.inside, "precision": self.precision, "card": rest}
         return {
-            "classes": json.dumps(self.card["classes"]),
-            "preprocessing": json.dumps(self.card["preprocessing"]),
-            "densekit": json.dumps(about),
+            "classes": strict_json.dumps(self.card["classes"]),
+            "preprocessing": strict_json.dumps(self.card["preprocessing"]),
+            "densekit": strict_json.dumps(about),
         }
 
     @classmethod

@@ -16,6 +16,7 @@ from PIL import Image
 
 from densekit.data.decode import MAX_PIXELS, decode
 from densekit.data.framing import framed
+from densekit.errors import BadImage
 from densekit.export.engines import open_file
 
 
@@ -38,17 +39,23 @@ class OnnxClassifier:
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         """Raises BadWeights for a missing, damaged or foreign file, InvalidInput without onnxruntime."""
-        self._opened = open_file(Path(path), threads)
+        self._path = Path(path)
+        self._opened = open_file(self._path, threads)
         self.passport = self._opened.passport(path)
         self.classes = self.passport.classes
         self._outside = self.passport.outside
         self._probabilities = sigmoid if self.passport.card.get("task") == "multi-label" else softmax
 
     def predict(self, source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Answer:
-        """One image, from a path or encoded bytes. Raises BadImage."""
+        """One image, from a path or encoded bytes. Raises BadImage, also for logits that are not finite."""
         outside = self._outside
         image = decode(source, channels=outside.channels, max_pixels=max_pixels, window=outside.window).image
-        return Answer(self.classes, self._probabilities(self.logits(self.pixels([image])))[0])
+        logits = self.logits(self.pixels([image]))
+        if not np.isfinite(logits).all():
+            raise BadImage(
+                "not_finite", f"the outputs of {self._path} for the image are not finite; export other weights"
+            )
+        return Answer(self.classes, self._probabilities(logits)[0])
 
     def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
         """Decoded images -> (N, H, W, C) at the network's size."""

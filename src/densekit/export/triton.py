@@ -1,11 +1,11 @@
 """A model repository for NVIDIA's Triton: REPOSITORY/NAME with config.pbtxt, labels.txt and 1/model.onnx."""
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from densekit import strict_json
 from densekit.errors import BadWeights
 from densekit.export.passport import INPUTS, OUTPUT, Passport
 
@@ -56,7 +56,7 @@ dynamic_batching {{
 parameters [
   {{
     key: "preprocessing"
-    value: {{ string_value: {_text(json.dumps(passport.card["preprocessing"]))} }}
+    value: {{ string_value: {_text(strict_json.dumps(passport.card["preprocessing"]))} }}
   }}
 ]
 """
@@ -83,4 +83,4 @@ def _dims(shape: Sequence[int]) -> str:
 
 def _text(value: str) -> str:
     """A quoted string of protobuf's text format: JSON's escapes are among its own, but for those past ASCII."""
-    return json.dumps(value, ensure_ascii=False)
+    return strict_json.dumps(value, ensure_ascii=False)

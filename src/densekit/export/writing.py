@@ -1,6 +1,5 @@
 """A network -> a file of each format. All begin with one program of torch.export, so that all hold the same graph."""
 
-import json
 import logging
 import os
 import warnings
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from densekit import strict_json
 from densekit.errors import InvalidInput
 from densekit.export.engines import CARD
 from densekit.export.passport import INPUTS, OUTPUT, Passport
@@ -41,7 +41,7 @@ def write_torch(program: ExportedProgram, passport: Passport, path: Path) -> Non
     """A .pt2 that torch.export.load reads; without the example, which it would keep as a pickle."""
     program._example_inputs = None
     with quiet():
-        torch.export.save(program, os.fspath(path), extra_files={CARD: json.dumps(passport.strings())})
+        torch.export.save(program, os.fspath(path), extra_files={CARD: strict_json.dumps(passport.strings())})
 
 
 def write_onnx(program: ExportedProgram, passport: Passport | None, path: Path) -> None:

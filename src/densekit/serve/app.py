@@ -1,6 +1,5 @@
 """The routes."""
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 
+from densekit import strict_json
 from densekit.engine import Classifier
 from densekit.serve import metrics, page, refusal
 from densekit.serve.crew import Answer, Crew
@@ -128,7 +128,7 @@ def _told(answer: Answer) -> dict[str, Any]:
 
 def _json(document: dict[str, Any], name: str, began: float) -> Response:
     milliseconds = round(1e3 * (time.perf_counter() - began), 2)
-    text = json.dumps(document | {"model": name, "milliseconds": milliseconds})
+    text = strict_json.dumps(document | {"model": name, "milliseconds": milliseconds})
     return Response(text, media_type="application/json")
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
 from densekit.analysis.maps import SIDE
 from densekit.engine import Classifier
+from densekit.engine.classifier import not_finite
+from densekit.engine.task import finite_rows
 from densekit.report.pictures import from_pixels, picture_uri
 
 _DIGITS = 6  # significant ones; a page draws no more, and 264 layers have many numbers
@@ -35,7 +37,8 @@ def explain(
 ) -> dict[str, Any]:
     """One image, (1, C, H, W) uint8 -> `seen`, `classes`, `sources` and `reuse` as docs/page.md describes them.
 
-    `wanted` are the classes to explain, by index; none: the `top` most probable.
+    `wanted` are the classes to explain, by index; none: the `top` most probable. Raises BadImage for an image whose
+    logits are not finite.
     """
     preprocessing = classifier.card.preprocessing
     x = classifier.inputs(pixels)
@@ -47,6 +50,8 @@ def explain(
     else:
         with torch.inference_mode():
             logits = model(x).double().cpu()
+    if not finite_rows(logits).all():
+        raise not_finite("the image")
     probabilities = classifier.task.probabilities(logits)[0].numpy()
     indices = list(dict.fromkeys(wanted)) or np.argsort(-probabilities, kind="stable")[:top].tolist()
     return {

@@ -1,10 +1,11 @@
 """What the server says: one line of JSON an event, on standard error."""
 
-import json
 import logging
 import sys
 import time
 from typing import Any
+
+from densekit import strict_json
 
 _LOGGER = logging.getLogger("densekit.serve")
 
@@ -35,4 +36,4 @@ class _Json(logging.Formatter):
             line |= {"event": "uvicorn", "message": record.getMessage()}
         if record.exc_info and record.exc_info[1] is not None:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line | getattr(record, "facts", {}), default=str)
+        return strict_json.dumps(line | getattr(record, "facts", {}), default=str)

@@ -1,11 +1,11 @@
 """uvicorn's HTTP, with what it lacks: clocks for slow clients, bounds on heads, trailers, connections; JSON errors."""
 
 import asyncio
-import json
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from densekit import strict_json
 from densekit.serve.limits import Limits
 from densekit.serve.metrics import Metrics
 
@@ -128,7 +128,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _say(self, status: int, phrase: str, code: str, message: str, headers: str = "") -> None:
-        text = json.dumps({"error": {"code": code, "message": message}})
+        text = strict_json.dumps({"error": {"code": code, "message": message}})
         head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
         self.transport.write(f"{head}{headers}connection: close\r\n\r\n{text}".encode("ascii"))
         self.metrics.requests.labels("other", status).inc()

@@ -6,6 +6,7 @@ import json
 import struct
 from typing import IO, TYPE_CHECKING, Any
 
+from densekit import strict_json
 from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput, ProofFailed
 
 if TYPE_CHECKING:  # a worker has to know what to do with signals before it waits for torch
@@ -21,7 +22,7 @@ Message = tuple[dict[str, Any], bytes]
 
 def packed(document: dict[str, Any], content: bytes = b"") -> bytes:
     """One message."""
-    text = json.dumps(document).encode()
+    text = strict_json.dumps(document).encode()
     return b"".join((_HEAD.pack(len(text), len(content)), text, content))
 
 

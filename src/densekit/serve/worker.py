@@ -142,7 +142,7 @@ class Bench:
         try:
             image = classifier.decode(content, self.max_pixels)
         except BadImage as error:
-            return {"id": request["id"], "error": {"code": error.code, "message": str(error)}}
+            return _error(request, error)
         pixels, notices = classifier.pixels([image.image], invert), classifier.notices(image, invert)
         if not request["top"]:
             return {"id": request["id"], "pixels": wire.image(pixels), "notices": list(notices)}
@@ -151,18 +151,22 @@ class Bench:
     def _computed(self, good: list[_Read]) -> list[dict[str, Any]]:
         import torch
 
-        from densekit.engine.classifier import Prediction
+        from densekit.engine.classifier import not_finite
 
-        classifier = self.classifier
-        with torch.inference_mode():
-            logits = classifier.model(classifier.inputs(torch.cat([each.pixels for each in good])))
-            probabilities = classifier.task.probabilities(logits).cpu().numpy()
-        decisions = classifier.task.decisions()
+        pixels = torch.cat([each.pixels for each in good])
+        outcomes = self.classifier.predict_pixels(pixels, [each.notices for each in good])
         answers = []
-        for each, row in zip(good, probabilities, strict=True):
-            top = Prediction(classifier.classes, row, each.notices, decisions).top(each.request["top"])
+        for each, outcome in zip(good, outcomes, strict=True):
+            if outcome is None:
+                answers.append(_error(each.request, not_finite("the image")))
+                continue
+            top = outcome.top(each.request["top"])
             answers.append({"id": each.request["id"], "top": top, "notices": list(each.notices)})
         return answers
+
+
+def _error(request: dict[str, Any], error: BadImage) -> dict[str, Any]:
+    return {"id": request["id"], "error": {"code": error.code, "message": str(error)}}
 
 
 if __name__ == "__main__":

@@ -1,26 +1,33 @@
 """A model folder: config.json and model.safetensors, all that a prediction needs."""
 
 import hashlib
-import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import FailFast, Field, ValidationError, model_validator
+from pydantic import AfterValidator, FailFast, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from densekit import strict_json
 from densekit.config import DataConfig, DenseNetConfig, Frozen, ModelConfig, Preprocessing, ResNetConfig, describe
-from densekit.errors import BadWeights
+from densekit.errors import BadWeights, NotFinite
 from densekit.models import ImageClassifier, build
 from densekit.parsing import Malformed, read_text
 from densekit.weights import atomic
+from densekit.words import listed
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _CARD_BYTES = 1 << 22
 """100,000 class names take about half of it."""
+
+
+def _without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Older versions wrote NaN for what is undefined."""
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in metrics.items()}
 
 
 class ModelCard(Frozen):
@@ -38,7 +45,7 @@ class ModelCard(Frozen):
     """multi-label: the probability from which on an image is taken to be of each class; none: 1/2."""
     data: DataConfig | None = None
     """What it was trained on, and how that was split; evaluation finds the same split by it."""
-    metrics: dict[str, Any] = Field(default_factory=dict)
+    metrics: Annotated[dict[str, Any], AfterValidator(_without_nan)] = Field(default_factory=dict)
     """Of these weights, as measured when they were made; fractions, not percent."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Command, seed, versions, data."""
@@ -64,7 +71,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> st
     digest = hashlib.sha256(packed).hexdigest()
     card = card.model_copy(update={"sha256": digest})
     atomic.write(folder / WEIGHTS, packed)
-    atomic.write(folder / CONFIG, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    atomic.write(folder / CONFIG, strict_json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
     return digest
 
 
@@ -127,8 +134,13 @@ def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Loads every tensor or raises BadWeights naming those that do not match."""
+    """Loads every tensor or raises BadWeights naming those that do not match, or NotFinite those not finite."""
     _check_matching(model.state_dict(), state, source)
+    if bad := not_finite(state):
+        raise NotFinite(
+            f"{source} holds weights that are not finite, in {len(bad)} of {len(state)} tensors ({listed(bad)}); the "
+            "training that made them diverged: train again with a lower learning rate, or take an earlier checkpoint"
+        )
     model.load_state_dict(state)
 
 
@@ -141,6 +153,11 @@ def _check_matching(own: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
             f"{source} does not hold the weights of this network: {len(wrong)} tensors are missing, left over "
             f"or of another shape, {', '.join(wrong[:3])} among them; choose the network they were trained with"
         )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a value that is NaN or infinite; counters are integers, and finite."""
+    return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
 
 
 def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """MODEL of the command line -> a model folder."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
+from densekit.parsing import JSON_BYTES, parse_json, read_text
 from densekit.weights import atomic
 from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
 from densekit.weights.hub import fetched, is_address, pinned
@@ -60,7 +62,14 @@ def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, M
 
 
 def run_checkpoint(run: Path) -> Path:
-    """The checkpoint a run reports: the one its result was measured on, else the last."""
+    """The checkpoint a run reports: the one its result was measured on, else the last.
+
+    Raises BadWeights where there is none, or the run diverged: its last checkpoint is not what it was to train.
+    """
+    if reason := _divergence(run):
+        raise BadWeights(
+            f"{run} diverged and has no result: {reason}; to take the weights from before: {run}/checkpoints/last"
+        )
     result = run / "checkpoints" / "result"
     name = result.read_text().strip() if result.is_file() else "last"
     if name not in ("last", "best"):
@@ -69,3 +78,12 @@ def run_checkpoint(run: Path) -> Path:
     if not (named / CONFIG).is_file():
         raise BadWeights(f"{run} has no checkpoint yet; train it first")
     return named
+
+
+def _divergence(run: Path) -> str:
+    """Why training diverged, if nothing came after that."""
+    events = run / "events.jsonl"
+    with suppress(OSError, ValueError, IndexError, KeyError, TypeError):  # no events, or a full disk cut the last short
+        last = parse_json(read_text(events, JSON_BYTES).splitlines()[-1])
+        return str(last["reason"]) if last["event"] == "diverged" else ""
+    return ""

@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from densekit.errors import BadWeights
-
-_NAMED = 3  # in an error
+from densekit.errors import BadWeights, NotFinite
+from densekit.words import listed
 
 # What common tools leave in state dicts, and no network computes with.
 _NO_WEIGHTS = {
@@ -88,11 +87,6 @@ class Account:
             raise BadWeights(f"{file} lacks {len(missing)} tensors of the network, {listed(missing)}; fetch it again")
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first of them."""
-    return ", ".join(names[:_NAMED]) + (" and more" if len(names) > _NAMED else "")
-
-
 def sound(tensor: Tensor, theirs: str, ours: str, file: str) -> str:
     """What is done to its type, "" if nothing. Raises BadWeights for what no network can compute with."""
     if ours.endswith("num_batches_tracked"):
@@ -100,9 +94,14 @@ def sound(tensor: Tensor, theirs: str, ours: str, file: str) -> str:
     if not tensor.is_floating_point():
         raise BadWeights(f"{file}: {theirs} is {_name(tensor)}, and weights are float32 or the like; save it so")
     if not bool(torch.isfinite(tensor).all()):
-        raise BadWeights(
+        raise NotFinite(
             f"{file}: {theirs} has values that are no finite numbers; the training that made it diverged, or the "
             "file is damaged: take an earlier one"
+        )
+    if not bool(torch.isfinite(tensor.float()).all()):
+        raise NotFinite(
+            f"{file}: {theirs} has values beyond float32, up to {tensor.double().abs().max():.3g}, and densekit "
+            "computes in float32; the training that made it diverged: take an earlier one"
         )
     if ours.endswith("running_var") and bool((tensor < 0).any()):
         raise BadWeights(f"{file}: {theirs} has negative variances; the file is damaged, fetch it again")

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from densekit import strict_json
 from densekit.errors import BadWeights, DensekitError, InvalidInput
 from densekit.weights.foreign.found import Found
 
@@ -85,7 +86,7 @@ def main() -> None:
         answer = ("BadWeights", f"{path} asks for more memory than weights in a file of its size need; fetch it again")
     else:
         return
-    (Path(folder) / "error.json").write_text(json.dumps(answer))
+    (Path(folder) / "error.json").write_text(strict_json.dumps(answer))
 
 
 def error_in(folder: Path) -> DensekitError | None:

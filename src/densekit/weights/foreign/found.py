@@ -9,6 +9,8 @@ from typing import Literal, Self
 from safetensors.torch import load, save
 from torch import Tensor
 
+from densekit import strict_json
+
 TENSORS, FACTS = "tensors.safetensors", "facts.json"
 
 
@@ -36,7 +38,7 @@ class Found:
         (folder / TENSORS).write_bytes(save(self.tensors))
         # safetensors sorts its names; order matters here.
         facts = {name: value for name, value in asdict(self).items() if name not in ("tensors", "done")}
-        (folder / FACTS).write_text(json.dumps(facts | {"names": list(self.tensors)}))
+        (folder / FACTS).write_text(strict_json.dumps(facts | {"names": list(self.tensors)}))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -10,7 +10,7 @@ from torch import Tensor
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
-from densekit.weights.foreign.account import Account, listed, sound
+from densekit.weights.foreign.account import Account, sound
 from densekit.weights.foreign.beside import ConfigBeside, read_beside, weights_in
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
@@ -21,6 +21,7 @@ from densekit.weights.foreign.reading import digest, is_published, read
 from densekit.weights.foreign.statistics import XRAY, Statistics
 from densekit.weights.foreign.stored_forms import plain_weights
 from densekit.weights.shapes import head_of, stem_of
+from densekit.words import listed
 
 _HEAD = "left out by --no-head"
 
