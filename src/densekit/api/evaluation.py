@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, value_of
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import EncodedImages, FileImages, SkipList
-from densekit.data.split import divide
+from densekit.data.sources import missing
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.processes import joined
@@ -22,7 +23,7 @@ from densekit.weights import ModelCard, pinned
 
 def evaluate(
     model: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     split: str | None = None,
     ten_crop: bool = False,
@@ -33,22 +34,29 @@ def evaluate(
 ) -> Result:
     """Metrics of MODEL on a split of DATA (none: the data it was trained on).
 
-    `split` is train, val, test or all; by default test, or all images of a folder the model never saw.
-    Raises BadData when the classes do not match.
+    `split` is train, val, test or all; by default test, or all images of a folder without splits. Images that the model
+    was trained or validated with are left out, unless a split of the training data is asked for; that is said.
+    Raises BadData when the classes do not match, or no image is left.
     """
+    data = None if data is None else str(data)
     with joined() as world:
         model = world.from_leader(lambda: pinned(model))  # or a push in between would give them different weights
         classifier = load(model)
         card = classifier.card
         if data is None and card.data is None:
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
-        own = card.data is not None and data in (None, card.data.source)
-        config = card.data if own and card.data is not None else config_of(str(data), card.data)
+        config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
+        if data is None and (gone := missing(config)) is not None:
+            raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
         check_classes(classifier.card, loaded, str(model))
-        name, images = choose_split(loaded, config, split, own=own)
+        place = data_folder(data_dir)
+        chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
+        images, display = chosen.images, display_of(console, world)
+        for note in chosen.notes:
+            display.say(note)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
@@ -64,13 +72,12 @@ def evaluate(
             rank=world.rank,
             size=world.size,
         )
-        display = display_of(console, world)
-        with display.evaluating(name, len(images)) as advance:
+        with display.evaluating(chosen.split, len(images)) as advance:
             result, _ = measure(
                 classifier.model,
                 loader,
                 task=classifier.task,
-                names=(str(model), loaded.name, name),
+                names=(str(model), loaded.name, chosen.split),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
@@ -92,25 +99,6 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     if isinstance(images, FileImages):
         own.files = {path: error for path, error in skipped.files.items() if path.is_relative_to(images.root)}
     return own
-
-
-def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
-    """The split of that name; none: the one to measure on. `own` data are those that the model was trained on.
-
-    That is test, or all images of a folder that the model never saw. Raises UnknownName.
-    """
-    if split is None:
-        split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
-    if split == "all":
-        if set(data.splits) != {"train"}:
-            raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
-        return split, data.splits["train"]
-    if split in data.splits and split != "train":
-        return split, data.splits[split]
-    divided = divide(data, config)
-    if split not in divided.splits:
-        raise UnknownName("split", split, [*divided.splits, "all"])
-    return split, divided.splits[split]
 
 
 def check_classes(card: ModelCard, data: DataSet, model: str) -> None:

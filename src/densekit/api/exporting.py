@@ -76,7 +76,7 @@ def export_model(
     network, card = open_model(model, "concat")
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
-    images = images_for(card, data, data_folder(data_dir), needed=int8)
+    images = images_for(model, card, data, data_folder(data_dir), needed=int8)
     passport = Passport(card.model_dump(mode="json"), preprocess)
     try:
         with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:

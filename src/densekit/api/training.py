@@ -11,15 +11,15 @@ from rich.console import Console
 
 from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import Recipe, flatten, with_settings
-from densekit.data.sources import short_name
+from densekit.data.sources import missing, short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
-from densekit.engine.setup import Prepared
+from densekit.engine.setup import Prepared, absolute_paths
 from densekit.engine.state import Checkpoint, read_checkpoint
 from densekit.engine.tracking import require, tracked
-from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
+from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
@@ -28,29 +28,29 @@ from densekit.weights import atomic, pinned
 
 
 def compose(
-    data: str,
+    data: str | Path,
     *,
     model: str | None = None,
     recipe: str = "quick",
     epochs: int | None = None,
     seed: int | None = None,
-    init: str | None = None,
+    init: str | Path | None = None,
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`.
+    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`; paths are absolute.
 
     Raises UnknownName or InvalidInput.
     """
-    composed = recipe_for(recipe, data, config_for(model) if model else None)
+    composed = recipe_for(recipe, str(data), config_for(model) if model else None)
     overrides = dict(_read_config(config)) if config else {}
-    named = {"epochs": epochs, "seed": seed, "init": init}
+    named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides |= {key: value for key, value in named.items() if value is not None}
-    return with_settings(composed, overrides | dict(settings or {}))
+    return absolute_paths(with_settings(composed, overrides | dict(settings or {})))
 
 
 def train(
-    data: str,
+    data: str | Path,
     *,
     model: str | None = None,
     recipe: str = "quick",
@@ -58,7 +58,7 @@ def train(
     out: str | Path | None = None,
     seed: int | None = None,
     data_dir: str | Path | None = None,
-    init: str | None = None,
+    init: str | Path | None = None,
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -124,7 +124,11 @@ def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None) -> Pa
 
 def _facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
     """What the events say of how these processes were started."""
-    return {"processes": world.size, "launch": world.launch, "data_dir": str(data_dir) if data_dir else None}
+    return {
+        "processes": world.size,
+        "launch": world.launch,
+        "data_dir": str(data_folder(data_dir)) if data_dir else None,
+    }
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
@@ -170,7 +174,7 @@ def _resume(
 ) -> Run:
     with _held(folder, world):
         recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
-        before, recipe = recipe, with_settings(recipe, settings)
+        before, recipe = recipe, absolute_paths(with_settings(recipe, settings))
         if recipe.epochs < before.epochs:
             raise InvalidInput(
                 f"--epochs {recipe.epochs} is less than the {before.epochs} of {folder}; a run cannot shrink"
@@ -181,6 +185,8 @@ def _resume(
             longer = f"{runs.resuming(folder)} --epochs {recipe.epochs + 10}"
             display.say(f"{folder} is finished; to train it longer: {longer}")
             return Run(folder, result)
+        data_dir = data_dir or runs.data_dir_of(folder)
+        _require_there(recipe, folder)
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
         if checkpoint is None:
             display.say(f"{folder} has no checkpoint yet; training starts anew")
@@ -196,6 +202,16 @@ def _resume(
                 runs.note(folder, "resume", **facts)
             _record(folder, prepared)
             return _finish(prepared, folder, display, checkpoint, until)
+
+
+def _require_there(recipe: Recipe, folder: Path) -> None:
+    """Raises BadData where the images of a run are no longer where they were."""
+    if (gone := missing(recipe.data)) is not None:
+        setting, path = gone
+        raise BadData(
+            f"{path}, which {folder} is trained on, is not there; put it back, or name its new place: "
+            f"{runs.resuming(folder)} --set {setting}NEW"
+        )
 
 
 def _record(folder: Path, prepared: Prepared) -> None:

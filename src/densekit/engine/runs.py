@@ -148,9 +148,14 @@ def resuming(folder: Path) -> str:
     """The command that goes on with a run, with the --data-dir that was last given: elsewhere are no images."""
     words = ["densekit", "resume", str(folder)]
     with suppress(OSError):  # a disk that cannot be read either
-        given = next((event["data_dir"] for event in reversed(_events(folder)) if "data_dir" in event), None)
+        given = data_dir_of(folder)
         words += ["--data-dir", given] if given else []
     return shlex.join(words)
+
+
+def data_dir_of(folder: Path) -> str | None:
+    """The --data-dir that was last given to a run, if any."""
+    return next((event["data_dir"] for event in reversed(_events(folder)) if event.get("data_dir")), None)
 
 
 @contextmanager

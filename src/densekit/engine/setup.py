@@ -11,13 +11,16 @@ from torch import nn
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
 from densekit.data.prepare import preprocessing_for
-from densekit.data.sets import check_learnable
+from densekit.data.sets import check_learnable, kept_hashes
+from densekit.data.sources import located
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
 from densekit.engine.task import Task, task_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
+from densekit.weights.image_hashes import Hashes
 from densekit.weights.initial import Start, start_from
+from densekit.weights.resolve import located_model
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -35,6 +38,8 @@ class Prepared:
     world: World = ALONE
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Of the images of each split."""
+    hashes: Hashes = field(default_factory=dict)
+    """Of the images of each split; empty where reading them all only for this would take long."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
     adapted: tuple[str, ...] = ()
@@ -57,6 +62,12 @@ class Prepared:
         )
 
 
+def absolute_paths(recipe: Recipe) -> Recipe:
+    """`recipe` with absolute paths to data and weights, for use from any working directory."""
+    init = None if recipe.init is None else located_model(recipe.init)
+    return recipe.model_copy(update={"data": located(recipe.data), "init": init})
+
+
 def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool = True) -> Prepared:
     """Loads and divides the data, fits the network to them, and seeds torch. The recipe comes back resolved.
 
@@ -69,6 +80,7 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     check_learnable(loaded)
     data = divide(loaded, recipe.data)
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
+    kept = {name: own for name, images in data.splits.items() if (own := kept_hashes(images)) is not None}
     odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
     if odd:
         raise BadData(
@@ -91,7 +103,10 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     if start and recipe.init is not None:
         begun = start_from(model, recipe.model, recipe.init, data.classes)
     task = task_for(data, recipe, device)
-    return Prepared(recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, *begun)
+    hashes = kept if len(kept) == len(data.splits) else {}
+    return Prepared(
+        recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, hashes, *begun
+    )
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:

@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
-from densekit.weights import ModelCard, atomic, save_model
+from densekit.weights import ModelCard, atomic, image_hashes, save_model
 from densekit.weights.folder import WEIGHTS, load_state, plain
+from densekit.weights.image_hashes import Hashes
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
 _FORMAT = 3
@@ -84,7 +85,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, card: ModelCard, made_by: Mapping[str, Any], skipped: SkipList | None = None
+    folder: Path,
+    state: TrainState,
+    card: ModelCard,
+    made_by: Mapping[str, Any],
+    skipped: SkipList | None = None,
+    hashes: Hashes | None = None,
 ) -> None:
     """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
@@ -98,6 +104,7 @@ def save_checkpoint(
     with atomic.new_folder(folder) as fresh:
         weights = save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)
+        image_hashes.write(fresh, hashes or {})
         document: dict[str, Any] = {
             "format": _FORMAT,
             "optimizer": type(state.optimizer).__name__,

@@ -247,7 +247,8 @@ def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -
     def write() -> None:
         with runs.writing(run):
             card = card_for(prepared, state.progress)
-            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), prepared.data.skipped)
+            skipped, hashes = prepared.data.skipped, prepared.hashes
+            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), skipped, hashes)
 
     prepared.world.from_leader(write)
 

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from densekit.config import Frozen, Recipe, describe, flatten, with_settings
+from densekit.engine.setup import absolute_paths
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.cost import parameters_of
 from densekit.models.names import config_for
@@ -153,7 +154,7 @@ def _arm(grid: Grid, name: str, spec: ArmSpec) -> Arm:
         recipe: Recipe = recipe_for(grid.recipe, grid.data, config_for(model))
         epochs = spec.epochs or grid.epochs
         settings = grid.settings | spec.settings | ({"epochs": epochs} if epochs else {})
-        recipe = with_settings(recipe, settings | {"seed": 0})
+        recipe = absolute_paths(with_settings(recipe, settings | {"seed": 0}))
     except UnknownName:
         raise
     except InvalidInput as error:

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from densekit.config import Frozen, Recipe, describe, flatten
 from densekit.engine import runs
 from densekit.engine.continuity import differences
+from densekit.engine.setup import absolute_paths
 from densekit.errors import BadData, InvalidInput, ProofFailed, UnknownName
 from densekit.weights import atomic
 from densekit.words import counted
@@ -125,7 +126,7 @@ def _changes(before: Recipe, now: Recipe) -> list[str]:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    return flatten(recipe.model_dump(mode="json"))
+    return flatten(absolute_paths(recipe).model_dump(mode="json"))  # older studies have relative paths
 
 
 def _together(changed: dict[str, list[str]], arms: int) -> list[str]:
