@@ -62,10 +62,13 @@ class Loader:
     rank: int = 0
     size: int = 1
     """Processes that divide the work: each batch of a shuffled split, or the batches of one in order."""
+    join_last_image: bool = False
+    """A last batch of one image joins the batch before it."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
-        return math.ceil(len(self.images) / self.batch_size)
+        joined = self.join_last_image and leaves_one(len(self.images), self.batch_size)
+        return math.ceil(len(self.images) / self.batch_size) - joined
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number `skip` on, this process's share of each.
@@ -73,7 +76,7 @@ class Loader:
         A shuffled batch with fewer samples than there are processes goes to each of them whole. Where files are bad
         a batch has fewer images, or none.
         """
-        batches = torch.split(self._order(epoch), self.batch_size)[skip:]
+        batches = self._batches(epoch)[skip:]
         if self.augmentation is None:
             # Whole batches, so that an image has the same company, and with it the same bits, on any number.
             batches = batches[self.rank :: self.size]
@@ -81,6 +84,12 @@ class Loader:
         raw = (self._arrays if isinstance(self.images, ArrayImages) else self._files)(shares, epoch)
         for (pixels, samples, failures), batch in zip(raw, batches, strict=True):
             yield self._finish(pixels, samples, epoch, len(batch), tuple(failures))
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        batches = list(torch.split(self._order(epoch), self.batch_size))
+        if len(batches) > len(self):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def _share(self, batch: Tensor) -> Tensor:
         return batch if self.augmentation is None or len(batch) < self.size else batch[self.rank :: self.size]
@@ -173,6 +182,11 @@ class Loader:
             x = augment.resized_crop(x, u, config.crop_scale)
         x = augment.colour(x, u, config)
         return augment.geometry(normalise(fit(x, self.preprocessing), self.preprocessing), u, config)
+
+
+def leaves_one(images: int, batch_size: int) -> bool:
+    """Whether the last of several batches has one image."""
+    return images > batch_size > 1 and images % batch_size == 1
 
 
 def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
+from densekit.data.loader import leaves_one
 from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import check_learnable, kept_hashes
 from densekit.data.sources import located
@@ -18,6 +19,7 @@ from densekit.engine.processes import ALONE, World
 from densekit.engine.task import Task, task_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
+from densekit.models.cost import needs_two_images
 from densekit.weights.image_hashes import Hashes
 from densekit.weights.initial import Start, start_from
 from densekit.weights.resolve import located_model
@@ -59,6 +61,7 @@ class Prepared:
             max_pixels=config.max_pixels,
             rank=self.world.rank,
             size=self.world.size,
+            join_last_image=self.recipe.join_last_image and augmentation is not None,
         )
 
 
@@ -94,11 +97,14 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
         "image_size": preprocessing.size,
     }
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
+    if start and leaves_one(len(data.splits["train"]), recipe.batch_size):
+        recipe = recipe.model_copy(update={"join_last_image": True})
     device = device_named(recipe.device, world.local_rank)
     model = build(recipe.model, recipe.plan)
     if isinstance(model, DenseNet):
         for _, side in recipe.resize:
             model.check_size(side, side)
+    _require_two_images(recipe, world)
     begun = Start((), ())
     if start and recipe.init is not None:
         begun = start_from(model, recipe.model, recipe.init, data.classes)
@@ -107,6 +113,18 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     return Prepared(
         recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, hashes, *begun
     )
+
+
+def _require_two_images(recipe: Recipe, world: World) -> None:
+    """Raises InvalidInput where each step would have one image, and batch norm one value a channel of it."""
+    share = recipe.batch_size if recipe.batch_size < world.size else recipe.batch_size // world.size
+    pooled = world.size > 1 and recipe.sync_batch_norm and recipe.batch_size >= world.size
+    if share < 2 and not pooled and needs_two_images(recipe.model, recipe.model.image_size):
+        height, width = recipe.model.image_size
+        raise InvalidInput(
+            f"batch_size={recipe.batch_size} gives batch norm one image, and the last maps of {recipe.model.name} at "
+            f"{height}x{width} are one pixel: it needs two values; raise batch_size, or the image size"
+        )
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:

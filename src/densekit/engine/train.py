@@ -34,7 +34,7 @@ from densekit.engine.state import (
     restore_checkpoint,
     save_checkpoint,
 )
-from densekit.engine.step import is_whole, share_failures, train_step
+from densekit.engine.step import is_whole, pieces_of, share_failures, train_step
 from densekit.engine.task import Records, Result
 from densekit.engine.tracking import Tracking
 from densekit.errors import Diverged, Interrupted
@@ -114,7 +114,13 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
         rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
         counts = share_failures(batch, prepared.data.skipped, world)
-        if min(counts):  # else a share has no readable image: the same choice on every process
+        pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
+        if min(counts) and not pieces:
+            display.say(
+                f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, and "
+                "batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
+            )
+        if pieces:  # else a share has too few readable images: the same choice on every process
             outcome = train_step(state, batch, prepared, rate, counts)
             if outcome.fault is not None:
                 dump = ""
