@@ -42,8 +42,9 @@ class Real:
         """(count, C, H, W) uint8 at the network's size: of a fixed random choice, as files lie class by class."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
         loader = self.loader(images.subset(chosen), self.preprocessing.unnormalised())
-        batches = [batch.images for batch in loader.epoch()]
-        return torch.cat(batches).mul(255).round().clamp(0, 255).to(torch.uint8)
+        with loader.reading() as batches:
+            pixels = torch.cat([batch.images for batch in batches])
+        return pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: Path, *, needed: bool) -> Real | None:

@@ -1,7 +1,7 @@
 """`densekit train` and `densekit resume` as functions."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import Recipe, flatten, with_settings
+from densekit.data.loader import worker_lost
 from densekit.data.sources import missing, short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
 from densekit.engine.precision import repeatable
@@ -19,7 +20,7 @@ from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared, absolute_paths
 from densekit.engine.state import Checkpoint, read_checkpoint
 from densekit.engine.tracking import require, tracked
-from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed
+from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed, WorkerLost
 from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
@@ -263,7 +264,8 @@ def _finish(
         display.say(f"going on in epoch {done + 1} after step {progress['step']}{again}")
     with repeatable(prepared.device), tracked(folder, prepared.recipe, world, display, done) as tracking:
         try:
-            result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
+            with _explained(folder):
+                result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
         except DensekitError as error:
             if world.leads:
                 with suppress(DensekitError):  # a full disk must not hide what happened
@@ -280,6 +282,20 @@ def _finish(
                 runs.note(folder, "finish", **{prepared.task.metric: result.score})
             tracking.result(result, report)
     return Run(folder, result)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (WorkerLost, RuntimeError) as error:
+        # torch's handler of SIGCHLD raises wherever the process is at that moment, not only where it reads.
+        lost = error if isinstance(error, WorkerLost) else worker_lost(error)
+        if lost is None:
+            raise
+        raise WorkerLost(
+            f"{lost}; the last checkpoint is whole, go on from it with: {runs.resuming(folder)}"
+        ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

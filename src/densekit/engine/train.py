@@ -111,42 +111,43 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     loader = prepared.loader("train", recipe.augment)
     saved_at = counted_to = time.monotonic()
     state.model.train()
-    for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
-        rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
-        counts = share_failures(batch, prepared.data.skipped, world)
-        pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
-        if min(counts) and not pieces:
-            display.say(
-                f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, and "
-                "batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
-            )
-        if pieces:  # else a share has too few readable images: the same choice on every process
-            outcome = train_step(state, batch, prepared, rate, counts)
-            if outcome.fault is not None:
-                dump = ""
-                with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
-                    write_dump(run, state, prepared, batch, outcome, rate)
-                    dump = f"its images and the norms of all layers are in {run / FILE}; "
-                raise Diverged(
-                    f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
-                    f"learning rate {rate:.3g}; {dump}lower the rate with "
-                    f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+    with loader.reading(progress.epoch, skip=progress.step_in_epoch) as batches:
+        for batch in batches:
+            rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
+            counts = share_failures(batch, prepared.data.skipped, world)
+            pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
+            if min(counts) and not pieces:
+                display.say(
+                    f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, "
+                    "and batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
                 )
-            count = len(batch.samples) if is_whole(batch, world) else sum(counts)
-            progress.totals.add(outcome.loss, outcome.correct, count)
-            now = time.monotonic()
-            progress.seconds += now - counted_to
-            counted_to = now
-            display.step(progress, count, rate)
-        progress.step += 1
-        progress.step_in_epoch += 1
-        told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
-        stopping = told or stop.reached(progress.step)
-        if due or stopping:
-            save(state, prepared, run)
-            saved_at = time.monotonic()
-        if stopping:
-            raise _interrupted(stop, run)
+            if pieces:  # else a share has too few readable images: the same choice on every process
+                outcome = train_step(state, batch, prepared, rate, counts)
+                if outcome.fault is not None:
+                    dump = ""
+                    with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
+                        write_dump(run, state, prepared, batch, outcome, rate)
+                        dump = f"its images and the norms of all layers are in {run / FILE}; "
+                    raise Diverged(
+                        f"the {outcome.fault} in epoch {progress.epoch + 1}, step {progress.step_in_epoch + 1}, at "
+                        f"learning rate {rate:.3g}; {dump}lower the rate with "
+                        f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+                    )
+                count = len(batch.samples) if is_whole(batch, world) else sum(counts)
+                progress.totals.add(outcome.loss, outcome.correct, count)
+                now = time.monotonic()
+                progress.seconds += now - counted_to
+                counted_to = now
+                display.step(progress, count, rate)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
+            stopping = told or stop.reached(progress.step)
+            if due or stopping:
+                save(state, prepared, run)
+                saved_at = time.monotonic()
+            if stopping:
+                raise _interrupted(stop, run)
 
 
 def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display, error: Diverged) -> None:
