@@ -102,9 +102,9 @@ def analyse(
     found = run(request, named, display.counting)
     folder = given or claim_folder(Path("runs"), name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / "analysis.json", json.dumps(as_dict(found)) + "\n")
-        write_analysis(folder, found, network.card, test)
+        with atomic.fresh_folder(folder) as fresh:
+            atomic.write(fresh / "analysis.json", json.dumps(as_dict(found)) + "\n")
+            write_analysis(fresh, found, network.card, test)
     except OSError as error:
         raise BadData(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error
     return Analysed(folder, found)

@@ -96,7 +96,7 @@ def shard(
     total = sum(map(len, loaded.splits.values()))
     display = display_of(console, ALONE)
     try:
-        with atomic.new_folder(folder) as fresh, display.counting("writing images", total) as advance:
+        with atomic.fresh_folder(folder) as fresh, display.counting("writing images", total) as advance:
             atomic.write(fresh / CLASSES, "".join(f"{name}\n" for name in loaded.classes))
             for split, images in loaded.splits.items():
                 written = []

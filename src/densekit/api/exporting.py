@@ -79,7 +79,7 @@ def export_model(
     images = images_for(model, card, data, data_folder(data_dir), needed=int8)
     passport = Passport(card.model_dump(mode="json"), preprocess)
     try:
-        with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
+        with atomic.fresh_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
             report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
             atomic.write(folder / REPORT, json.dumps(report, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """`densekit train` and `densekit resume` as functions."""
 
+import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
 from densekit.engine.setup import Prepared, absolute_paths
-from densekit.engine.state import Checkpoint, read_checkpoint
+from densekit.engine.state import Checkpoint, read_checkpoint, shapes_differ
 from densekit.engine.tracking import require, tracked
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed, WorkerLost
 from densekit.models import config_for
@@ -98,11 +99,12 @@ def train_recipe(
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
-            folder = world.from_leader(lambda: _create(given or claim_folder(Path("runs"), name), prepared, data_dir))
-            display = display_of(console, world)
-            title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
-            display.forecast(forecast_of(prepared, choice, cost), title)
-            with _held(folder, world):
+            folder = world.from_leader(lambda: given or claim_folder(Path("runs"), name))
+            with ExitStack() as claim:
+                world.from_leader(lambda: _create(folder, prepared, data_dir, claim))
+                display = display_of(console, world)
+                title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
+                display.forecast(forecast_of(prepared, choice, cost), title)
                 return _finish(prepared, folder, display, None)
 
 
@@ -118,9 +120,10 @@ def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     return next((folder for folder in places if runs.belongs_to(folder, launch)), None)
 
 
-def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None) -> Path:
+def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None, claim: ExitStack) -> None:
+    """Keeps the folder to this process, as long as `claim` is open, before anything is written in it."""
+    claim.enter_context(runs.claimed(folder))
     runs.create(folder, prepared.recipe, prepared.data, **_facts(prepared.world, data_dir))
-    return folder
 
 
 def _facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
@@ -196,6 +199,7 @@ def _resume(
                 return _finish(prepared, folder, display, None)
         then = checkpoint.document["made_by"]
         with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
+            _require_same_network(checkpoint, prepared, folder)
             changes = continuity.changes(then, continuity.made_by(prepared))
             _compare(changes, folder, display, accept=accept_changes)
             if world.leads:
@@ -230,6 +234,25 @@ def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     for name in ("last", "best"):
         atomic.recover(folder / "checkpoints" / name)
     return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)
+
+
+def _require_same_network(checkpoint: Checkpoint, prepared: Prepared, folder: Path) -> None:
+    """Raises ProofFailed where the weights fit no longer: what --accept-changes cannot help with."""
+    before, now = checkpoint.classes, prepared.data.classes
+    if before is not None and before != now:
+        gone, new = ([name for name in names if name not in others] for names, others in ((before, now), (now, before)))
+        told = [f"new: {', '.join(new[:5])}"] if new else []
+        told += [f"gone: {', '.join(gone[:5])}"] if gone else []
+        what = f"the classes have changed ({'; '.join(told) or 'their order'})"
+    elif differing := shapes_differ(checkpoint, prepared.model):
+        what = f"the network has changed ({differing})"
+    else:
+        return
+    data = prepared.recipe.data.source
+    raise ProofFailed(
+        f"{folder} cannot go on: {what}, so its weights are those of another network; put that back, or train a new "
+        f"run that starts from them: {shlex.join(['densekit', 'train', data, '--init', str(folder)])}"
+    )
 
 
 def _compare(changes: continuity.Changes, folder: Path, display: Display, *, accept: bool) -> None:

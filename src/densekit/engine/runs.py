@@ -33,6 +33,7 @@ from densekit.version import __version__
 from densekit.weights import atomic
 
 _PATIENCE = 40.0  # seconds
+_BRIEFLY = 5.0
 
 
 def require_none(folder: Path) -> None:
@@ -159,14 +160,31 @@ def data_dir_of(folder: Path) -> str | None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes a folder for a new run and keeps it to this process.
+
+    Raises InvalidInput where it holds a run, or another process has it, BadData where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(
+            f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
+        ) from error
+    with held(folder, _BRIEFLY):
+        require_none(folder)
+        yield
+
+
+@contextmanager
+def held(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Keeps a run to this process while it trains. Raises InvalidInput where another one has it for longer than it
     takes the processes of a killed torchrun to notice.
     """
     with writing(folder):
         lock = (folder / ".lock").open("w")
     with lock as file:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + patience
         while not _locked(file):
             if time.monotonic() > until:
                 raise InvalidInput(f"another process is training {folder}; wait for it, or stop it")
