@@ -117,6 +117,19 @@ def test_a_study_of_an_older_version_with_relative_paths_goes_on(place: Path) ->
     assert done.found is not None
 
 
+def test_paths_may_be_path_objects(place: Path) -> None:
+    """Wherever a name of data or weights is taken."""
+    from densekit.api.data import check, shard
+
+    photos = Path("photos")
+    first = densekit.train(photos, model=NET, epochs=1, out=Path("first"), settings=SMALL)
+    run = densekit.train(photos, model=NET, epochs=1, init=first.folder, out=Path("run"), settings=SMALL)
+    assert run.evaluate(photos).count == densekit.evaluate(run.folder, photos).count == run.result.count
+    assert check(photos).data.name == "photos"
+    assert shard(photos, Path("shards"))["train"] == (1, 24)
+    assert Options(data=photos).data == "photos"
+
+
 def test_a_pushed_card_has_no_path_of_this_machine(place: Path) -> None:
     densekit.train("photos", model=NET, epochs=1, out="first", settings=SMALL)
     densekit.train("photos", model=NET, epochs=1, out="run", init="first", settings=SMALL)

@@ -13,7 +13,7 @@ from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
-from densekit.api.evaluation import check_classes, config_of, with_data_settings
+from densekit.api.evaluation import config_of, with_classes_of, with_data_settings
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import claim_folder, data_folder, display_of, load
 from densekit.config import DenseNetConfig
@@ -140,9 +140,9 @@ def _samples(
     place = data_folder(data_dir)
     loaded = load_data(config, place)
     device = next(network.model.parameters()).device
-    check_classes(card, loaded, network.name)
+    loaded, notes = with_classes_of(card, loaded, network.name)
     chosen = to_measure(network.name, card, loaded, config, split, data_dir=place, settings=settings)
-    for note in chosen.notes:
+    for note in (*notes, *chosen.notes):
         display.say(note)
     name, images = chosen.split, chosen.images
 

@@ -1,18 +1,21 @@
 """`densekit evaluate` as a function."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
+from torch import Tensor
 
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, value_of
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
-from densekit.data.sets import EncodedImages, FileImages, SkipList
+from densekit.data.sets import EncodedImages, FileImages, SkipList, relabelled
 from densekit.data.sources import missing
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
@@ -51,11 +54,11 @@ def evaluate(
             raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
-        check_classes(classifier.card, loaded, str(model))
+        loaded, notes = with_classes_of(card, loaded, str(model))
         place = data_folder(data_dir)
         chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
         images, display = chosen.images, display_of(console, world)
-        for note in chosen.notes:
+        for note in (*notes, *chosen.notes):
             display.say(note)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
@@ -101,19 +104,44 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     return own
 
 
-def check_classes(card: ModelCard, data: DataSet, model: str) -> None:
-    """Raises BadData where the data's classes, or how many of them an image has, are not the model's."""
+def with_classes_of(card: ModelCard, data: DataSet, model: str) -> tuple[DataSet, tuple[str, ...]]:
+    """`data` labelled by the model's classes, matched by name, and what to tell people of classes it lacks.
+
+    Raises BadData where the data have a class that the model does not know, or another number of labels an image.
+    """
     if data.multi_label != (card.task == "multi-label"):
         kinds = ("one label", "several labels") if data.multi_label else ("several labels", "one label")
         raise BadData(
             f"{model} gives an image {kinds[0]}, and {data.name} has {kinds[1]} an image; name data like its own"
         )
-    if card.classes != data.classes:
-        odd = sorted(set(card.classes) ^ set(data.classes))[:5]
+    if card.classes == data.classes:
+        return data, ()
+    unknown = [name for name in data.classes if name not in card.classes]
+    if unknown:
+        odd = sorted({*unknown, *(set(card.classes) - set(data.classes))})[:5]
         raise BadData(
-            f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
+            f"the classes of {data.name} are not those of {model} ({', '.join(odd)}); "
             "name its folders or labels after the model's classes, or train on these data"
         )
+    at = torch.tensor([card.classes.index(name) for name in data.classes])
+    splits = {
+        name: relabelled(images, _moved(images.labels, at, len(card.classes))) for name, images in data.splits.items()
+    }
+    lacking = [name for name in card.classes if name not in data.classes]
+    shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    note = (
+        f"{data.name} lacks {len(lacking)} of the {len(card.classes)} classes of {model}, which are not tested: {shown}"
+    )
+    return replace(data, classes=card.classes, splits=splits), (note,) if lacking else ()
+
+
+def _moved(labels: Tensor, at: Tensor, classes: int) -> Tensor:
+    """Labels of classes that stand at the places `at` among more: (N,), or (N, classes) with NaN for the others."""
+    if labels.ndim == 1:
+        return at[labels]
+    moved = torch.full((len(labels), classes), torch.nan)
+    moved[:, at] = labels
+    return moved
 
 
 def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:

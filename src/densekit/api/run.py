@@ -34,7 +34,7 @@ class Run:
         """The trained network with its classes and preprocessing."""
         return load(self.folder)
 
-    def evaluate(self, data: str | None = None, split: str | None = None) -> Result:
+    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Result:
         """Measures again, on the reported split or another one."""
         from densekit.api.evaluation import evaluate  # which needs this module
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densekit.api.evaluation import check_classes, config_of
+from densekit.api.evaluation import config_of, with_classes_of
 from densekit.api.measured import to_measure
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import DataSet, Images, Loader
@@ -64,7 +64,7 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
         return None
     try:
         loaded = load_data(config, data_dir)
-        check_classes(card, loaded, card.model.name)
+        loaded, _ = with_classes_of(card, loaded, card.model.name)
         # Of a folder without splits, what is calibrated on must not be measured on.
         split = "test" if set(loaded.splits) == {"train"} else None
         chosen = to_measure(model, card, loaded, config, split, data_dir=data_dir, settings={})

@@ -82,7 +82,7 @@ class Grid(Frozen):
 class Options(Frozen):
     """What the command line says about any grid."""
 
-    data: str | None = None
+    data: Annotated[str | None, BeforeValidator(lambda data: str(data) if isinstance(data, Path) else data)] = None
     recipe: str | None = None
     epochs: PositiveInt | None = None
     seeds: PositiveInt | None = None
