@@ -348,6 +348,11 @@ class Recipe(Frozen):
     """Images of an update, over all processes."""
     accumulate: PositiveInt = 1
     """In how many pieces, one after the other, each process takes its share: less memory; statistics are by piece."""
+    join_last_image: bool = False
+    """A last batch of one image joins the batch before it, as batch norm cannot learn from one; set by training.
+
+    Runs of older versions stay as they were.
+    """
     sync_batch_norm: bool = True
     """In several processes: statistics of the whole batch, so that their number does not change the result."""
     label_smoothing: Fraction = 0.0

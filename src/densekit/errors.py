@@ -42,6 +42,10 @@ class BadImage(BadData):
         return BadImage, (self.code, str(self))
 
 
+class WorkerLost(BadData):
+    """A process that decodes images has ended, or found no shared memory (exit status 3)."""
+
+
 class BadWeights(BadData):
     """Weights that are missing, damaged, or of another architecture (exit status 3)."""
 

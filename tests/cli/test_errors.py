@@ -65,7 +65,7 @@ def text_named_jpg(photos: Path) -> Path:
         (["train", "csv:labels.csv"], 3, "cannot read labels.csv: No such file"),
         (["train", "digits", "--set", "data.label_columns=a,b"], 2, "data.label_columns is for csv:FILE"),
         (["train", "wds:part-{0..9}.tar"], 3, "part-0.tar, which does not exist"),
-        (["train", "wds:none-*.tar"], 3, "no shards: wds:none-*.tar"),
+        (["train", "wds:none-*.tar"], 3, "none-*.tar matches no .tar file"),
         (["train", "wds:https://host/part.tar"], 3, "not on this machine"),
         (["train", "digits", "--set", "device=tpu"], 2, "device 'tpu' cannot be used"),
         (["train", "digits", "--model", "torchvision:alexnet"], 2, "alexnet does not take images of 8x8"),

@@ -53,7 +53,7 @@ def export_model(
     int8: bool = False,
     max_drop: float = 0.01,
     calibration: int = 256,
-    data: str | None = None,
+    data: str | Path | None = None,
     data_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> ExportedModel:
@@ -76,10 +76,10 @@ def export_model(
     network, card = open_model(model, "concat")
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
-    images = images_for(card, data, data_folder(data_dir), needed=int8)
+    images = images_for(model, card, None if data is None else str(data), data_folder(data_dir), needed=int8)
     passport = Passport(card.model_dump(mode="json"), preprocess)
     try:
-        with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
+        with atomic.fresh_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
             report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
             atomic.write(folder / REPORT, strict_json.dumps(report, indent=1) + "\n")

@@ -87,7 +87,7 @@ def import_model(
         provenance=_provenance(found, file, about_pixels),
     )
     try:
-        with atomic.new_folder(out) as folder:
+        with atomic.fresh_folder(out) as folder:
             save_model(folder, found.state, card)
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror}; name a folder with --out that can be written") from error

@@ -190,8 +190,13 @@ def _read_at(path: Path, stamp: Stamp, size: int, offset: int) -> bytes:
         raise BadData(f"cannot read {path}: {error.strerror}; check the shard and its disk") from error
 
 
+def is_remote(pattern: str) -> bool:
+    """Whether a pattern names another machine's shards, or a command that fetches them."""
+    return _REMOTE.match(pattern) is not None
+
+
 def _expanded(pattern: str) -> list[Path]:
-    if _REMOTE.match(pattern):
+    if is_remote(pattern):
         raise BadData(
             f"wds:{pattern} is not on this machine, and densekit reads shards in place; copy or mount them here"
         )

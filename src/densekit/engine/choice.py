@@ -145,10 +145,12 @@ def _remember(key: str, seconds: dict[str, float]) -> None:
 
 def _first_images(prepared: Prepared, macs: int) -> Tensor:
     """As many as show the speed of a batch: all of them if small, where a step's overhead is most of it."""
-    batches = prepared.loader("train", prepared.recipe.augment).epoch(0)
-    images = next((batch.images for batch in batches if len(batch.images)), None)
+    with prepared.loader("train", prepared.recipe.augment).reading() as batches:
+        images = next((batch.images for batch in batches if len(batch.images)), None)
     if images is None:
         raise BadData("none of the training images can be read; mend them, or name another folder")
+    if len(images) == 1:  # of which batch norm may have a single value
+        images = images.repeat(2, 1, 1, 1)
     return images[: max(2, 4_000_000_000 // macs)].contiguous(memory_format=torch.channels_last)
 
 

@@ -35,6 +35,7 @@ from densekit.weights import atomic
 from densekit.words import printable
 
 _PATIENCE = 40.0  # seconds
+_BRIEFLY = 5.0
 
 
 def require_none(folder: Path) -> None:
@@ -170,20 +171,42 @@ def resuming(folder: Path) -> str:
     """The command that goes on with a run, with the --data-dir that was last given: elsewhere are no images."""
     words = ["densekit", "resume", str(folder)]
     with suppress(OSError):  # a disk that cannot be read either
-        given = next((event["data_dir"] for event in reversed(_events(folder)) if "data_dir" in event), None)
+        given = data_dir_of(folder)
         words += ["--data-dir", given] if given else []
     return shlex.join(words)
 
 
+def data_dir_of(folder: Path) -> str | None:
+    """The --data-dir that was last given to a run, if any."""
+    return next((event["data_dir"] for event in reversed(_events(folder)) if event.get("data_dir")), None)
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes a folder for a new run and keeps it to this process.
+
+    Raises InvalidInput where it holds a run, or another process has it, BadData where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(
+            f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
+        ) from error
+    with held(folder, _BRIEFLY):
+        require_none(folder)
+        yield
+
+
+@contextmanager
+def held(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Keeps a run to this process while it trains. Raises InvalidInput where another one has it for longer than it
     takes the processes of a killed torchrun to notice.
     """
     with writing(folder):
         lock = (folder / ".lock").open("w")
     with lock as file:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + patience
         while not _locked(file):
             if time.monotonic() > until:
                 raise InvalidInput(f"another process is training {folder}; wait for it, or stop it")

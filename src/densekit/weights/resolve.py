@@ -49,6 +49,13 @@ def model_folder(name: str | Path) -> Path:
     )
 
 
+def located_model(name: str) -> str:
+    """MODEL with an absolute path, if it is a folder of this machine; any other name as it is."""
+    path = Path(name).expanduser()
+    is_folder = (path / CONFIG).is_file() or (path / "checkpoints").is_dir()
+    return str(path.absolute()) if is_folder else name
+
+
 def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, ModelCard]:
     """The network of MODEL in evaluation mode, and its card, which of one of the Hub says which commit it is.
 
