@@ -194,3 +194,40 @@ def test_prediction_goes_on_after_a_bad_picture(densekit: Command, tmp_path: Pat
     assert "good.png" in out
     assert "bad.png" in err
     assert "gone.png" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", ""], "the argument after train is empty"),
+        (["train", "digits", "--out", ""], "--out is empty"),
+        (["train", "digits", "--out="], "--out is empty"),
+        (["train", "digits", "--init", ""], "--init is empty"),
+        (["train", "digits", "--model", ""], "--model is empty"),
+        (["predict", "fashion-mnist", ""], "the argument after fashion-mnist is empty"),
+        (["evaluate", ""], "the argument after evaluate is empty"),
+        (["train", "csv:"], "names nothing"),
+        (["train", "wds:"], "names nothing"),
+        (["train", "hf:"], "names nothing"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    densekit: Command, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """As of a shell's variable that was never set: without a check it trains on, or writes to, whatever is here."""
+    status, out, err = densekit(*arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_value_of_a_setting_is_allowed(densekit: Command) -> None:
+    status, _, err = densekit("train", "/no/such/folder", "--set", "data.window=", "--set=init=")
+    assert (status, "no folder /no/such/folder" in err) == (3, True)
+
+
+def test_a_closed_standard_input_is_an_empty_image(densekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    status, _, err = densekit("predict", "fashion-mnist", "-")
+    assert status == 3
+    assert "standard input: the image is empty" in err

@@ -92,6 +92,7 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
         os.environ["DENSEKIT_DEBUG"] = "1"
+    _refuse_empty(arguments)
     try:
         status = app(arguments, prog_name="densekit", standalone_mode=False)
     except DensekitError as error:
@@ -111,6 +112,15 @@ def main() -> NoReturn:
             raise
         _fail(f"{type(error).__name__}: {error}; to see where, and to report it, add --debug", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty path is the current folder for the system: where a variable of the shell was not set, nobody means it."""
+    for before, argument in zip(["densekit", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if argument == "" or (option.startswith("--") and equals and not value):
+            name = before if argument == "" and before.startswith("--") else option or f"the argument after {before}"
+            _fail(f"{name} is empty; give it a value, or leave it out (. is the current folder)", 2)
 
 
 def status_of(error: DensekitError) -> int:

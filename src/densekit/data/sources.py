@@ -20,6 +20,8 @@ _SYNTHETIC = re.compile(
     r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
 )
 
+_FORMS = ("csv:", "wds:", "hf:")
+
 NAMED: dict[str, Callable[[Path], DataSet]] = {
     "digits": lambda _: digits(),
     "mnist": archives.mnist,
@@ -40,6 +42,8 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
     """
     source = config.source
+    if not source.partition(":")[2 if source.startswith(_FORMS) else 0]:
+        raise InvalidInput(f"DATA '{source}' names nothing; name a data set, or a folder: . is the current one")
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):

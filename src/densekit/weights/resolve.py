@@ -22,6 +22,8 @@ def model_folder(name: str | Path) -> Path:
     Raises BadWeights where there is no model, UnknownName where the name says nothing, InvalidInput where it names
     something that cannot be read.
     """
+    if not str(name):
+        raise InvalidInput("MODEL is empty; name a run folder, a model folder, a shipped model, or hf:OWNER/NAME")
     path = Path(name).expanduser()
     if (path / CONFIG).is_file():
         return path
