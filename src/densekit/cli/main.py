@@ -115,7 +115,7 @@ def main() -> NoReturn:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """An empty path is the current folder for the system: where a variable of the shell was not set, nobody means it."""
+    """Exits with 2: the system takes an empty path for the current folder, where a shell's variable was not set."""
     for before, argument in zip(["densekit", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=")
         if argument == "" or (option.startswith("--") and equals and not value):

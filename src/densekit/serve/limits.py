@@ -102,8 +102,8 @@ async def _read_form(request: Request, names: Sequence[str], most: int) -> list[
             raise Refusal(
                 400,
                 "no_file",
-                f"a field of the form without a filename is longer than {_FIELD_BYTES:,} bytes; send an image as a file, "
-                "which has a filename",
+                f"a field of the form without a filename is longer than {_FIELD_BYTES:,} bytes; send an image as a "
+                "file, with a filename",
             ) from None
         raise Refusal(400, "bad_form", f"the form is not valid multipart/form-data: {error.message}") from None
     try:
