@@ -290,6 +290,15 @@ def test_16_bit_greyscale_is_shown_through_the_window(kind: str) -> None:
     assert grey(content, (2048, 1024))[RAMP >= 2560].min() == 255
 
 
+def test_12_bits_in_16_are_told_to_be_nearly_black() -> None:
+    content = encoded(Image.fromarray(RAMP), "PNG")
+    (notice,) = decode(content, channels=1).notices
+    assert "no value above 4080" in notice
+    assert not decode(content, channels=1, window=(2048, 4096)).notices
+    for values in (RAMP * 16, RAMP * 0):
+        assert not decode(encoded(Image.fromarray(values), "PNG"), channels=1).notices
+
+
 def test_a_window_gives_floats_a_black_and_a_white() -> None:
     values = np.array([-1000, 0, 400, 3000], np.float32)
     content = tiff(values.tobytes(), 4, 1, bits=(32,), sample_format=3)

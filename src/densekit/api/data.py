@@ -18,6 +18,7 @@ from densekit.data.shards import CLASSES
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
+from densekit.folders import expanded
 from densekit.report.data_page import write_data_report
 from densekit.weights import atomic
 
@@ -42,7 +43,7 @@ def check(
         raise InvalidInput(f"--out {page} cannot be written; name a file in a folder that exists, such as check.html")
     loaded = load(config, data_folder(data_dir), strict=False)
     divided = divide(loaded, config)
-    folder = Path(data).expanduser()
+    folder = expanded(data)
     total = sum(map(len, divided.splits.values()))
     with display_of(console, ALONE).counting("looking at images", total) as advance:
         found = examine(
@@ -84,7 +85,7 @@ def shard(
     Raises BadData for images that cannot be read, more than data.max_bad, and for a full disk, InvalidInput.
     """
     config = with_data_settings(DataConfig(source=data), settings or {})
-    folder = Path(out).expanduser()
+    folder = expanded(out)
     if folder.exists():
         raise InvalidInput(f"--out {folder} exists; name a new folder")
     loaded = load(config, data_folder(data_dir))

@@ -36,9 +36,15 @@ _PATIENCE = 40.0  # seconds
 
 
 def require_none(folder: Path) -> None:
-    """Raises InvalidInput if `folder` holds a run already."""
-    if (folder / "config.yaml").exists():
-        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
+    """Raises InvalidInput if `folder` holds a run already, or cannot be looked into, such as one of too long a name."""
+    try:
+        os.stat(folder / "config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{str(folder)[:80]!a} cannot hold a run: {reason}; name another --out") from error
+    raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
 
 
 def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:

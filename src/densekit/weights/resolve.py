@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.weights import atomic
 from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
@@ -24,7 +25,7 @@ def model_folder(name: str | Path) -> Path:
     """
     if not str(name):
         raise InvalidInput("MODEL is empty; name a run folder, a model folder, a shipped model, or hf:OWNER/NAME")
-    path = Path(name).expanduser()
+    path = expanded(name)
     if (path / CONFIG).is_file():
         return path
     if (path / "checkpoints").is_dir():
