@@ -1,6 +1,8 @@
 """Bad input: one clear line on standard error, and the right exit status."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from densekit.cli.main import main
+from densekit.weights import model_folder
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -231,3 +234,24 @@ def test_a_closed_standard_input_is_an_empty_image(densekit: Command, monkeypatc
     status, _, err = densekit("predict", "fashion-mnist", "-")
     assert status == 3
     assert "standard input: the image is empty" in err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("latin-1", b"\\u732b"), ("ascii", "\u732b".encode())],  # typer takes ascii for a terminal that was not set up
+)
+def test_a_class_that_the_terminal_cannot_show_ends_nothing(tmp_path: Path, encoding: str, shown: bytes) -> None:
+    """And config.json is UTF-8, whatever the locale is."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("fashion-mnist"), folder)
+    card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    card["classes"][0] = "\u732b"
+    (folder / "config.json").write_text(json.dumps(card, ensure_ascii=False), encoding="utf-8")
+    Image.new("L", (28, 28)).save(tmp_path / "black.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "densekit", "predict", str(folder), str(tmp_path / "black.png"), "--top", "10"],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout

@@ -1,5 +1,6 @@
 """`densekit`: verbs, and the one table from error to exit status."""
 
+import io
 import os
 import sys
 from functools import cache
@@ -92,6 +93,9 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
         os.environ["DENSEKIT_DEBUG"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     _refuse_empty(arguments)
     try:
         status = app(arguments, prog_name="densekit", standalone_mode=False)

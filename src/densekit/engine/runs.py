@@ -86,7 +86,7 @@ def recipe_of(folder: Path) -> Recipe:
     if not path.is_file():
         raise BadData(f"{folder} is not a run: it has no config.yaml; name the folder that training printed")
     try:
-        return recipe_from(yaml.safe_load(path.read_text()))
+        return recipe_from(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, InvalidInput) as error:
         raise BadData(f"{path} is damaged ({error}); mend it, or train again") from error
 
@@ -135,7 +135,7 @@ def append_row(folder: Path, row: dict[str, Any]) -> None:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; none if there is no epoch yet."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def last_event(folder: Path) -> dict[str, Any]:
 def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
     events = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):  # a full disk may have cut it short
             events.append(json.loads(line))
     return events
@@ -220,7 +220,7 @@ def note(folder: Path, event: str, **facts: Any) -> None:
 def result_of(folder: Path) -> Result | None:
     """What a finished run measured; None where there is no result yet."""
     path = folder / "result.json"
-    return result_from(json.loads(path.read_text())) if path.is_file() else None
+    return result_from(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def forget_result(folder: Path) -> None:

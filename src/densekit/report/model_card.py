@@ -61,7 +61,7 @@ class Run:
         environment = folder / "env.json"
         return cls(
             recipe=runs.recipe_of(folder).model_dump(mode="json"),
-            environment=json.loads(environment.read_text()) if environment.is_file() else {},
+            environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
             result={} if result is None else asdict(result),
             splits=dict(Counter(row["split"] for row in _rows(folder / "split.csv"))),
             skipped=sum(1 for _ in _rows(folder / "skipped.csv")),

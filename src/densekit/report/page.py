@@ -49,8 +49,8 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         batch=pictures.augmented(prepared),
         skipped=[(str(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
-        config=config.read_text() if config.exists() else "",
-        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         run=shlex.quote(str(run)),
     )
     path = run / "report.html"

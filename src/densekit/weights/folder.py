@@ -55,7 +55,7 @@ def read_card(folder: Path) -> ModelCard:
     """Raises BadWeights when config.json is missing or not a model's."""
     path = folder / CONFIG
     try:
-        return ModelCard.model_validate_json(path.read_text())
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadWeights(f"no {path}; a model folder holds {CONFIG} and {WEIGHTS}") from None
     except ValidationError as error:
