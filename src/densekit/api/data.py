@@ -18,6 +18,7 @@ from densekit.data.shards import CLASSES
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
+from densekit.folders import expanded
 from densekit.report.data_page import write_data_report
 from densekit.weights import atomic
 
@@ -82,7 +83,7 @@ def shard(
     Raises BadData for images that cannot be read, more than data.max_bad, and for a full disk, InvalidInput.
     """
     config = with_data_settings(DataConfig(source=str(data)), settings or {})
-    folder = Path(out).expanduser()
+    folder = expanded(out)
     if folder.exists():
         raise InvalidInput(f"--out {folder} exists; name a new folder")
     loaded = load(config, data_folder(data_dir))

@@ -25,6 +25,7 @@ from densekit.export.exported import ExportedNetwork, is_exported
 from densekit.export.network import Exported
 from densekit.export.passport import Passport
 from densekit.export.quantise import quantise
+from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.version import __version__
 from densekit.weights import ModelCard, atomic, open_model
@@ -67,7 +68,7 @@ def export_model(
     Raises ProofFailed, and leaves no file, where an export does not answer as its network does; InvalidInput for wrong
     arguments or packages that are missing; BadData or BadWeights.
     """
-    out = Path(out).expanduser()
+    out = expanded(out)
     if is_exported(model):
         raise InvalidInput(f"{model} is an exported file already; name the run or model folder that it came from")
     names = table.chosen(tuple(formats), int8=int8)

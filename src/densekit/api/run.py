@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
 from densekit.export.exported import is_exported, load_exported
+from densekit.folders import cache_folder, expanded
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def load(source: str | Path, device: str = "auto") -> Classifier:
 
 def data_folder(given: str | Path | None = None) -> Path:
     """--data-dir, else $DENSEKIT_DATA, else the user's cache folder; absolute."""
-    folder = Path(given or os.environ.get("DENSEKIT_DATA") or platformdirs.user_cache_path("densekit"))
-    return folder.expanduser().absolute()
+    return expanded(given or os.environ.get("DENSEKIT_DATA") or cache_folder()).absolute()
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -155,6 +155,7 @@ _HEAD = 132  # bytes by which a format is known; DICOM's mark are the last four
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 _WHITE = {"I;12": 4095}  # else 65535
+_DARK = 4096  # of which 8 bits keep 16 greys; cameras and detectors of 12 bits write no higher value
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -293,6 +294,8 @@ def _scaled(
             if image.format == "TIFF":  # PNG and PPM come here with 16 bits
                 notices.append("signed or 32-bit integers: 0 is black, 65535 is white")
             _check_range(values, 65535, "integers", name)
+        if 0 < values.max() < _DARK and raw_mode not in _WHITE:
+            notices.append(f"16 bits, but no value above {values.max()}: nearly black without a data.window")
         grey = _to_8_bits(_WHITE.get(raw_mode, 65535))[values]
     if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
         grey = 255 - grey  # 0 is white, which Pillow sees to only up to 8 bits

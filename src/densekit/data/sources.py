@@ -17,11 +17,14 @@ from densekit.data.sets import ArrayImages, DataSet
 from densekit.data.shards import is_remote, shards
 from densekit.data.table import table
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.folders import expanded
 from densekit.words import printable
 
 _SYNTHETIC = re.compile(
     r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
 )
+
+_FORMS = ("csv:", "wds:", "hf:")
 
 NAMED: dict[str, Callable[[Path], DataSet]] = {
     "digits": lambda _: digits(),
@@ -56,19 +59,21 @@ def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
         raise BadData(
             f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
         ) from error
+    if not source.partition(":")[2 if source.startswith(_FORMS) else 0]:
+        raise InvalidInput(f"DATA '{source}' names nothing; name a data set, or a folder: . is the current one")
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
         return synthetic(source)
     if source.startswith("csv:"):
-        return table(Path(source.removeprefix("csv:")).expanduser(), config, strict=strict)
+        return table(expanded(source.removeprefix("csv:")), config, strict=strict)
     if source.startswith("wds:"):
         return shards(source.removeprefix("wds:"), config)
     if source.startswith("hf:"):
         return hub(source.removeprefix("hf:"), config, strict=strict)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return folder(path, config, strict=strict)
     if path.exists():
@@ -154,12 +159,12 @@ def at_hand(source: str, data_dir: Path) -> bool:
     if source in archives.PLACES:
         return any(place.is_dir() and any(place.iterdir()) for place in archives.PLACES[source](data_dir))
     if source.startswith("hf:"):
-        return Path(source.removeprefix("hf:")).expanduser().exists()
+        return expanded(source.removeprefix("hf:")).exists()
     return (
         source in NAMED
         or source.startswith(("synthetic:", "csv:", "wds:"))
         or source == "imagenet"
-        or Path(source).expanduser().is_dir()
+        or expanded(source).is_dir()
     )
 
 

@@ -39,9 +39,15 @@ _BRIEFLY = 5.0
 
 
 def require_none(folder: Path) -> None:
-    """Raises InvalidInput if `folder` holds a run already."""
-    if (folder / "config.yaml").exists():
-        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
+    """Raises InvalidInput if `folder` holds a run already, or cannot be looked into, such as one of too long a name."""
+    try:
+        os.stat(folder / "config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{str(folder)[:80]!a} cannot hold a run: {reason}; name another --out") from error
+    raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
 
 
 def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
@@ -243,7 +249,7 @@ def last_event(folder: Path) -> dict[str, Any]:
 def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
     events = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):  # a full disk may have cut it short
             events.append(json.loads(line))
     return events

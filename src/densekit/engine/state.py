@@ -134,7 +134,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Raises BadWeights for a checkpoint that is missing, or not what was written."""
     folder = atomic.current(folder)
     try:
-        document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+        document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
         if document["format"] != _FORMAT:
             raise BadWeights(f"{folder} was written by another version of densekit, which can go on with it")
         checkpoint = Checkpoint(

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.parsing import JSON_BYTES, parse_json, read_text
 from densekit.weights import atomic
@@ -24,7 +25,9 @@ def model_folder(name: str | Path) -> Path:
     Raises BadWeights where there is no model, UnknownName where the name says nothing, InvalidInput where it names
     something that cannot be read.
     """
-    path = Path(name).expanduser()
+    if not str(name):
+        raise InvalidInput("MODEL is empty; name a run folder, a model folder, a shipped model, or hf:OWNER/NAME")
+    path = expanded(name)
     if (path / CONFIG).is_file():
         return path
     if (path / "checkpoints").is_dir():
