@@ -106,6 +106,8 @@ def torch_program(path: Path, threads: int | None = None) -> Opened:
 
     import torch
 
+    import densekit.ops.fork  # noqa: F401 - whose import registers what forks need
+
     extra: dict[str, Any] = {CARD: ""}
     program = torch.export.load(os.fspath(path), extra_files=extra)
     module = program.module()
