@@ -17,7 +17,7 @@ _orphaned = False  # this process was forked without the first of them
 
 
 def _runtime() -> ctypes.CDLL | None:
-    """libgomp as torch calls it, or None where torch uses another runtime or none."""
+    """The libgomp that torch calls, or None where torch uses another runtime or none."""
     # A symbol is looked up in what torch's extension depends on.
     library = ctypes.CDLL(torch._C.__file__)
     is_libgomp = hasattr(library, "GOMP_parallel") and not hasattr(library, "__kmpc_fork_call")
