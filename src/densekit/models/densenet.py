@@ -135,6 +135,8 @@ class DenseNet(ImageClassifier):
                 channels = transition.out_channels
         # Always number 5, whatever the number of blocks: torchvision's name.
         self.features.add_module("norm5", nn.BatchNorm2d(channels, eps=config.norm_eps))
+        # Behind `features`, which ends where torchvision's does. A module, as rules of attribution go by modules.
+        self.relu5 = nn.ReLU()
         self.num_features = channels
         self.classifier: nn.Module = _classifier(channels, config.num_classes)
         INITIALISERS[config.initialisation](self)
@@ -162,21 +164,22 @@ class DenseNet(ImageClassifier):
         """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""
         features = self.features
         if ops.traced(x) or not ops.is_a(features, nn.Sequential):
-            return F.relu(features(x))
-        modules = list(features)
-        rectified = False
+            return self.relu5(features(x))
+        modules = [*features, self.relu5]
         while modules:
             module = modules.pop(0)
             tail = _tail(module, modules)
             if tail is None:
-                x, rectified = module(x), False
+                x = module(x)
                 continue
-            x, rectified = cast(DenseBlock, module).forward_with(tail, x)
-            if rectified:
+            x, taken_along = cast(DenseBlock, module).forward_with(tail, x)
+            if taken_along:
                 follower = modules.pop(0)
                 if isinstance(follower, Transition):
-                    x, rectified = follower.reduce(x), False
-        return x if rectified else F.relu(x)
+                    x = follower.reduce(x)
+                else:
+                    modules.pop(0)  # the ReLU
+        return x
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -193,7 +196,7 @@ class DenseNet(ImageClassifier):
             x = module(x)
             if name in names:
                 taken.append(x)
-        return F.relu(x), taken
+        return self.relu5(x), taken
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for `num_classes`; 0 leaves the pooled features."""
@@ -203,7 +206,7 @@ class DenseNet(ImageClassifier):
 
 
 def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
-    """What a dense block may take along of the module behind it: of a transition, or of the last batch norm.
+    """What a dense block may take along of the module behind it: of a transition, or the last batch norm and ReLU.
 
     None where either is not what the paper has there: others' modules are called one by one.
     """
@@ -211,7 +214,7 @@ def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
         return None
     follower = followers[0]
     if ops.is_a(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
-        return ops.Tail(follower, 1) if len(followers) == 1 else None
+        return ops.Tail(follower, 1) if len(followers) == 2 and ops.is_a(followers[1], nn.ReLU) else None
     if not isinstance(follower, Transition) or not ops.as_written(follower) or ops.observed(follower):
         return None
     pool = follower.pool
