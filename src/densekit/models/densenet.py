@@ -10,11 +10,12 @@ from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 from densekit import ops
 from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
-from densekit.models.base import ImageClassifier
+from densekit.models.base import ImageClassifier, chosen_stages
 from densekit.models.initialisation import INITIALISERS
 
 
@@ -104,8 +105,10 @@ class Transition(nn.Module):
 
     def pools_first(self) -> bool:
         """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
-        passing = isinstance(self.drop, nn.Identity) or (isinstance(self.drop, nn.Dropout) and not ops.drops(self.drop))
-        return self.pool_first and passing
+        if not self.pool_first or not isinstance(self.drop, nn.Dropout):
+            return self.pool_first and isinstance(self.drop, nn.Identity)
+        # A symbolic graph may be put into training later.
+        return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
 
     _plain = (forward, reduce, pools_first)
 
@@ -188,9 +191,7 @@ class DenseNet(ImageClassifier):
 
     def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Final features, and the output of each dense block in `indices` (all by default; negative from the end)."""
-        count = len(self._stages)
-        wanted = {i % count for i in (range(count) if indices is None else indices)}
-        names = {self._stages[i] for i in wanted}
+        names = {self._stages[i] for i in chosen_stages(len(self._stages), indices)}
         taken = []
         for name, module in self.features.named_children():
             x = module(x)
