@@ -126,7 +126,7 @@ class ResNet(ImageClassifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, H/4, W/4), after the last ReLU."""
-        return self.forward_intermediates(x, ())[0]
+        return self.tail(self.stages(self.stem(x)))
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
