@@ -124,7 +124,7 @@ def test_torchvisions_feature_extractor_finds_each_stage(make: Callable[..., nn.
 @every
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_hook_on_any_module_is_called_once(make: Callable[..., nn.Module], gradients: bool) -> None:
-    """As captum, SHAP and tools for activation maps need it; also after a pass without hooks, whose weights are kept."""
+    """As captum, SHAP and activation maps need it; also after a pass without hooks, whose weights are kept."""
     model = make().eval()
     with torch.set_grad_enabled(gradients):
         expected = model(images())
