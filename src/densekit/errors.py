@@ -5,6 +5,7 @@ The table from type to exit status stands in `densekit.cli.main`.
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class DensekitError(Exception):
@@ -74,3 +75,9 @@ class Interrupted(DensekitError):
 
 class PeerLost(DensekitError):
     """Another process of the run has ended or cannot be reached (exit status 1)."""
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raises InvalidInput for an argument that is not a whole number of 1 or more."""
+    if not isinstance(value, Integral) or value < 1:
+        raise InvalidInput(f"{name}={value!r} is not possible; give a whole number of 1 or more")
