@@ -8,6 +8,8 @@ from typing import Literal, Self
 from safetensors.torch import load, save
 from torch import Tensor
 
+from densekit.weights.foreign.keras_graph import Node
+
 TENSORS, FACTS = "tensors.safetensors", "facts.json"
 
 
@@ -25,6 +27,8 @@ class Found:
     """Of the batch norms, where the file says so."""
     image_size: tuple[int, int] | None = None
     """(height, width), where the file says so."""
+    graph: tuple[Node, ...] = ()
+    """Of the layers, where the file says so."""
     sigmoid: bool = False
     """Whether the network ends in one, where the file says so."""
 
@@ -48,5 +52,6 @@ class Found:
             left=tuple(facts["left"]),
             epsilons=tuple(facts["epsilons"]),
             image_size=(size[0], size[1]) if size else None,
+            graph=tuple(Node(name, kind, settings, tuple(reads)) for name, kind, settings, reads in facts["graph"]),
             sigmoid=facts["sigmoid"],
         )
