@@ -44,30 +44,39 @@ def _flatten(network: Any, prefix: str, given: str | None, nodes: dict[str, Node
     """Adds a network's layers to `nodes`; `given` is the node that it reads. The name of the one it ends in."""
     outputs: dict[str, str] = {}
     sequential = network["class_name"] == "Sequential"
-    inputs = 0
+    layers = network["config"]["layers"]
+    if sum(kind_of(layer) == "InputLayer" for layer in layers) > 1:
+        raise BadWeights(f"{shown}: it has several inputs, and a DenseNet one; no densekit network has these weights")
     last = given
-    for layer in network["config"]["layers"]:
+    for layer in layers:
         name, kind = layer["config"]["name"], kind_of(layer)
         if kind == "InputLayer":
-            inputs += 1
-            if inputs > 1:
-                raise BadWeights(f"{shown}: the network has several inputs, and a DenseNet one; no densekit network has these weights")
             last = given or _add(nodes, Node(prefix + name, kind, {}, ()), shown)
         else:
-            reads = [last or _add(nodes, Node(f"{prefix}input", "InputLayer", {}, ()), shown)] if sequential else None
-            if reads is None:
-                reads = [_known(outputs, read, name, shown) for read in _read_by(layer, name, shown)]
-            if kind in NESTED:
-                if len(reads) != 1:
-                    raise BadWeights(f"{shown}: the network {name} reads {len(reads)} layers, and a DenseNet one; no densekit network has these weights")
-                last = _flatten(layer, f"{prefix}{name}/", reads[0], nodes, shown)
+            if sequential:
+                reads = [last or _add(nodes, Node(f"{prefix}input", "InputLayer", {}, ()), shown)]
             else:
-                settings = {key: plain(layer["config"][key]) for key in _KEPT if key in layer["config"]}
-                last = _add(nodes, Node(prefix + name, kind, settings, tuple(reads)), shown)
+                reads = [_known(outputs, read, name, shown) for read in _read_by(layer, name, shown)]
+            last = _called(layer, prefix, reads, nodes, shown)
         outputs[layer.get("name") or name] = last
     if last is None:
         raise BadWeights(f"{shown}: the network {network['config'].get('name')} has no layers; save it again")
     return last if sequential else _output(network, outputs, shown)
+
+
+def _called(layer: Any, prefix: str, reads: list[str], nodes: dict[str, Node], shown: str) -> str:
+    """Adds a layer, or those of a network that stands for one; the name of the node that makes its output."""
+    settings, kind = layer["config"], kind_of(layer)
+    name = settings["name"]
+    if kind not in NESTED:
+        kept = {key: plain(settings[key]) for key in _KEPT if key in settings}
+        return _add(nodes, Node(prefix + name, kind, kept, tuple(reads)), shown)
+    if len(reads) != 1:
+        raise BadWeights(
+            f"{shown}: the network {name} reads {len(reads)} layers, and a DenseNet one image; no densekit network has "
+            "these weights"
+        )
+    return _flatten(layer, f"{prefix}{name}/", reads[0], nodes, shown)
 
 
 def _add(nodes: dict[str, Node], node: Node, shown: str) -> str:

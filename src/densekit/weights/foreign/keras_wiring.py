@@ -43,9 +43,7 @@ def wiring_of(graph: Iterable[Node], names: Mapping[str, str], config: DenseNetC
 
 
 class _Comparison:
-    def __init__(
-        self, graph: tuple[Node, ...], names: Mapping[str, str], config: DenseNetConfig, file: str
-    ) -> None:
+    def __init__(self, graph: tuple[Node, ...], names: Mapping[str, str], config: DenseNetConfig, file: str) -> None:
         self._nodes = {node.name: node for node in graph}
         self._last = graph[-1].name
         self._config, self._file = config, file
@@ -122,11 +120,11 @@ class _Comparison:
     def _end(self, sources: list[str], channels: int) -> None:
         self._reads_all("features", "norm5", None, sources, channels)
         norm, head = self._at("features.norm5"), self._places.get("classifier")
-        for node in self._nodes.values():
-            if head is None and norm in map(self._source, node.reads) and not self._is_nothing(node):
-                if not self._is_relu(node.name):
-                    self._differs(node.name, norm, "a ReLU")
         if head is None:
+            for node in self._nodes.values():
+                reader = norm in map(self._source, node.reads) and not self._is_nothing(node)
+                if reader and not self._is_relu(node.name):
+                    self._differs(node.name, norm, "a ReLU")
             return
         pooled = self._input("classifier")
         while self._nodes[pooled].kind == "Flatten":
@@ -195,7 +193,9 @@ class _Comparison:
         node = self._nodes[before]
         given = node.settings.get("padding") if node.kind == "ZeroPadding2D" else 0
         if plain(given) != width:
-            self._refuse(f"layer {name} reads {given} pixels of zeros at each side, where densekit's DenseNet has {width}")
+            self._refuse(
+                f"layer {name} reads {given} pixels of zeros at each side, where densekit's DenseNet has {width}"
+            )
         return self._read(before)
 
     def _at(self, module: str) -> str:
@@ -211,7 +211,9 @@ class _Comparison:
         """The one node that another reads, through those that change nothing."""
         node = self._nodes[name]
         if len(node.reads) != 1:
-            self._refuse(f"layer {name}, a {node.kind}, reads {len(node.reads)} layers, where densekit's DenseNet has one")
+            self._refuse(
+                f"layer {name}, a {node.kind}, reads {len(node.reads)} layers, where densekit's DenseNet has one"
+            )
         return self._source(node.reads[0])
 
     def _source(self, name: str) -> str:
@@ -253,7 +255,9 @@ class _Comparison:
         for node in self._nodes.values():
             axis = node.settings.get("axis", channels[-1])
             if node.kind in ("BatchNormalization", "Concatenate") and axis not in channels:
-                self._refuse(f"layer {node.name}, a {node.kind}, has axis {axis}, where channels are axis {channels[-1]}")
+                self._refuse(
+                    f"layer {node.name}, a {node.kind}, has axis {axis}, where channels are axis {channels[-1]}"
+                )
 
     def _placed(self, names: Mapping[str, str]) -> dict[str, str]:
         """Our modules -> the nodes that hold their tensors."""
@@ -271,7 +275,9 @@ class _Comparison:
             if len(found) != 1:
                 self._refuse(f"{theirs} is of no layer between the image and the output")
             if places.setdefault(ours.rpartition(".")[0], found[0]) != found[0]:
-                self._refuse(f"{theirs} is not of layer {places[ours.rpartition('.')[0]]}, whose other weights it goes with")
+                self._refuse(
+                    f"{theirs} is not of layer {places[ours.rpartition('.')[0]]}, whose other weights it goes with"
+                )
         return places
 
 

@@ -177,7 +177,9 @@ def _biases(
         if parameter == "bias" and weight is not None and weight.dim() == 4:
             tensor, _ = turned[theirs]
             if tensor.shape != weight.shape[:1]:
-                raise BadWeights(f"{file}: {theirs} is no bias of {len(weight)} maps; no densekit network has these weights")
+                raise BadWeights(
+                    f"{file}: {theirs} is no bias of {len(weight)} maps; no densekit network has these weights"
+                )
             step = sound(tensor, theirs, ours, file)
             biases[conv] = tensor
             account.take(theirs, [step, "folded into the running means of the batch norms that read it"])
