@@ -113,6 +113,14 @@ class DenseNetConfig(Architecture):
     """A ReLU between a transition's batch norm and convolution: the paper's prose has none, the authors' code one."""
     norm_eps: PositiveFloat = 1e-5
     """Added to a batch norm's variance. Keras: 1.001e-5."""
+    stem_norm: bool | None = None
+    """Batch norm and ReLU after the stem's convolution; none: as the stem has it, which the cifar stem has not."""
+
+    @model_validator(mode="after")
+    def _imagenet_stem_is_normalised(self) -> Self:
+        if self.stem == "imagenet" and self.stem_norm is False:
+            raise ValueError("stem_norm false is for the cifar stem; the imagenet stem has a batch norm")
+        return self
 
 
 class ResNetConfig(Architecture):

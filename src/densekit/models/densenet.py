@@ -230,15 +230,15 @@ def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
 
 
 def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:
-    channels = config.stem_channels
-    if config.stem == "cifar":
-        return OrderedDict(conv0=nn.Conv2d(config.in_channels, channels, kernel_size=3, padding=1, bias=False))
-    return OrderedDict(
-        conv0=nn.Conv2d(config.in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False),
-        norm0=nn.BatchNorm2d(channels, eps=config.norm_eps),
-        relu0=nn.ReLU(),
-        pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-    )
+    inputs, channels, cifar = config.in_channels, config.stem_channels, config.stem == "cifar"
+    side, stride = (3, 1) if cifar else (7, 2)
+    conv = nn.Conv2d(inputs, channels, kernel_size=side, stride=stride, padding=side // 2, bias=False)
+    stem: OrderedDict[str, nn.Module] = OrderedDict(conv0=conv)
+    if config.stem_norm or not cifar:
+        stem |= {"norm0": nn.BatchNorm2d(channels, eps=config.norm_eps), "relu0": nn.ReLU()}
+    if not cifar:
+        stem["pool0"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    return stem
 
 
 def _dropout(config: DenseNetConfig, site: str) -> nn.Module:
