@@ -361,6 +361,11 @@ class Recipe(Frozen):
 
     Runs of older versions stay as they were.
     """
+    shuffle_by_seed: bool = False
+    """The order of training images depends on the seed, not on the epoch alone; set by training where seed is not 0.
+
+    Runs of older versions stay as they were: all seeds had the order of seed 0.
+    """
     sync_batch_norm: bool = True
     """In several processes: statistics of the whole batch, so that their number does not change the result."""
     label_smoothing: Fraction = 0.0

@@ -71,6 +71,8 @@ class Loader:
     """Processes that divide the work: each batch of a shuffled split, or the batches of one in order."""
     join_last_image: bool = False
     """A last batch of one image joins the batch before it."""
+    shuffle_by_seed: bool = False
+    """Shuffled by seed and epoch, not by the epoch alone."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
@@ -121,8 +123,9 @@ class Loader:
     def _order(self, epoch: int) -> Tensor:
         if self.augmentation is None:
             return torch.arange(len(self.images))
-        # Seed and epoch in halves of one word: seed 0, epoch 1 is not seed 1, epoch 0.
-        generator = torch.Generator().manual_seed((self.seed << 32 | epoch) & (2**63 - 1))
+        # Mixed into 32 bits: torch's generator for the CPU takes no more, and drops what stands above them.
+        mixed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(mixed if self.shuffle_by_seed else epoch)
         return torch.randperm(len(self.images), generator=generator)
 
     def _arrays(self, batches: list[Tensor], epoch: int) -> Generator[_Raw, None, None]:

@@ -24,6 +24,8 @@ from densekit.weights.image_hashes import Hashes
 from densekit.weights.initial import Start, start_from
 from densekit.weights.resolve import located_model
 
+_LARGEST_SEED = 2**32 - 1
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -62,6 +64,7 @@ class Prepared:
             rank=self.world.rank,
             size=self.world.size,
             join_last_image=self.recipe.join_last_image and augmentation is not None,
+            shuffle_by_seed=self.recipe.shuffle_by_seed,
         )
 
 
@@ -77,6 +80,10 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them.
     Raises BadData or InvalidInput for what does not fit together.
     """
+    if start and recipe.seed > _LARGEST_SEED:  # a run of an older version goes on
+        raise InvalidInput(
+            f"seed={recipe.seed} is not possible: torch draws initial weights by seeds to {_LARGEST_SEED}"
+        )
     torch.manual_seed(recipe.seed)
     with world.first_of_host_first():
         loaded = load(recipe.data, data_dir)
@@ -99,6 +106,8 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
     if start and leaves_one(len(data.splits["train"]), recipe.batch_size):
         recipe = recipe.model_copy(update={"join_last_image": True})
+    if start and recipe.seed:
+        recipe = recipe.model_copy(update={"shuffle_by_seed": True})
     device = device_named(recipe.device, world.local_rank)
     model = build(recipe.model, recipe.plan)
     if isinstance(model, DenseNet):

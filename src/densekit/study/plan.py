@@ -20,7 +20,15 @@ from densekit.words import counted
 FILE = "study.yaml"
 
 # What only the data and the machine know, and training fills in.
-_FILLED = ("plan", "device", "join_last_image", "model.in_channels", "model.num_classes", "model.image_size")
+_FILLED = (
+    "plan",
+    "device",
+    "join_last_image",
+    "shuffle_by_seed",
+    "model.in_channels",
+    "model.num_classes",
+    "model.image_size",
+)
 # What changes when and where the same numbers are computed, not which (engine.continuity).
 _FREE = ("checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 
