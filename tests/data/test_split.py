@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from densekit.config import DataConfig
-from densekit.data import load
-from densekit.data.sets import ArrayImages
+from densekit.data import DataSet, load
+from densekit.data.sets import ArrayImages, FileImages, groups_of
 from densekit.data.split import divide, hold_out
 from densekit.errors import BadData
 
@@ -83,3 +85,58 @@ def test_dividing_and_fingerprints_read_each_file_once(photos: Path, monkeypatch
     for images in splits.values():
         images.fingerprint()
     assert len(read) == len(set(read)) == 24
+
+
+def grouped(sizes: list[int], first: int = 0) -> FileImages:
+    """Images of groups of these sizes, which no file has."""
+    groups = [str(first + i) for i, size in enumerate(sizes) for _ in range(size)]
+    paths = tuple(Path(f"{group}-{i}.png") for i, group in enumerate(groups))
+    return FileImages(paths, torch.zeros(len(groups), 2), Path(), tuple(groups))
+
+
+SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=40)
+SHARES = st.sampled_from([0.02, 0.1, 0.3, 0.9])
+
+
+@given(SIZES, st.integers(0, 10**6), SHARES, SHARES)
+@settings(max_examples=200, deadline=None)
+def test_no_split_is_empty_where_there_are_enough_groups_and_full_ones_stay(
+    sizes: list[int], first: int, test: float, val: float
+) -> None:
+    images = grouped(sizes, first)
+    config = DataConfig(source="x", test_fraction=test, val_fraction=val)
+    data = DataSet("x", ("a", "b"), {"train": images})
+    if len(sizes) < 3:
+        with pytest.raises(BadData, match=rf"{len(sizes)} groups? with {sum(sizes)} training image"):
+            divide(data, config)
+        return
+    splits = divide(data, config).splits
+    assert set(splits) == {"train", "val", "test"}
+    members = [set(groups_of(each) or ()) for each in splits.values()]
+    assert all(members)
+    assert sum(map(len, members)) == len(set().union(*members)) == len(sizes)
+    rest, by_hash = hold_out(images, test, 1)
+    expected = {"test": by_hash} | dict(zip(("train", "val"), hold_out(rest, val, 2), strict=True))
+    if all(map(len, expected.values())):
+        assert {name: each.names() for name, each in splits.items()} == {
+            name: each.names() for name, each in expected.items()
+        }
+
+
+@given(st.integers(3, 12), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_few_images_of_several_labels_fill_every_split(count: int, seed: int) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 1, 4, 4), dtype=np.uint8))
+    data = DataSet("x", ("a", "b"), {"train": ArrayImages(pixels, torch.ones(count, 2))})
+    splits = divide(data, DataConfig(source="x")).splits
+    assert all(map(len, splits.values()))
+    assert sum(map(len, splits.values())) == count
+
+
+@given(SIZES.filter(lambda sizes: len(sizes) > 1), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_a_count_of_grouped_images_leaves_a_group_to_train(sizes: list[int], first: int) -> None:
+    images = grouped(sizes, first)
+    data = DataSet("x", ("a", "b"), {"train": images, "test": images})
+    splits = divide(data, DataConfig(source="x", val_count=sum(sizes) - 1)).splits
+    assert all(map(len, splits.values()))

@@ -9,37 +9,59 @@ from numpy.typing import NDArray
 from densekit.config import DataConfig
 from densekit.data.sets import DataSet, Images, groups_of, hashes
 from densekit.errors import BadData
+from densekit.words import counted
 
 
 def divide(data: DataSet, config: DataConfig) -> DataSet:
     """`train`, plus `val` unless the protocol is final, plus `test`; identical images always land together.
 
-    Splits that the source brings are kept. `final` trains on what `tune` would have held out.
+    Splits that the source brings are kept. `final` trains on what `tune` would have held out. Raises BadData where a
+    split would be empty.
     """
-    splits = dict(data.splits)
-    if "test" not in splits and "val" not in splits:
-        # Another salt than the validation's, or the same images would be chosen again.
-        splits["train"], splits["test"] = hold_out(splits["train"], config.test_fraction, salt=1)
-    if config.protocol == "tune" and "val" not in splits:
-        wanted = config.val_count if config.val_count is not None else config.val_fraction
-        splits["train"], splits["val"] = hold_out(splits["train"], wanted, salt=2)
+    splits = _held_out(data, config, least=False)
+    if not all(map(len, splits.values())):
+        splits = _held_out(data, config, least=True)
     if config.limit is not None and config.limit < len(splits["train"]):
         first = np.argsort(_keys(splits["train"], salt=3), kind="stable")[: config.limit]
         splits["train"] = splits["train"].subset(np.sort(first))
     for name, images in splits.items():
         if not len(images):
-            raise BadData(
-                f"no images are left for the {name} split of {data.name}: {len(data.splits['train'])} training images "
-                "are too few to hold some out; add images, or bring your own train, val and test splits"
-            )
+            raise BadData(_too_few(data, name))
     return data.with_splits(splits)
 
 
-def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Images]:
+def _held_out(data: DataSet, config: DataConfig, *, least: bool) -> dict[str, Images]:
+    """The splits, which may be empty. `least`: none is, where there are enough groups or different images."""
+    splits = dict(data.splits)
+    tune = config.protocol == "tune" and "val" not in splits
+    if "test" not in splits and "val" not in splits:
+        # Another salt than the validation's, or the same images would be chosen again.
+        kept = (1 + tune) * least
+        splits["train"], splits["test"] = hold_out(splits["train"], config.test_fraction, salt=1, kept=kept)
+    if tune:
+        wanted = config.val_count if config.val_count is not None else config.val_fraction
+        splits["train"], splits["val"] = hold_out(splits["train"], wanted, salt=2, kept=int(least))
+    return splits
+
+
+def _too_few(data: DataSet, split: str) -> str:
+    images = data.splits["train"]
+    groups = groups_of(images)
+    number, more = counted(len(images), "training image"), "images"
+    if groups is not None:
+        number, more = f"{counted(len(set(groups)), 'group')} with {number}", "groups"
+    return (
+        f"no images are left for the {split} split of {data.name}: {number} are too few to hold some out, or "
+        f"data.val_fraction or data.test_fraction is 0; add {more}, or bring your own train, val and test splits"
+    )
+
+
+def hold_out(images: Images, share: float | int, salt: int, *, kept: int = 0) -> tuple[Images, Images]:
     """(rest, held out). `share` is a fraction by hash, or an exact count of the smallest hashes.
 
     By fraction every class with two or more different images keeps one on each side, where each image has one class
-    and no group. Groups are held out whole, so that a count may come out higher.
+    and no group. Groups are held out whole, so that a count may come out higher. With `kept`, if there are more groups
+    or different images than that, at least one is held out and at least `kept` are in the rest.
     """
     keys = _keys(images, salt)
     grouped = groups_of(images) is not None
@@ -58,6 +80,12 @@ def hold_out(images: Images, share: float | int, salt: int) -> tuple[Images, Ima
             if low != high:
                 out[members[keys[members] == low]] = True
                 out[members[keys[members] == high]] = False
+    different = np.unique(keys)
+    if kept and share and len(different) > kept:
+        if len(np.unique(keys[~out])) < kept:
+            out &= keys < different[-kept]
+        if not out.any():
+            out = keys == different[0]
     return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))
 
 
