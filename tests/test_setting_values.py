@@ -49,6 +49,7 @@ def test_quotes_around_a_whole_value_of_the_command_line_are_dropped(quoted: str
     assert set_on(TABLE, f"data.label_separator={quoted}").data.label_separator == ","
     assert set_on(TABLE, "optimizer.lr='0.05'").optimizer.lr == 0.05
     assert set_on(TABLE, "data.no_label=it's").data.no_label == "it's"
+    assert set_on(TABLE, "data.no_label='none' or 'null'").data.no_label == "'none' or 'null'"
 
 
 def test_a_tab_can_be_typed() -> None:

@@ -113,6 +113,14 @@ class DenseNetConfig(Architecture):
     """A ReLU between a transition's batch norm and convolution: the paper's prose has none, the authors' code one."""
     norm_eps: PositiveFloat = 1e-5
     """Added to a batch norm's variance. Keras: 1.001e-5."""
+    stem_norm: bool | None = None
+    """Batch norm and ReLU after the stem's convolution; none: as the stem has it, which the cifar stem has not."""
+
+    @model_validator(mode="after")
+    def _imagenet_stem_is_normalised(self) -> Self:
+        if self.stem == "imagenet" and self.stem_norm is False:
+            raise ValueError("stem_norm false is for the cifar stem; the imagenet stem has a batch norm")
+        return self
 
 
 class ResNetConfig(Architecture):
@@ -353,6 +361,11 @@ class Recipe(Frozen):
     """Images of an update, over all processes."""
     accumulate: PositiveInt = 1
     """In how many pieces, one after the other, each process takes its share: less memory; statistics are by piece."""
+    join_last_image: bool = False
+    """A last batch of one image joins the batch before it, as batch norm cannot learn from one; set by training.
+
+    Runs of older versions stay as they were.
+    """
     sync_batch_norm: bool = True
     """In several processes: statistics of the whole batch, so that their number does not change the result."""
     label_smoothing: Fraction = 0.0

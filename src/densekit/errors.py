@@ -5,6 +5,7 @@ The table from type to exit status stands in `densekit.cli.main`.
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class DensekitError(Exception):
@@ -42,6 +43,10 @@ class BadImage(BadData):
         return BadImage, (self.code, str(self))
 
 
+class WorkerLost(BadData):
+    """A process that decodes images has ended, or found no shared memory (exit status 3)."""
+
+
 class BadWeights(BadData):
     """Weights that are missing, damaged, or of another architecture (exit status 3)."""
 
@@ -70,3 +75,9 @@ class Interrupted(DensekitError):
 
 class PeerLost(DensekitError):
     """Another process of the run has ended or cannot be reached (exit status 1)."""
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raises InvalidInput for an argument that is not a whole number of 1 or more."""
+    if not isinstance(value, Integral) or value < 1:
+        raise InvalidInput(f"{name}={value!r} is not possible; give a whole number of 1 or more")

@@ -1,6 +1,8 @@
 """Bad input: one clear line on standard error, and the right exit status."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from densekit.cli.main import main
+from densekit.weights import model_folder
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -65,7 +68,7 @@ def text_named_jpg(photos: Path) -> Path:
         (["train", "csv:labels.csv"], 3, "cannot read labels.csv: No such file"),
         (["train", "digits", "--set", "data.label_columns=a,b"], 2, "data.label_columns is for csv:FILE"),
         (["train", "wds:part-{0..9}.tar"], 3, "part-0.tar, which does not exist"),
-        (["train", "wds:none-*.tar"], 3, "no shards: wds:none-*.tar"),
+        (["train", "wds:none-*.tar"], 3, "none-*.tar matches no .tar file"),
         (["train", "wds:https://host/part.tar"], 3, "not on this machine"),
         (["train", "digits", "--set", "device=tpu"], 2, "device 'tpu' cannot be used"),
         (["train", "digits", "--model", "torchvision:alexnet"], 2, "alexnet does not take images of 8x8"),
@@ -217,3 +220,61 @@ def test_an_interrupt_while_starting_is_one_line_and_130(how: str) -> None:
     """Modules that are interrupted while they are imported fail with errors of their own."""
     done = subprocess.run([sys.executable, "-c", INTERRUPTED_START, how], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (130, "densekit: stopped; what had been saved is whole\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", ""], "the argument after train is empty"),
+        (["train", "digits", "--out", ""], "--out is empty"),
+        (["train", "digits", "--out="], "--out is empty"),
+        (["train", "digits", "--init", ""], "--init is empty"),
+        (["train", "digits", "--model", ""], "--model is empty"),
+        (["predict", "fashion-mnist", ""], "the argument after fashion-mnist is empty"),
+        (["evaluate", ""], "the argument after evaluate is empty"),
+        (["train", "csv:"], "names nothing"),
+        (["train", "wds:"], "names nothing"),
+        (["train", "hf:"], "names nothing"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    densekit: Command, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """As of a shell's variable that was never set: without a check it trains on, or writes to, whatever is here."""
+    status, out, err = densekit(*arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_value_of_a_setting_is_allowed(densekit: Command) -> None:
+    status, _, err = densekit("train", "/no/such/folder", "--set", "data.window=", "--set=init=")
+    assert (status, "no folder /no/such/folder" in err) == (3, True)
+
+
+def test_a_closed_standard_input_is_an_empty_image(densekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    status, _, err = densekit("predict", "fashion-mnist", "-")
+    assert status == 3
+    assert "standard input: the image is empty" in err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("latin-1", b"\\u732b"), ("ascii", "\u732b".encode())],  # typer takes ascii for a terminal that was not set up
+)
+def test_a_class_that_the_terminal_cannot_show_ends_nothing(tmp_path: Path, encoding: str, shown: bytes) -> None:
+    """And config.json is UTF-8, whatever the locale is."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("fashion-mnist"), folder)
+    card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    card["classes"][0] = "\u732b"
+    (folder / "config.json").write_text(json.dumps(card, ensure_ascii=False), encoding="utf-8")
+    Image.new("L", (28, 28)).save(tmp_path / "black.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "densekit", "predict", str(folder), str(tmp_path / "black.png"), "--top", "10"],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout

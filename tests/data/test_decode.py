@@ -331,7 +331,7 @@ def test_32_bit_integers_within_16_bits_are_taken_as_16_bits_with_a_notice():
 
 
 def test_16_bit_png_is_nothing_to_notice():
-    assert decode(encoded(Image.new("I;16", (1, 1), 9), "PNG")).notices == ()
+    assert decode(encoded(Image.new("I;16", (1, 1), 40_000), "PNG")).notices == ()
 
 
 @pytest.mark.parametrize("value", [-1, 65536])

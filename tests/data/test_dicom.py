@@ -148,6 +148,78 @@ def test_values_or_a_window_that_are_not_finite_are_refused(elements: dict[str, 
     assert code_of(dicom(RAMP, **elements)) == "unsupported_values"
 
 
+def item(**elements: Any) -> list[Dataset]:
+    """A sequence of one."""
+    dataset = Dataset()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    return [dataset]
+
+
+@pytest.mark.parametrize("groups", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_enhanced_files_have_rescaling_and_window_in_their_functional_groups(groups: str) -> None:
+    rescaling = {"RescaleSlope": -1, "RescaleIntercept": 4080, "RescaleType": "US"}
+    view = {"WindowCenter": 1000, "WindowWidth": 500}
+    of_frame = item(
+        PixelValueTransformationSequence=item(**rescaling),
+        FrameVOILUTSequence=item(**view),
+    )
+    shown = grey(dicom(RAMP, BitsStored=12, **{groups: of_frame}))
+    assert np.array_equal(shown, grey(dicom(RAMP, BitsStored=12, **rescaling, **view)))
+    assert shown[0, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 1, "RescaleIntercept": None},
+        {"RescaleSlope": None, "RescaleIntercept": 0},
+        {"WindowCenter": 2000, "WindowWidth": None},
+        {"WindowCenter": 2000, "WindowWidth": -100},
+        {"VOILUTSequence": []},
+        {"VOILUTSequence": item(LUTExplanation="NORMAL")},
+        {"ModalityLUTSequence": item(LUTExplanation="NORMAL")},
+        {"PixelPaddingValue": None},
+        {"SharedFunctionalGroupsSequence": item(FrameVOILUTSequence=[])},
+    ],
+)
+def test_an_empty_or_impossible_element_is_an_absent_one(elements: dict[str, Any]) -> None:
+    assert np.array_equal(grey(dicom(RAMP, BitsStored=12, **elements)), grey(dicom(RAMP, BitsStored=12)))
+
+
+def test_a_window_counts_where_the_table_beside_it_is_empty() -> None:
+    view = {"WindowCenter": 2000, "WindowWidth": 1000}
+    shown = grey(dicom(RAMP, BitsStored=12, VOILUTSequence=item(LUTExplanation="NORMAL"), **view))
+    assert np.array_equal(shown, grey(dicom(RAMP, BitsStored=12, **view)))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_table_may_rescale_with_any_depth(bits: int) -> None:
+    """Of which pydicom reads 8 and 16 bits."""
+    entries = (np.arange(4096)[::-1] * (2**bits - 1) // 4095).astype("<u2").tobytes()
+    content = dicom(RAMP, BitsStored=12, ModalityLUTSequence=table([4096, 0, bits], entries, "OW"))
+    assert np.abs(grey(content) - (255 - VALUES * 255 / 4080)).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("value", [0, 5000])
+def test_padding_is_black_and_takes_no_part_in_the_range(photometric: str, value: int) -> None:
+    padded, rim = RAMP + 100, np.zeros(RAMP.shape, dtype=bool)
+    rim[:, :3] = True
+    whole = grey(dicom(padded[:, 3:].copy(), photometric))
+    padded[rim] = value
+    shown = grey(dicom(padded, photometric, PixelPaddingValue=value))
+    assert not shown[rim].any()
+    assert np.array_equal(shown[:, 3:], whole)
+
+
+def test_padding_may_be_a_range_and_all_of_an_image() -> None:
+    values = np.array([[0, 1, 2, 1000, 2000]], np.uint16)
+    assert grey(dicom(values, PixelPaddingValue=2, PixelPaddingRangeLimit=0)).tolist() == [[0, 0, 0, 0, 255]]
+    assert not grey(dicom(np.full((4, 4), 7, np.uint16), PixelPaddingValue=7)).any()
+
+
 def test_signed_values_are_read() -> None:
     assert grey(dicom(np.array([[-100, 0], [50, 100]], np.int16))).tolist() == [[0, 128], [191, 255]]
 
@@ -230,6 +302,15 @@ def test_16_bit_greyscale_is_shown_through_the_window(kind: str) -> None:
     assert grey(content).max() == 16  # all of 16 bits: nearly black
     assert np.abs(grey(content, (2048, 4096)) - VALUES * 255 / 4096).max() <= 0.5
     assert grey(content, (2048, 1024))[RAMP >= 2560].min() == 255
+
+
+def test_12_bits_in_16_are_told_to_be_nearly_black() -> None:
+    content = encoded(Image.fromarray(RAMP), "PNG")
+    (notice,) = decode(content, channels=1).notices
+    assert "no value above 4080" in notice
+    assert not decode(content, channels=1, window=(2048, 4096)).notices
+    for values in (RAMP * 16, RAMP * 0):
+        assert not decode(encoded(Image.fromarray(values), "PNG"), channels=1).notices
 
 
 def test_a_window_gives_floats_a_black_and_a_white() -> None:

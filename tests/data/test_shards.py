@@ -461,4 +461,6 @@ def test_a_run_on_shards_that_is_stopped_in_an_epoch_ends_in_the_same_weights(tm
     assert state_of(tmp_path / "cut") == state_of(tmp_path / "whole")
     assert (tmp_path / "whole" / "split.csv").read_text().count("/0") >= 24
     assert densekit.evaluate(whole.folder, split="test").top1 == whole.result.top1
-    assert densekit.evaluate(whole.folder, f"wds:{tmp_path}/out/train-*.tar").count == 24
+    pattern = f"wds:{tmp_path}/out/train-*.tar"  # of the same shards
+    assert densekit.evaluate(whole.folder, pattern).count == whole.result.count
+    assert densekit.evaluate(whole.folder, pattern, split="all").count == 24

@@ -168,3 +168,15 @@ def test_small_images_of_a_growing_run_are_expected_to_take_less_time(tmp_path: 
         counts = {name: len(images) for name, images in prepared.data.splits.items()}
     evaluation = (4 * counts["val"] + counts["test"]) / 3
     assert seconds == pytest.approx([4 * counts["train"] + evaluation, 2.5 * counts["train"] + evaluation])
+
+
+def test_memory_is_of_the_images_that_are_computed_at_once(tmp_path: Path) -> None:
+    """Not of a batch larger than the data, nor of all pieces of an accumulated one."""
+
+    def predicted(**settings: object) -> int:
+        recipe = compose("digits", epochs=1, settings={"data.limit": 64, "plan": "concat", **settings})
+        return choice.choose(prepare(recipe, tmp_path), cost_of(recipe.model).macs)[1].memory
+
+    whole = predicted(batch_size=64)
+    assert predicted(batch_size=100_000) == whole
+    assert predicted(batch_size=64, accumulate=4) == whole / 4

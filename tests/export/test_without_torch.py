@@ -43,6 +43,14 @@ answer = OnnxClassifier(sys.argv[1]).predict(sys.argv[2])
 print(json.dumps(answer.top(10)))
 assert sys.modules["torch"] is None
 """
+    # A PIL image and its array give what the file gives.
+    code += """
+import numpy as np
+from PIL import Image
+image = Image.open(sys.argv[2])
+for source in (image, np.asarray(image)):
+    assert OnnxClassifier(sys.argv[1]).predict(source).top(10) == answer.top(10)
+"""
     theirs = json.loads(run(code, tmp_path / "out/model.onnx", tmp_path / "a.png"))
     for mine, other in zip(load(tiny_run).predict(tmp_path / "a.png").top(10), theirs, strict=True):
         assert other["class"] == mine["class"]

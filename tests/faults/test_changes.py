@@ -177,3 +177,38 @@ def test_a_run_without_a_checkpoint_remembers_how_long_it_is_to_be(stopped: Path
     densekit.resume(stopped, epochs=2)
     assert runs.recipe_of(stopped).epochs == 2
     assert len(lines_of(stopped / "metrics.jsonl")) == 2
+
+
+def photo_run(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of photos and a run on it, of one epoch."""
+    photos = write_photos(tmp_path / "photos")
+    settings = {"data.image_size": 16, "batch_size": 8}
+    run = densekit.train(photos, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
+    return photos, run.folder
+
+
+@pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.parametrize("change", ["new", "renamed"])
+def test_other_classes_are_another_network_and_permission_is_not_advised(
+    change: str, accept: bool, tmp_path: Path
+) -> None:
+    photos, run = photo_run(tmp_path)
+    if change == "new":
+        shutil.copytree(photos / "cat", photos / "fox")
+    else:
+        (photos / "cat").rename(photos / "ape")
+    advice = rf"classes have changed.*densekit train {photos} --init {run}"
+    with pytest.raises(ProofFailed, match=advice) as refused:
+        densekit.resume(run, epochs=2, accept_changes=accept)
+    assert "--accept-changes" not in str(refused.value)
+    again = {"data.image_size": 16, "batch_size": 8}
+    begun = densekit.train(photos, model="densenet_bc_10_4", epochs=1, init=run, out=tmp_path / "new", settings=again)
+    assert begun.result.count > 0
+
+
+@pytest.mark.parametrize("settings", [{"data.channels": 1}, {"model.growth_rate": 8}])
+def test_so_is_a_network_of_other_shapes(settings: dict[str, Any], tmp_path: Path) -> None:
+    _, run = photo_run(tmp_path)
+    with pytest.raises(ProofFailed, match=r"network has changed \(features.*--init") as refused:
+        densekit.resume(run, epochs=2, settings=settings)
+    assert "--accept-changes" not in str(refused.value)

@@ -224,3 +224,16 @@ def test_a_new_head_has_the_new_classes() -> None:
     model.reset_classifier(3)
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 3)
     assert model.config.num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["densenet_bc_16_8", "resnet_8", "torchvision:resnet18"])
+def test_intermediates_are_indexed_as_lists_are(name: str) -> None:
+    model, x = create_model(name).eval(), torch.randn(1, 3, 32, 32)
+    _, every = model.forward_intermediates(x)
+    count = len(every)
+    for index in (0, count - 1, -1, -count):
+        _, (only,) = model.forward_intermediates(x, [index])
+        assert torch.equal(only, every[index])
+    for index in (count, -count - 1, 99):
+        with pytest.raises(InvalidInput, match=f"index {index} is out of range.*there are {count}"):
+            model.forward_intermediates(x, [index])

@@ -1,8 +1,12 @@
 """timm makes densekit's networks by name, and they do what timm's own do."""
 
+import re
+
 import pytest
 import torch
+from PIL import Image
 
+from densekit.engine import Classifier
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import create_model, model_names
 from densekit.weights import load_model, model_folder
@@ -47,8 +51,106 @@ def test_timms_settings_are_taken_and_others_refused() -> None:
     assert grown(torch.randn(2, 3, 16, 16)).shape == (2, 10)
     with pytest.raises(InvalidInput, match="no setting aa_layer"):
         timm.create_model("densekit_densenet_bc_10_8", aa_layer="blurpool")
-    with pytest.raises(InvalidInput, match="global_pool='max'"):
-        timm.create_model("densekit_densenet_bc_10_8", global_pool="max")
+    with pytest.raises(InvalidInput, match=r"global_pool=.catavgmax.*avgmax"):
+        timm.create_model("densekit_densenet_bc_10_8", global_pool="catavgmax")
+    with pytest.raises(InvalidInput, match="num_classes=0, too"):
+        timm.create_model("densekit_densenet_bc_10_8", global_pool="")
+
+
+def test_arguments_of_timms_own_densenet_mean_the_same() -> None:
+    _has("densenet_bc_10_8")
+    name, x = "densekit_densenet_bc_10_8", torch.randn(2, 3, 32, 32)
+    lean = timm.create_model(name, memory_efficient=True)
+    assert {block.plan for block in lean.features if hasattr(block, "plan")} == {"checkpoint"}
+    double = timm.create_model(name, dtype=torch.float64)
+    assert double(x.double()).dtype == torch.float64
+    empty = timm.create_model(name, device="meta")
+    assert {p.device.type for p in empty.state_dict().values()} == {"meta"}
+    assert empty(x.to("meta")).shape == (2, 10)
+    small = timm.create_model(name, block_config=(1, 2), bn_size=2)
+    assert (small.config.blocks, small.config.bottleneck_width) == ((1, 2), 2)
+    torch.manual_seed(0)
+    wet = timm.create_model(name, drop_rate=0.5).train()
+    dry = timm.create_model(name).train()
+    dry.load_state_dict(wet.state_dict())
+    assert not torch.equal(wet(x), dry(x))
+    assert torch.equal(wet.eval()(x), dry.eval()(x))
+
+
+def test_global_pools_are_timms() -> None:
+    _has("densenet_bc_10_8")
+    net, x = timm.create_model("densekit_densenet_bc_10_8", global_pool="max").eval(), torch.randn(2, 3, 32, 32)
+    features = net.forward_features(x)
+    most, mean = features.amax((2, 3)), features.mean((2, 3))
+    torch.testing.assert_close(net(x), net.classifier(most))
+    for pool, expected in (("avg", mean), ("fast", mean), ("max", most), ("avgmax", (most + mean) / 2)):
+        net.reset_classifier(0, pool)
+        torch.testing.assert_close(net(x), expected)
+    net.reset_classifier(3)  # the last pool stays
+    torch.testing.assert_close(net(x), net.classifier((most + mean) / 2))
+
+
+_SMALL = ("densenet_bc_10_8", "resnet_8", "preact_resnet_20")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("densenet121", "list"), *((name, kind) for name in _SMALL for kind in ("list", "dict", "hook", "fx"))],
+)
+def test_every_kind_of_feature_extractor_gives_the_same_maps(name: str, kind: str) -> None:
+    _has(name)
+    whole = timm.create_model(f"densekit_{name}").eval()
+    expected = timm.create_model(f"densekit_{name}", features_only=True).eval()
+    expected.model.load_state_dict(whole.state_dict(), strict=False)
+    net = timm.create_model(f"densekit_{name}", features_only=True, feature_cls=kind).eval()
+    # A list and a dict hold the modules of a container under names of their own, a graph all of them.
+    for name, tensor in net.state_dict().items():
+        name = re.sub(r"^(features|stem|stages|tail)_", r"\1.", name.removeprefix("graph_module."))
+        tensor.copy_(whole.state_dict()[name])
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps = net(x)
+        for mine, other in zip(maps.values() if isinstance(maps, dict) else maps, expected(x), strict=True):
+            assert (mine - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("indices", [0, -1, 9, (3,), (-4,), [0, 99]])
+def test_intermediates_that_are_not_there_are_refused(indices: int | list[int]) -> None:
+    _has("densenet_bc_10_8")
+    net = timm.create_model("densekit_densenet_bc_10_8").eval()
+    with pytest.raises(InvalidInput, match="there are 3"):
+        net.forward_intermediates(torch.randn(1, 3, 32, 32), indices=indices)
+
+
+def test_timms_own_preprocessing_gives_densekits_probabilities() -> None:
+    """An image that has to be scaled down: bicubic, timm's default, would give others."""
+    net = timm.create_model("densekit_densenet_bc_40_12.fashion_mnist", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
+    picture = Image.effect_noise((61, 50), 90)
+    with torch.no_grad():
+        found = net(transform(picture)[None]).softmax(1)[0]
+    expected = Classifier.load("fashion-mnist").predict(picture).probabilities
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["densenet_bc_40_12", "densenet_bc_40_12.fashion_mnist", "densenet121", "resnet_20"])
+def test_pool_sizes_are_those_of_the_final_features(name: str) -> None:
+    net = timm.create_model(f"densekit_{name}").eval()
+    cfg = net.pretrained_cfg
+    features = net.forward_features(torch.randn(1, net.in_chans, *cfg["input_size"][1:]))
+    assert tuple(features.shape[2:]) == cfg["pool_size"]
+
+
+def test_larger_images_can_be_pooled_at_test_time() -> None:
+    from timm.layers import apply_test_time_pool
+
+    net = timm.create_model("densekit_densenet_bc_40_12").eval()
+    x = torch.randn(1, 3, 32, 32)
+    expected = net(x)
+    pooled, applied = apply_test_time_pool(net, {"input_size": (3, 48, 48)})
+    assert applied
+    torch.testing.assert_close(pooled(x), expected, rtol=1e-4, atol=1e-5)
+    assert pooled(torch.randn(1, 3, 48, 48)).shape == (1, 10)
 
 
 def _has(name: str) -> bool:

@@ -77,20 +77,6 @@ def assert_same(model: nn.Module, plan: str, x: Tensor, forward=None, tolerance:
         assert ((actual[name] - value).abs().max() / scale) <= tolerance, name
 
 
-@pytest.fixture
-def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts blocks that ran as one node, so that a test of `shared` cannot pass on its fall-back."""
-    calls: list[int] = []
-    real = shared.run
-
-    def run(*arguments: object) -> Tensor:
-        calls.append(1)
-        return real(*arguments)
-
-    monkeypatch.setattr(shared, "run", run)
-    return calls
-
-
 def blocks(plan: str, forwards: int = 1) -> int:
     """Of three in a network, what `used` shall count."""
     return 3 * forwards if plan == "shared" else 0
@@ -352,13 +338,6 @@ def test_statistics_of_another_type_are_left_to_torch():
     model.features.denseblock1.denselayer1.norm1.running_var = torch.ones(24, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="expected scalar type"):
         model(images(dtype=torch.float32))
-
-
-def test_second_derivatives_are_refused_not_wrong():
-    model, x = with_plan(network(), "shared"), images().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.square().sum().backward()
 
 
 def test_weights_changed_before_backward_are_noticed():

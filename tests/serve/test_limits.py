@@ -82,6 +82,8 @@ def test_a_form_has_several_in_files() -> None:
         ("/one", {"content": b"x" * 5001}, (413, "body_too_large")),
         ("/one", {"files": {"file": b"x" * 5001}}, (413, "body_too_large")),
         ("/one", {"files": {"other": b"x"}}, (400, "no_file")),
+        ("/one", {"files": {"file": (None, b"x")}}, (400, "no_file")),
+        ("/one", {"files": {"file": (None, b"x" * 4500)}}, (400, "no_file")),
         ("/one", {"files": [("file", b"x"), ("file", b"x")]}, (413, "too_many_files")),
         ("/one", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, (400, "bad_form")),
         ("/one", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=b"}}, (400, "bad_form")),

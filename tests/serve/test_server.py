@@ -317,6 +317,65 @@ def test_requests_one_behind_the_other_on_one_connection_are_answered_in_order(s
     assert came.rstrip().endswith(b'{"status":"ok"}')
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_request_that_offers_an_upgrade_is_answered_with_its_body(strict: Served, framing: str, whole: bool) -> None:
+    """Java's HTTP client offers h2c with every request."""
+    body = picture(0)
+    offer = b"Connection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
+    if framing == "length":
+        rest = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    else:
+        rest = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+    request = HEAD + offer + rest
+    parts = (request,) if whole else (request[:40], 0.1, request[40:-20], 0.1, request[-20:])
+    came = talk(strict.port, *parts, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert came.count(b"HTTP/1.1 200") == 2
+    assert b'"top"' in came
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+def test_an_upgrade_of_a_request_without_body_is_passed_over(strict: Served, protocol: bytes) -> None:
+    offer = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    came = talk(
+        strict.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + offer, b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n"
+    )
+    assert came.count(b'{"status":"ok"}') == 2
+
+
+def test_a_tunnel_is_refused(strict: Served) -> None:
+    came = talk(strict.port, b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+    assert not came or parsed(came)[0] >= 400
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/model"])
+def test_head_is_get_without_its_body(server: Served, path: str) -> None:
+    """Load balancers and monitors ask with HEAD."""
+    with server.client as client:
+        got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(got.content))
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+def test_a_method_that_is_not_allowed_is_told_which_are(server: Served) -> None:
+    with server.client as client:
+        response = client.put("/v1/predict", content=picture(0))
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_a_slash_at_the_end_is_answered_and_not_redirected(server: Served) -> None:
+    """A redirect has the scheme that this process sees: behind a proxy that ends TLS, http."""
+    with server.client as client:
+        assert client.post("/v1/predict/", content=picture(0), headers=PNG).status_code == 200
+
+
+def test_a_slash_at_the_end_does_not_pass_by_the_token(strict: Served) -> None:
+    with strict.client as client:
+        assert client.post("/v1/predict/", content=picture(0), headers=PNG).status_code == 401
+        assert client.get("/metrics/").status_code == 401
+
+
 def test_what_is_under_way_is_answered_after_sigterm_and_the_end_is_clean() -> None:
     with served(MODEL, *QUICK) as server, server.client as client, ThreadPoolExecutor(1) as pool:
         pid = server.worker

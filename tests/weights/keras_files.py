@@ -48,22 +48,42 @@ def _layer(path: str, mark: str) -> str:
 
 
 def config_of(layers: dict[str, dict[str, Any]], size: int = 64, *extra: dict[str, Any]) -> dict[str, Any]:
-    """What Keras says of a network, as far as it is read."""
-    entries = [{"class_name": "InputLayer", "config": {"name": "input_layer", "batch_shape": [None, size, size, 3]}}]
+    """What Keras 2 says of a network: every layer and what it reads; `extra` layers follow the last."""
+    entries: list[dict[str, Any]] = []
+
+    def add(kind: str, called: str, *reads: str, **settings: Any) -> str:
+        inbound = [[[read, 0, 0, {}] for read in reads]] if reads else []
+        settings = {"name": called} | settings
+        entries.append({"class_name": kind, "name": called, "config": settings, "inbound_nodes": inbound})
+        return called
+
+    last = start = add("InputLayer", "input_layer", batch_shape=[None, size, size, 3])
     for name, weights in layers.items():
-        settings: dict[str, Any] = {"name": name}
-        kind = "Conv2D"
         if "gamma" in weights:
-            kind, settings = "BatchNormalization", settings | {"epsilon": EPS, "scale": True, "center": True}
+            start = last if name.endswith("_0_bn") else start
+            last = add("BatchNormalization", name, last, epsilon=EPS, scale=True, center=True, axis=[3])
+            last = add("Activation", f"{name}_relu", last, activation="relu")
+            if name == "conv1_bn":
+                last = add("ZeroPadding2D", "pool1_pad", last, padding=[[1, 1], [1, 1]])
+                last = add("MaxPooling2D", "pool1", last, pool_size=[3, 3], strides=[2, 2], padding="valid")
         elif weights["kernel"].ndim == 2:
-            kind, settings = "Dense", settings | {"activation": "softmax"}
+            last = add("GlobalAveragePooling2D", "avg_pool", last)
+            last = add("Dense", name, last, activation="softmax")
         else:
-            kernel = weights["kernel"].shape[0]
-            strides = 2 if kernel == 7 else 1
-            settings |= {"kernel_size": [kernel] * 2, "strides": [strides] * 2, "dilation_rate": [1, 1], "groups": 1}
-            settings |= {"padding": "same" if kernel == 3 else "valid", "activation": "linear"}
-        entries.append({"class_name": kind, "config": settings})
-    return {"class_name": "Functional", "config": {"name": "densenet", "layers": [*entries, *extra]}}
+            side = weights["kernel"].shape[0]
+            if side == 7:
+                last = add("ZeroPadding2D", "conv1_pad", last, padding=[[3, 3], [3, 3]])
+            settings: dict[str, Any] = {"kernel_size": [side] * 2, "strides": [2 if side == 7 else 1] * 2}
+            settings |= {"padding": "same" if side == 3 else "valid", "activation": "linear"}
+            last = add("Conv2D", name, last, **settings, dilation_rate=[1, 1], groups=1)
+            if name.endswith("_2_conv"):
+                last = add("Concatenate", f"{name}_concat", start, last, axis=3)
+            elif name.startswith("pool"):
+                last = add("AveragePooling2D", f"{name}_pool", last, pool_size=[2, 2], strides=[2, 2], padding="valid")
+    for layer in extra:
+        last = add(layer["class_name"], layer["config"]["name"], last, **layer["config"])
+    network = {"name": "densenet", "layers": entries, "output_layers": [[last, 0, 0]]}
+    return {"class_name": "Functional", "config": network}
 
 
 def write_h5(path: Path, layers: dict[str, dict[str, Any]], *, config: Any = None, keras2: bool = False) -> Path:

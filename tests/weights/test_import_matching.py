@@ -329,10 +329,13 @@ def test_a_keras_setting_that_changes_the_function_is_refused(
 
 def test_padding_same_of_a_mean_of_pixels_is_refused_where_it_pads(state: State, tmp_path: Path) -> None:
     layers = keras_layers(state)
-    pool = {"class_name": "AveragePooling2D", "config": {**_POOL, "padding": "same"}}
-    import_model(write_h5(tmp_path / "even.h5", layers, config=config_of(layers, 64, pool)), tmp_path / "model")
+    even, odd = config_of(layers, 64), config_of(layers, 62)
+    for config in (even, odd):
+        settings = {entry["name"]: entry["config"] for entry in config["config"]["layers"]}
+        settings["pool2_conv_pool"]["padding"] = "same"
+    import_model(write_h5(tmp_path / "even.h5", layers, config=even), tmp_path / "model")
     with pytest.raises(BadWeights, match="moves by 2 with padding same"):  # behind a stem that halves 62 to 31
-        import_model(write_h5(tmp_path / "odd.h5", layers, config=config_of(layers, 62, pool)), tmp_path / "other")
+        import_model(write_h5(tmp_path / "odd.h5", layers, config=odd), tmp_path / "other")
 
 
 def test_a_keras_network_that_ends_in_a_sigmoid_is_multi_label(state: State, tmp_path: Path) -> None:
@@ -343,10 +346,11 @@ def test_a_keras_network_that_ends_in_a_sigmoid_is_multi_label(state: State, tmp
     done = import_model(write_h5(tmp_path / "a.h5", layers, config=config), tmp_path / "a")
     assert (done.card.task, done.card.thresholds) == ("multi-label", ())
     assert any("do not exclude each other" in note for note in done.notes)
-    head["activation"] = "linear"
-    config["config"]["layers"].append({"class_name": "Activation", "config": {"name": "end", "activation": "sigmoid"}})
+    config = config_of(layers, 64, {"class_name": "Activation", "config": {"name": "end", "activation": "sigmoid"}})
+    config["config"]["layers"][-2]["config"]["activation"] = "linear"
     assert import_model(write_h5(tmp_path / "b.h5", layers, config=config), tmp_path / "b").card.task == "multi-label"
-    config["config"]["layers"].reverse()
+    ends = [{"class_name": "Activation", "config": {"name": f"{a}", "activation": a}} for a in ("sigmoid", "linear")]
+    config = config_of(layers, 64, *ends)
     with pytest.raises(BadWeights, match=r"ends in sigmoid, where densekit has a ReLU, or a softmax or sigmoid at"):
         import_model(write_h5(tmp_path / "c.h5", layers, config=config), tmp_path / "c")
 

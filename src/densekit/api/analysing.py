@@ -13,13 +13,15 @@ from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
-from densekit.api.evaluation import check_classes, choose_split, with_data_settings
+from densekit.api.evaluation import config_of, with_classes_of, with_data_settings
+from densekit.api.measured import is_own, to_measure
 from densekit.api.run import claim_folder, data_folder, display_of, load
-from densekit.config import DataConfig, DenseNetConfig
+from densekit.config import DenseNetConfig
 from densekit.data import Images
 from densekit.data import load as load_data
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
+from densekit.engine.progress import Display
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.models import ImageClassifier
 from densekit.report.analysis_page import write_analysis
@@ -44,7 +46,7 @@ class Analysed:
 
 def analyse(
     model: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     out: str | Path | None = None,
     twins: Sequence[str | Path] = (),
@@ -74,16 +76,17 @@ def analyse(
     blocks = blocks_of(network.model, str(model))
     config = network.card.model
     assert isinstance(config, DenseNetConfig)
+    data = None if data is None else str(data)
     source = data or (network.card.data.source if network.card.data else None)
     if source is None and only and set(parts) != {"weights"}:
         raise InvalidInput(f"{model} does not say what it was trained on; name DATA, or choose --only weights")
     train = test = named = None
+    display = display_of(console, ALONE)
     if source is not None and set(parts) != {"weights"}:
         if "maps" in parts:
             require()
         count = images or _IMAGES[config.stem]
-        train, test, named = _samples(network, data, split, count, data_dir, settings or {})
-    display = display_of(console, ALONE)
+        train, test, named = _samples(network, data, split, count, data_dir, settings or {}, display)
     if test is not None and "ablation" in parts:
         tried = min(images or affordable(config, blocks), len(test))
         display.say(f"{len(test):,} images; {tried:,} for each of {sum(len(list(b.edges())) for b in blocks):,} cuts")
@@ -99,9 +102,9 @@ def analyse(
     found = run(request, named, display.counting)
     folder = given or claim_folder(Path("runs"), name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / "analysis.json", strict_json.dumps(as_dict(found)) + "\n")
-        write_analysis(folder, found, network.card, test)
+        with atomic.fresh_folder(folder) as fresh:
+            atomic.write(fresh / "analysis.json", strict_json.dumps(as_dict(found)) + "\n")
+            write_analysis(fresh, found, network.card, test)
     except OSError as error:
         raise BadData(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error
     return Analysed(folder, found)
@@ -128,22 +131,26 @@ def _samples(
     count: int,
     data_dir: str | Path | None,
     settings: Mapping[str, Any],
+    display: Display,
 ) -> tuple[Sample, Sample, tuple[str, str]]:
     """Images to fit probes to, images to measure on, and the names of the data and their split."""
     card = network.card
-    own = card.data is not None and data in (None, card.data.source)
-    config = card.data if own and card.data is not None else DataConfig(source=str(data))
+    config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
     config = with_data_settings(config, settings)
-    loaded = load_data(config, data_folder(data_dir))
+    place = data_folder(data_dir)
+    loaded = load_data(config, place)
     device = next(network.model.parameters()).device
-    check_classes(card, loaded, network.name)
-    name, images = choose_split(loaded, config, split, own=own)
+    loaded, notes = with_classes_of(card, loaded, network.name)
+    chosen = to_measure(network.name, card, loaded, config, split, data_dir=place, settings=settings)
+    for note in (*notes, *chosen.notes):
+        display.say(note)
+    name, images = chosen.split, chosen.images
 
     def some(of: Images) -> Sample:
         return draw(of, card.preprocessing, count, device, config.max_pixels)
 
     test = some(images)
-    divided = divide(loaded, config).splits if name != "all" else {}
+    divided = divide(loaded, chosen.config).splits if name != "all" else {}
     if name in ("all", "train"):
         train, test = test.halves()
     else:

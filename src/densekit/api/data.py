@@ -18,12 +18,13 @@ from densekit.data.shards import CLASSES
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
+from densekit.folders import expanded
 from densekit.report.data_page import write_data_report
 from densekit.weights import atomic
 
 
 def check(
-    data: str,
+    data: str | Path,
     *,
     group: str | None = None,
     out: str | Path | None = None,
@@ -36,7 +37,7 @@ def check(
     `settings` are dotted keys below `data.`; `group` is a regular expression whose first group is, in a file's name,
     what must not be in two splits. Raises BadData where there is nothing to look at, InvalidInput.
     """
-    config = with_data_settings(DataConfig(source=data), settings or {})
+    config = with_data_settings(DataConfig(source=str(data)), settings or {})
     page = None if out is None else Path(out)
     if page is not None and (page.is_dir() or not page.absolute().parent.is_dir()):
         raise InvalidInput(f"--out {page} cannot be written; name a file in a folder that exists, such as check.html")
@@ -69,7 +70,7 @@ def _require_listable(data: DataSet) -> None:
 
 
 def shard(
-    data: str,
+    data: str | Path,
     out: str | Path,
     *,
     shard_bytes: int = 256_000_000,
@@ -81,8 +82,8 @@ def shard(
 
     Raises BadData for images that cannot be read, more than data.max_bad, and for a full disk, InvalidInput.
     """
-    config = with_data_settings(DataConfig(source=data), settings or {})
-    folder = Path(out).expanduser()
+    config = with_data_settings(DataConfig(source=str(data)), settings or {})
+    folder = expanded(out)
     if folder.exists():
         raise InvalidInput(f"--out {folder} exists; name a new folder")
     loaded = load(config, data_folder(data_dir))
@@ -96,7 +97,7 @@ def shard(
     for remark in loaded.remarks():
         display.say(remark)
     try:
-        with atomic.new_folder(folder) as fresh, display.counting("writing images", total) as advance:
+        with atomic.fresh_folder(folder) as fresh, display.counting("writing images", total) as advance:
             atomic.write(fresh / CLASSES, "".join(f"{name}\n" for name in loaded.classes))
             for split, images in loaded.splits.items():
                 written = []

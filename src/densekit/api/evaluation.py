@@ -1,18 +1,22 @@
 """`densekit evaluate` as a function."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
+from torch import Tensor
 
+from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
-from densekit.data.sets import EncodedImages, FileImages, SkipList
-from densekit.data.split import divide
+from densekit.data.sets import EncodedImages, FileImages, SkipList, relabelled
+from densekit.data.sources import missing
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.processes import joined
@@ -22,7 +26,7 @@ from densekit.weights import ModelCard, pinned
 
 def evaluate(
     model: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     split: str | None = None,
     ten_crop: bool = False,
@@ -33,22 +37,29 @@ def evaluate(
 ) -> Result:
     """Metrics of MODEL on a split of DATA (none: the data it was trained on).
 
-    `split` is train, val, test or all; by default test, or all images of a folder the model never saw.
-    Raises BadData when the classes do not match.
+    `split` is train, val, test or all; by default test, or all images of a folder without splits. Images that the model
+    was trained or validated with are left out, unless a split of the training data is asked for; that is said.
+    Raises BadData when the classes do not match, or no image is left.
     """
+    data = None if data is None else str(data)
     with joined() as world:
         model = world.from_leader(lambda: pinned(model))  # or a push in between would give them different weights
         classifier = load(model)
         card = classifier.card
         if data is None and card.data is None:
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
-        own = card.data is not None and data in (None, card.data.source)
-        config = card.data if own and card.data is not None else config_of(str(data), card.data)
+        config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
+        if data is None and (gone := missing(config)) is not None:
+            raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
             loaded = load_data(config, data_folder(data_dir))
-        check_classes(classifier.card, loaded, str(model))
-        name, images = choose_split(loaded, config, split, own=own)
+        loaded, notes = with_classes_of(card, loaded, str(model))
+        place = data_folder(data_dir)
+        chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
+        images, display = chosen.images, display_of(console, world)
+        for note in (*notes, *chosen.notes):
+            display.say(note)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
@@ -64,15 +75,14 @@ def evaluate(
             rank=world.rank,
             size=world.size,
         )
-        display = display_of(console, world)
         for remark in loaded.remarks():
             display.say(remark)
-        with display.evaluating(name, len(images)) as advance:
+        with display.evaluating(chosen.split, len(images)) as advance:
             result, _ = measure(
                 classifier.model,
                 loader,
                 task=classifier.task,
-                names=(str(model), loaded.name, name),
+                names=(str(model), loaded.name, chosen.split),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
@@ -96,38 +106,44 @@ def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     return own
 
 
-def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
-    """The split of that name; none: the one to measure on. `own` data are those that the model was trained on.
+def with_classes_of(card: ModelCard, data: DataSet, model: str) -> tuple[DataSet, tuple[str, ...]]:
+    """`data` labelled by the model's classes, matched by name, and what to tell people of classes it lacks.
 
-    That is test, or all images of a folder that the model never saw. Raises UnknownName.
+    Raises BadData where the data have a class that the model does not know, or another number of labels an image.
     """
-    if split is None:
-        split = "test" if own or "test" in data.splits else "val" if "val" in data.splits else "all"
-    if split == "all":
-        if set(data.splits) != {"train"}:
-            raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
-        return split, data.splits["train"]
-    if split in data.splits and split != "train":
-        return split, data.splits[split]
-    divided = divide(data, config)
-    if split not in divided.splits:
-        raise UnknownName("split", split, [*divided.splits, "all"])
-    return split, divided.splits[split]
-
-
-def check_classes(card: ModelCard, data: DataSet, model: str) -> None:
-    """Raises BadData where the data's classes, or how many of them an image has, are not the model's."""
     if data.multi_label != (card.task == "multi-label"):
         kinds = ("one label", "several labels") if data.multi_label else ("several labels", "one label")
         raise BadData(
             f"{model} gives an image {kinds[0]}, and {data.name} has {kinds[1]} an image; name data like its own"
         )
-    if card.classes != data.classes:
-        odd = sorted(set(card.classes) ^ set(data.classes))[:5]
+    if card.classes == data.classes:
+        return data, ()
+    unknown = [name for name in data.classes if name not in card.classes]
+    if unknown:
+        odd = sorted({*unknown, *(set(card.classes) - set(data.classes))})[:5]
         raise BadData(
-            f"the classes of {data.name} are not those of {model} ({', '.join(odd) or 'in another order'}); "
+            f"the classes of {data.name} are not those of {model} ({', '.join(odd)}); "
             "name its folders or labels after the model's classes, or train on these data"
         )
+    at = torch.tensor([card.classes.index(name) for name in data.classes])
+    splits = {
+        name: relabelled(images, _moved(images.labels, at, len(card.classes))) for name, images in data.splits.items()
+    }
+    lacking = [name for name in card.classes if name not in data.classes]
+    shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    note = (
+        f"{data.name} lacks {len(lacking)} of the {len(card.classes)} classes of {model}, which are not tested: {shown}"
+    )
+    return replace(data, classes=card.classes, splits=splits), (note,) if lacking else ()
+
+
+def _moved(labels: Tensor, at: Tensor, classes: int) -> Tensor:
+    """Labels of classes that stand at the places `at` among more: (N,), or (N, classes) with NaN for the others."""
+    if labels.ndim == 1:
+        return at[labels]
+    moved = torch.full((len(labels), classes), torch.nan)
+    moved[:, at] = labels
+    return moved
 
 
 def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:

@@ -25,6 +25,7 @@ from densekit.export.exported import ExportedNetwork, is_exported
 from densekit.export.network import Exported
 from densekit.export.passport import Passport
 from densekit.export.quantise import quantise
+from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.version import __version__
 from densekit.weights import ModelCard, atomic, open_model
@@ -53,7 +54,7 @@ def export_model(
     int8: bool = False,
     max_drop: float = 0.01,
     calibration: int = 256,
-    data: str | None = None,
+    data: str | Path | None = None,
     data_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> ExportedModel:
@@ -67,7 +68,7 @@ def export_model(
     Raises ProofFailed, and leaves no file, where an export does not answer as its network does; InvalidInput for wrong
     arguments or packages that are missing; BadData or BadWeights.
     """
-    out = Path(out).expanduser()
+    out = expanded(out)
     if is_exported(model):
         raise InvalidInput(f"{model} is an exported file already; name the run or model folder that it came from")
     names = table.chosen(tuple(formats), int8=int8)
@@ -76,10 +77,10 @@ def export_model(
     network, card = open_model(model, "concat")
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
-    images = images_for(card, data, data_folder(data_dir), needed=int8)
+    images = images_for(model, card, None if data is None else str(data), data_folder(data_dir), needed=int8)
     passport = Passport(card.model_dump(mode="json"), preprocess)
     try:
-        with atomic.new_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
+        with atomic.fresh_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
             report = work.int8(names, calibration, max_drop) if int8 else work.float32(names)
             atomic.write(folder / REPORT, strict_json.dumps(report, indent=1) + "\n")

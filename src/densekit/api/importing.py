@@ -87,7 +87,7 @@ def import_model(
         provenance=_provenance(found, file, about_pixels),
     )
     try:
-        with atomic.new_folder(out) as folder:
+        with atomic.fresh_folder(out) as folder:
             save_model(folder, found.state, card)
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror}; name a folder with --out that can be written") from error
@@ -195,7 +195,9 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 def _notes(found: Imported, card: ModelCard, task: InferredTask) -> list[str]:
     notes = [f"task: {task.task}; {task.why}"] if card.classes else []
-    if found.match.by_order:
+    if isinstance(found.config, DenseNetConfig):
+        notes += _about_wiring(found, found.config)
+    if found.match.by_order and not found.wired:
         notes.append(
             "names: unknown, matched by order and shapes, which do not show in which order maps are concatenated, nor "
             "what has no weights; measure it before you trust it: densekit evaluate"
@@ -212,6 +214,28 @@ def _notes(found: Imported, card: ModelCard, task: InferredTask) -> list[str]:
         notes.extend(found.beside.notes)
     if found.left:
         notes.append(f"left in the file: {', '.join(found.left)}")
+    return notes
+
+
+def _about_wiring(found: Imported, config: DenseNetConfig) -> list[str]:
+    """What is known, and what is assumed, of that which has no weights."""
+    notes = []
+    if found.wired:
+        notes.append("wiring: the file's config lists all layers, and they are wired as here")
+    elif not found.published:
+        stem = "3x3, stride 1, no pooling" if config.stem == "cifar" else "7x7, stride 2, then a max pooling"
+        concatenation = "new maps first" if found.match.layout.new_first else "new maps last"
+        relu = "a ReLU" if config.transition_relu else "no ReLU"
+        notes.append(
+            f"assumed, as weights do not show it: stem {stem}; concatenation with {concatenation}; {relu} and an "
+            f"average pooling of 2x2 in transitions; a ReLU before every other convolution and the global average "
+            f"pooling; epsilon {config.norm_eps}; if the network computes otherwise, its answers are others"
+        )
+    if found.folded:
+        notes.append(
+            f"biases: {found.folded} of convolutions folded into the running means of the batch norms that read them; "
+            "the same function in evaluation, and in training batch norms cancel such biases"
+        )
     return notes
 
 

@@ -69,7 +69,7 @@ def push(
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise InvalidInput(f"--dry-run {out} exists and is not empty; name a new folder")
         try:
-            with atomic.new_folder(out) as fresh:
+            with atomic.fresh_folder(out) as fresh:
                 _write(fresh, folder, public, text)
         except OSError as error:
             raise BadData(f"cannot write {out}: {error.strerror}; name another folder with --dry-run") from error

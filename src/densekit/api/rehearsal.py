@@ -117,7 +117,7 @@ def _kill(folder: Path, first: int, data_dir: str | Path | None) -> int:
 
 def _saved(last: Path) -> int:
     try:
-        return int(json.loads((last / "state.json").read_text())["progress"]["step"])
+        return int(json.loads((last / "state.json").read_text(encoding="utf-8"))["progress"]["step"])
     except (OSError, ValueError):
         return -1  # it is being replaced
 

@@ -107,7 +107,7 @@ def _ten_crop(
         if not kept.is_file():
             result = evaluate(run, split=found.split, ten_crop=True, data_dir=data_dir, console=console)
             _write(kept, strict_json.dumps(asdict(result), indent=1) + "\n")
-        errors[row.seed] = 1 - float(json.loads(kept.read_text())["top1"])
+        errors[row.seed] = 1 - float(json.loads(kept.read_text(encoding="utf-8"))["top1"])
     return errors
 
 

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from densekit.engine import Classifier, Result, runs
 from densekit.engine.processes import World
 from densekit.engine.progress import Display, Log
 from densekit.export.exported import is_exported, load_exported
+from densekit.folders import cache_folder, expanded
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Run:
         """The trained network with its classes and preprocessing."""
         return load(self.folder)
 
-    def evaluate(self, data: str | None = None, split: str | None = None) -> Result:
+    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Result:
         """Measures again, on the reported split or another one."""
         from densekit.api.evaluation import evaluate  # which needs this module
 
@@ -53,8 +53,8 @@ def load(source: str | Path, device: str = "auto") -> Classifier:
 
 
 def data_folder(given: str | Path | None = None) -> Path:
-    """--data-dir, else $DENSEKIT_DATA, else the user's cache folder."""
-    return Path(given or os.environ.get("DENSEKIT_DATA") or platformdirs.user_cache_path("densekit")).expanduser()
+    """--data-dir, else $DENSEKIT_DATA, else the user's cache folder; absolute."""
+    return expanded(given or os.environ.get("DENSEKIT_DATA") or cache_folder()).absolute()
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densekit.api.evaluation import check_classes, choose_split, config_of
+from densekit.api.evaluation import config_of, with_classes_of
+from densekit.api.measured import to_measure
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
@@ -41,11 +42,12 @@ class Real:
         """(count, C, H, W) uint8 at the network's size: of a fixed random choice, as files lie class by class."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
         loader = self.loader(images.subset(chosen), self.preprocessing.unnormalised())
-        batches = [batch.images for batch in loader.epoch()]
-        return torch.cat(batches).mul(255).round().clamp(0, 255).to(torch.uint8)
+        with loader.reading() as batches:
+            pixels = torch.cat([batch.images for batch in batches])
+        return pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
-def images_for(card: ModelCard, data: str | None, data_dir: Path, *, needed: bool) -> Real | None:
+def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: Path, *, needed: bool) -> Real | None:
     """The model's own images, or those of DATA; without either, or where they would have to be downloaded, none.
 
     Raises InvalidInput or BadData if they are `needed`, or were asked for.
@@ -62,13 +64,12 @@ def images_for(card: ModelCard, data: str | None, data_dir: Path, *, needed: boo
         return None
     try:
         loaded = load_data(config, data_dir)
-        check_classes(card, loaded, card.model.name)
-        divided = divide(loaded, config)
-        own = card.data is not None and config.source == card.data.source
-        split, held_out = choose_split(loaded, config, None, own=own)
-        if split == "all":  # a folder without splits: what is held out must not be calibrated on
-            split, held_out = "test", divided.splits["test"]
-        real = Real(loaded, config, card.preprocessing, divided.splits["train"], split, held_out)
+        loaded, _ = with_classes_of(card, loaded, card.model.name)
+        # Of a folder without splits, what is calibrated on must not be measured on.
+        split = "test" if set(loaded.splits) == {"train"} else None
+        chosen = to_measure(model, card, loaded, config, split, data_dir=data_dir, settings={})
+        train, held_out = divide(loaded, chosen.config).splits["train"], chosen.images
+        real = Real(loaded, config, card.preprocessing, train, chosen.split, held_out)
         if len(held_out) < IMAGES or len(real.pixels(held_out, IMAGES)) < IMAGES:
             raise BadData(f"{loaded.name} has fewer than {IMAGES} images to compare by; name other --data")
     except DensekitError:

@@ -120,7 +120,7 @@ def carry_on(laid_out: Study, folder: Path, execution: Execution, display: Displ
     if execution.gather:
         return Studied(folder, _report(laid_out, folder, {}))
     if laid_out != before and not execution.dry_run:
-        write(folder, laid_out)
+        _lay_down(folder, laid_out, before)
     if execution.commands or execution.slurm:
         _hand_out(laid_out, folder, missing, execution, display)
         return Studied(folder, None)
@@ -144,6 +144,20 @@ def carry_on(laid_out: Study, folder: Path, execution: Execution, display: Displ
             display.say(f"without {counted(len(failed), 'run')} that failed: {folder / 'report.html'}")
     _require_all(failed)
     return Studied(folder, found)
+
+
+def _lay_down(folder: Path, laid_out: Study, before: Study | None) -> None:
+    """Writes study.yaml. Raises InvalidInput where another process has done so meanwhile."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error
+    with runs.held(folder):
+        if read(folder) != before:
+            raise InvalidInput(
+                f"another process has begun a study in {folder} meanwhile; start again to take part in it"
+            )
+        write(folder, laid_out)
 
 
 def _require_all(failed: Sequence[Outcome]) -> None:

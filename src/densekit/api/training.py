@@ -1,7 +1,8 @@
 """`densekit train` and `densekit resume` as functions."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from rich.console import Console
 
 from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import Recipe, flatten, with_settings
-from densekit.data.sources import short_name
+from densekit.data.loader import worker_lost
+from densekit.data.sources import missing, short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
-from densekit.engine.setup import Prepared
-from densekit.engine.state import Checkpoint, read_checkpoint
+from densekit.engine.setup import Prepared, absolute_paths
+from densekit.engine.state import Checkpoint, read_checkpoint, shapes_differ
 from densekit.engine.tracking import require, tracked
-from densekit.errors import DensekitError, Diverged, InvalidInput, ProofFailed
+from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed, WorkerLost
 from densekit.models import config_for
 from densekit.models.cost import cost_of
 from densekit.parsing import Malformed, read_yaml
@@ -28,29 +30,29 @@ from densekit.weights import atomic, pinned
 
 
 def compose(
-    data: str,
+    data: str | Path,
     *,
     model: str | None = None,
     recipe: str = "quick",
     epochs: int | None = None,
     seed: int | None = None,
-    init: str | None = None,
+    init: str | Path | None = None,
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`.
+    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`; paths are absolute.
 
     Raises UnknownName or InvalidInput.
     """
-    composed = recipe_for(recipe, data, config_for(model) if model else None)
+    composed = recipe_for(recipe, str(data), config_for(model) if model else None)
     overrides = dict(_read_config(config)) if config else {}
-    named = {"epochs": epochs, "seed": seed, "init": init}
+    named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides |= {key: value for key, value in named.items() if value is not None}
-    return with_settings(composed, overrides | dict(settings or {}))
+    return absolute_paths(with_settings(composed, overrides | dict(settings or {})))
 
 
 def train(
-    data: str,
+    data: str | Path,
     *,
     model: str | None = None,
     recipe: str = "quick",
@@ -58,7 +60,7 @@ def train(
     out: str | Path | None = None,
     seed: int | None = None,
     data_dir: str | Path | None = None,
-    init: str | None = None,
+    init: str | Path | None = None,
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -97,11 +99,12 @@ def train_recipe(
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs)
-            folder = world.from_leader(lambda: _create(given or claim_folder(Path("runs"), name), prepared, data_dir))
-            display = display_of(console, world)
-            title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
-            display.forecast(forecast_of(prepared, choice, cost), title)
-            with _held(folder, world):
+            folder = world.from_leader(lambda: given or claim_folder(Path("runs"), name))
+            with ExitStack() as claim:
+                world.from_leader(lambda: _create(folder, prepared, data_dir, claim))
+                display = display_of(console, world)
+                title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
+                display.forecast(forecast_of(prepared, choice, cost), title)
                 return _finish(prepared, folder, display, None)
 
 
@@ -117,14 +120,19 @@ def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     return next((folder for folder in places if runs.belongs_to(folder, launch)), None)
 
 
-def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None) -> Path:
+def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None, claim: ExitStack) -> None:
+    """Keeps the folder to this process, as long as `claim` is open, before anything is written in it."""
+    claim.enter_context(runs.claimed(folder))
     runs.create(folder, prepared.recipe, prepared.data, **_facts(prepared.world, data_dir))
-    return folder
 
 
 def _facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
     """What the events say of how these processes were started."""
-    return {"processes": world.size, "launch": world.launch, "data_dir": str(data_dir) if data_dir else None}
+    return {
+        "processes": world.size,
+        "launch": world.launch,
+        "data_dir": str(data_folder(data_dir)) if data_dir else None,
+    }
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
@@ -170,7 +178,7 @@ def _resume(
 ) -> Run:
     with _held(folder, world):
         recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
-        before, recipe = recipe, with_settings(recipe, settings)
+        before, recipe = recipe, absolute_paths(with_settings(recipe, settings))
         if recipe.epochs < before.epochs:
             raise InvalidInput(
                 f"--epochs {recipe.epochs} is less than the {before.epochs} of {folder}; a run cannot shrink"
@@ -181,6 +189,8 @@ def _resume(
             longer = f"{runs.resuming(folder)} --epochs {recipe.epochs + 10}"
             display.say(f"{folder} is finished; to train it longer: {longer}")
             return Run(folder, result)
+        data_dir = data_dir or runs.data_dir_of(folder)
+        _require_there(recipe, folder)
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
         if checkpoint is None:
             display.say(f"{folder} has no checkpoint yet; training starts anew")
@@ -189,6 +199,7 @@ def _resume(
                 return _finish(prepared, folder, display, None)
         then = checkpoint.document["made_by"]
         with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
+            _require_same_network(checkpoint, prepared, folder)
             changes = continuity.changes(then, continuity.made_by(prepared))
             _compare(changes, folder, display, accept=accept_changes)
             if world.leads:
@@ -196,6 +207,16 @@ def _resume(
                 runs.note(folder, "resume", **facts)
             _record(folder, prepared)
             return _finish(prepared, folder, display, checkpoint, until)
+
+
+def _require_there(recipe: Recipe, folder: Path) -> None:
+    """Raises BadData where the images of a run are no longer where they were."""
+    if (gone := missing(recipe.data)) is not None:
+        setting, path = gone
+        raise BadData(
+            f"{path}, which {folder} is trained on, is not there; put it back, or name its new place: "
+            f"{runs.resuming(folder)} --set {setting}NEW"
+        )
 
 
 def _record(folder: Path, prepared: Prepared) -> None:
@@ -213,6 +234,25 @@ def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     for name in ("last", "best"):
         atomic.recover(folder / "checkpoints" / name)
     return recipe, read_checkpoint(last) if last.exists() else None, runs.result_of(folder)
+
+
+def _require_same_network(checkpoint: Checkpoint, prepared: Prepared, folder: Path) -> None:
+    """Raises ProofFailed where the weights fit no longer: what --accept-changes cannot help with."""
+    before, now = checkpoint.classes, prepared.data.classes
+    if before is not None and before != now:
+        gone, new = ([name for name in names if name not in others] for names, others in ((before, now), (now, before)))
+        told = [f"new: {', '.join(new[:5])}"] if new else []
+        told += [f"gone: {', '.join(gone[:5])}"] if gone else []
+        what = f"the classes have changed ({'; '.join(told) or 'their order'})"
+    elif differing := shapes_differ(checkpoint, prepared.model):
+        what = f"the network has changed ({differing})"
+    else:
+        return
+    data = prepared.recipe.data.source
+    raise ProofFailed(
+        f"{folder} cannot go on: {what}, so its weights are those of another network; put that back, or train a new "
+        f"run that starts from them: {shlex.join(['densekit', 'train', data, '--init', str(folder)])}"
+    )
 
 
 def _compare(changes: continuity.Changes, folder: Path, display: Display, *, accept: bool) -> None:
@@ -247,7 +287,8 @@ def _finish(
         display.say(f"going on in epoch {done + 1} after step {progress['step']}{again}")
     with repeatable(prepared.device), tracked(folder, prepared.recipe, world, display, done) as tracking:
         try:
-            result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
+            with _explained(folder):
+                result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
         except DensekitError as error:
             if world.leads:
                 with suppress(DensekitError):  # a full disk must not hide what happened
@@ -264,6 +305,20 @@ def _finish(
                 runs.note(folder, "finish", **{prepared.task.metric: result.score})
             tracking.result(result, report)
     return Run(folder, result)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (WorkerLost, RuntimeError) as error:
+        # torch's handler of SIGCHLD raises wherever the process is at that moment, not only where it reads.
+        lost = error if isinstance(error, WorkerLost) else worker_lost(error)
+        if lost is None:
+            raise
+        raise WorkerLost(
+            f"{lost}; the last checkpoint is whole, go on from it with: {runs.resuming(folder)}"
+        ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

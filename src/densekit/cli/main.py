@@ -94,13 +94,15 @@ def assemble() -> typer.Typer:
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
     stopped = _watch_interrupts()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is written escaped
-        sys.stdout.reconfigure(errors="backslashreplace")
     # The base of typer's usage errors; its own name for it depends on typer's version.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
         os.environ["DENSEKIT_DEBUG"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+    _refuse_empty(arguments)
     try:
         assemble()
         status = app(arguments, prog_name="densekit", standalone_mode=False)
@@ -137,6 +139,15 @@ def _watch_interrupts() -> list[int]:
     if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
     return received
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Exits with 2: the system takes an empty path for the current folder, where a shell's variable was not set."""
+    for before, argument in zip(["densekit", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if argument == "" or (option.startswith("--") and equals and not value):
+            name = before if argument == "" and before.startswith("--") else option or f"the argument after {before}"
+            _fail(f"{name} is empty; give it a value, or leave it out (. is the current folder)", 2)
 
 
 def status_of(error: DensekitError) -> int:

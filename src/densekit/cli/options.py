@@ -33,6 +33,6 @@ def parse(settings: list[str] | None) -> dict[str, str]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise InvalidInput(f"--set {setting} is not KEY=VALUE; write it like --set optimizer.lr=0.05")
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and value[0] not in value[1:-1]
         pairs[key] = value[1:-1] if quoted else value
     return pairs

@@ -56,6 +56,10 @@ def predict(
         raise typer.Exit(3)
 
 
+def _read_standard_input() -> bytes:
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: it is closed
+
+
 def _verdict(row: dict[str, Any]) -> str:
     """Of a multi-label model: whether it is taken to be there, by the thresholds that validation chose."""
     return "" if "present" not in row else " yes" if row["present"] else " no"
@@ -99,7 +103,7 @@ def sources(paths: list[str]) -> Iterator[tuple[str, str | Callable[[], bytes]]]
 
     for path in paths:
         if path == "-":
-            yield "-", sys.stdin.buffer.read
+            yield "-", _read_standard_input
         elif path.startswith("wds:"):
             yield from pictures(path.removeprefix("wds:"))
         elif Path(path).is_dir():

@@ -24,11 +24,12 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from densekit.data import dicom, pillow
 from densekit.data.dicom import Dicom, Window
+from densekit.data.in_memory import ImageSource, content_of
+from densekit.data.in_memory import Source as Source
 from densekit.data.window import to_8_bits, windowed
 from densekit.errors import BadImage, InvalidInput
 from densekit.words import printable
 
-Source = bytes | str | os.PathLike[str]
 Part = Callable[[int, int], tuple[int, int, int, int]]
 """(width, height) of an upright image -> (left, top, right, bottom) of a part of it."""
 
@@ -65,7 +66,7 @@ class Decoded:
 
 
 def decode(
-    source: Source,
+    source: ImageSource,
     *,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
@@ -73,7 +74,11 @@ def decode(
     part: Part | None = None,
     name: str | None = None,
 ) -> Decoded:
-    """Bytes, or the path of a file -> image with 1, 3 or 4 channels. Raises BadImage; InvalidInput for other channels.
+    """An image, encoded or in memory, -> one with 1, 3 or 4 channels.
+
+    `source` is a path, bytes, a binary file object, a PIL image, a NumPy array (H, W) or (H, W, C) or a torch tensor
+    (C, H, W); the last two hold uint8 in the order RGB, or uint16 if grey. In memory or in a file, the same pixels
+    give the same image; of a PIL image with several frames the current one is taken.
 
     Transparency is laid over white, as on a page, unless 4 channels are asked for: dropping the alpha channel would
     show whatever colour the editor left under transparent pixels. Values past 8 bits are scaled, never clipped: white
@@ -82,10 +87,14 @@ def decode(
     beyond is clipped: in grey images of more than 8 bits, and in DICOM, which otherwise has its own. Of an animation or
     a document the first picture is taken, with a notice. With `part` only that is given; to cut it out afterwards would
     come to the same, but copies all of the image first. Messages call the image `name`; none: its path.
+
+    Raises:
+        BadImage: an image that cannot be read.
+        InvalidInput: other channels, or a `source` that is no image.
     """
     if channels not in _MODES:
         raise InvalidInput(f"channels={channels} is not possible: 1 is grey, 3 is RGB, 4 is RGB with alpha")
-    with _opened(source, max_pixels, name) as (image, name):
+    with _opened(content_of(source), max_pixels, name) as (image, name):
         if isinstance(image, Dicom):
             shown, said = image.pixels(window)
             return Decoded(_with_channels(_cut(shown, part), channels), tuple(said), "DICOM", shown.mode)
@@ -104,7 +113,8 @@ def decode(
         if pixels is image:
             pixels = image.copy()
         pixels.info = {}  # a stale colour key or megabytes of EXIF must not travel with every sample
-        return Decoded(pixels, (*_frames_notice(image), *notices), image.format or "", stored)
+        frames = () if isinstance(source, Image.Image) else _frames_notice(image)
+        return Decoded(pixels, (*frames, *notices), image.format or "", stored)
 
 
 def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -155,6 +165,7 @@ _HEAD = 132  # bytes by which a format is known; DICOM's mark are the last four
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 _WHITE = {"I;12": 4095}  # else 65535
+_DARK = 4096  # of which 8 bits keep 16 greys; cameras and detectors of 12 bits write no higher value
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -169,38 +180,55 @@ _UPRIGHT = {
 
 @contextmanager
 def _opened(
-    source: Source, max_pixels: int, given: str | None = None
-) -> Iterator[tuple[ImageFile.ImageFile | Dicom, str]]:
+    source: Source | Image.Image, max_pixels: int, given: str | None = None
+) -> Iterator[tuple[Image.Image | Dicom, str]]:
     """The image, its header read and its size allowed, and its name for people. Whatever fails inside is a BadImage."""
     name = _name(source) if given is None else printable(given)
-    with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels), _stream(source, name) as stream:
-        known: pillow.Format | None = None
-        image: ImageFile.ImageFile | Dicom | None = None
-        try:
-            head = stream.read(_HEAD)
-            if not head:
-                raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
-            is_dicom = dicom.BEGINS.match(head)  # whatever the 128 bytes before are: some are a TIFF's
-            if not is_dicom:
-                known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
-            if known is None and not is_dicom:
-                raise _no_image(name)
-            image = Dicom(stream, name) if known is None else known.open(stream)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadImage(
-                    "too_many_pixels",
-                    f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
-                    "make it smaller, or raise max_pixels",
-                )
-            if not isinstance(image, Dicom):
-                pillow.check_layout(image, stream, max_pixels)
-            yield image, name
-        except BadImage:
-            raise
-        except Exception as error:  # hostile bytes make Pillow raise nearly anything
-            ended = known is not None and image is None and known.ends_early(stream)
-            raise _explained(error, name, max_pixels, ended) from error
+    with pillow.quiet(), pillow.PIXEL_LIMIT.lifted_for(max_pixels):
+        if isinstance(source, Image.Image):
+            with _failures_explained(name, max_pixels, lambda: False):
+                _check_size(source, name, max_pixels)
+                yield source, name
+            return
+        with _stream(source, name) as stream:
+            known: pillow.Format | None = None
+            image: ImageFile.ImageFile | Dicom | None = None
+            with _failures_explained(
+                name, max_pixels, lambda: known is not None and image is None and known.ends_early(stream)
+            ):
+                head = stream.read(_HEAD)
+                if not head:
+                    raise BadImage("empty_file", f"{name} is empty; get it again, or remove it")
+                is_dicom = dicom.BEGINS.match(head)  # whatever the 128 bytes before are: some are a TIFF's
+                if not is_dicom:
+                    known = next((known for known in pillow.FORMATS.values() if known.begins.match(head)), None)
+                if known is None and not is_dicom:
+                    raise _no_image(name)
+                image = Dicom(stream, name) if known is None else known.open(stream)
+                _check_size(image, name, max_pixels)
+                if not isinstance(image, Dicom):
+                    pillow.check_layout(image, stream, max_pixels)
+                yield image, name
+
+
+@contextmanager
+def _failures_explained(name: str, max_pixels: int, ended: Callable[[], bool]) -> Iterator[None]:
+    try:
+        yield
+    except BadImage:
+        raise
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise _explained(error, name, max_pixels, ended()) from error
+
+
+def _check_size(image: Image.Image | Dicom, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(
+            "too_many_pixels",
+            f"{name} has {width * height:,} pixels ({width} wide, {height} high), the limit is {max_pixels:,}; "
+            "make it smaller, or raise max_pixels",
+        )
 
 
 @contextmanager
@@ -261,8 +289,8 @@ def _reason(error: Exception) -> str:
     return printable(" ".join(text.split()))[:120] or type(error).__name__
 
 
-def _name(source: Source) -> str:
-    return "the image" if isinstance(source, bytes) else printable(os.fsdecode(source))
+def _name(source: Source | Image.Image) -> str:
+    return "the image" if isinstance(source, bytes | Image.Image) else printable(os.fsdecode(source))
 
 
 def _shallow(image: Image.Image) -> Image.Image:
@@ -275,9 +303,7 @@ def _shallow(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _scaled(
-    image: ImageFile.ImageFile, raw_mode: str, name: str, notices: list[str], window: Window | None
-) -> Image.Image:
+def _scaled(image: Image.Image, raw_mode: str, name: str, notices: list[str], window: Window | None) -> Image.Image:
     """Values of more than 8 bits -> L, or RGBA if one value is transparent."""
     values = np.asarray(image)
     if window is not None:
@@ -293,6 +319,8 @@ def _scaled(
             if image.format == "TIFF":  # PNG and PPM come here with 16 bits
                 notices.append("signed or 32-bit integers: 0 is black, 65535 is white")
             _check_range(values, 65535, "integers", name)
+        if 0 < values.max() < _DARK and raw_mode not in _WHITE:
+            notices.append(f"16 bits, but no value above {values.max()}: nearly black without a data.window")
         grey = _to_8_bits(_WHITE.get(raw_mode, 65535))[values]
     if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
         grey = 255 - grey  # 0 is white, which Pillow sees to only up to 8 bits
@@ -319,7 +347,7 @@ def _check_range(values: np.ndarray[Any, Any], white: int, kind: str, name: str)
         )
 
 
-def _upright(pixels: Image.Image, image: ImageFile.ImageFile) -> Image.Image:
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """Pixels as the photographer saw them. (A TIFF has been turned while loading, and no longer says so.)"""
     turn = None
     with suppress(Exception):  # damaged EXIF, and an orientation of any type whatever
@@ -337,7 +365,7 @@ def _with_channels(pixels: Image.Image, channels: int) -> Image.Image:
     return pixels if pixels.mode == _MODES[channels] else pixels.convert(_MODES[channels])
 
 
-def _frames_notice(image: ImageFile.ImageFile) -> tuple[str, ...]:
+def _frames_notice(image: Image.Image) -> tuple[str, ...]:
     """Asked last: counting the frames of a GIF moves through its file."""
     if isinstance(image, TiffImageFile):  # counting would read the header of every page
         return ("several pages: the first is used",) if image.is_animated else ()

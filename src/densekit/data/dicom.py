@@ -1,13 +1,15 @@
 """DICOM: the first frame as a viewer shows it, by pydicom, which is an extra.
 
 Stored values go through the file's rescaling (or lookup table), then through its window (or table, or the window that
-was asked for); without one, the lowest value of the image is black and the highest white. MONOCHROME1 is inverted.
+was asked for); without one, the lowest value of the image is black and the highest white. MONOCHROME1 is inverted, and
+padding is black. An enhanced file has rescaling and window in its functional groups. An empty element is an absent one.
 """
 
 import re
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from densekit.data.window import to_8_bits, windowed
@@ -19,6 +21,7 @@ SUFFIXES = (".dcm", ".dicom")
 _LACKS = re.compile(r"missing dependencies|does not support")
 
 Window = tuple[float, float]
+_Values = NDArray[Any]
 
 
 class Dicom:
@@ -41,7 +44,6 @@ class Dicom:
 
     def pixels(self, window: Window | None) -> tuple[Image.Image, list[str]]:
         """L or RGB, and what a person should know."""
-        from pydicom.pixels.processing import apply_modality_lut
         from pydicom.pixels.utils import pixel_array
 
         header, kind = self._header, str(self._header.PhotometricInterpretation)
@@ -65,14 +67,42 @@ class Dicom:
             return Image.fromarray(stored), notices
         if not kind.startswith("MONOCHROME"):
             raise BadImage("unsupported_mode", f"{self._name} is DICOM of {kind}, which is not read; save it as PNG")
-        shares = self._shares(apply_modality_lut(stored, header), window)
+        padding = self._padding(stored)
+        shares = self._shares(self._rescaled(stored), padding, window)
         if kind == "MONOCHROME1":
             shares = 1 - shares
+        shares[padding] = 0
         return Image.fromarray(to_8_bits(shares)), notices
 
-    def _shares(self, values: np.ndarray[Any, Any], window: Window | None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        header = self._header
-        centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    def _group(self, name: str) -> Any:
+        """A functional group of the first frame, or one of all frames (PS3.3, C.7.6.16); without, the whole header."""
+        for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+            found = self._header.get(groups)
+            if found and found[0].get(name):
+                return found[0].get(name)[0]
+        return self._header
+
+    def _padding(self, stored: _Values) -> NDArray[np.bool_]:
+        """Where there is no image (PS3.3, C.7.5.1.1.2)."""
+        value = _first(self._header.get("PixelPaddingValue"))
+        if value is None:
+            return np.zeros(stored.shape, dtype=bool)
+        other = _first(self._header.get("PixelPaddingRangeLimit"))
+        low, high = sorted((value, value if other is None else other))
+        return (stored >= low) & (stored <= high)
+
+    def _rescaled(self, stored: _Values) -> _Values:
+        if entry := _table(self._header, "ModalityLUTSequence"):
+            return self._looked_up(stored, entry)
+        group = self._group("PixelValueTransformationSequence")
+        slope, intercept = (_first(group.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+        if slope is None and intercept is None:
+            return stored
+        return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+    def _shares(self, values: _Values, padding: NDArray[np.bool_], window: Window | None) -> NDArray[np.float64]:
+        group = self._group("FrameVOILUTSequence")
+        centre, width = (_first(group.get(name)) for name in ("WindowCenter", "WindowWidth"))
         if not np.isfinite([values.min(), values.max(), centre or 0, width or 0]).all():
             raise BadImage(
                 "unsupported_values",
@@ -80,16 +110,17 @@ class Dicom:
             )
         if window is not None:
             return windowed(values, *window)
-        if header.get("VOILUTSequence"):
-            return self._looked_up(values)
-        if centre is not None and width:
-            return windowed(values, centre, width, str(header.get("VOILUTFunction", None) or "LINEAR"))
-        low, high = float(values.min()), float(values.max())
+        if entry := _table(group, "VOILUTSequence"):
+            return np.clip(self._looked_up(values, entry) / (2 ** int(entry.LUTDescriptor[2]) - 1), 0, 1)
+        if centre is not None and width is not None and width > 0:
+            return windowed(values, centre, width, str(group.get("VOILUTFunction", None) or "LINEAR"))
+        seen = values if padding.all() else values[~padding]
+        low, high = float(seen.min()), float(seen.max())
         return windowed(values, (low + high) / 2, (high - low) or np.inf)
 
-    def _looked_up(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """By the file's table (PS3.3, C.11.2.1.1). pydicom's own wraps the places of an 8-bit table at 256."""
-        header, entry = self._header, self._header.VOILUTSequence[0]
+    def _looked_up(self, values: _Values, entry: Any) -> _Values:
+        """By the file's table (PS3.3, C.11.1.1 and C.11.2.1.1). pydicom's wrap the places of an 8-bit table at 256."""
+        header = self._header
         count, first, bits = (int(number) for number in entry.LUTDescriptor)
         if not 8 <= bits <= 16:
             raise BadImage(
@@ -103,7 +134,15 @@ class Dicom:
             kind = np.dtype(np.uint16 if len(table) >= 2 * count else np.uint8)  # 8 bits may be packed
             table = np.frombuffer(table, kind.newbyteorder("<" if header.original_encoding[1] else ">"), count)
         places = np.clip(values.astype(np.float64) - first, 0, count - 1).astype(np.int64)
-        return np.clip(np.atleast_1d(table)[places] / (2**bits - 1), 0, 1)
+        looked_up: _Values = np.atleast_1d(table)[places]
+        return looked_up
+
+
+def _table(dataset: Any, name: str) -> Any:
+    """The first lookup table of a sequence, if it has one."""
+    entries = dataset.get(name)
+    has_one = entries and entries[0].get("LUTDescriptor") and entries[0].get("LUTData") is not None
+    return entries[0] if has_one else None
 
 
 def _first(value: Any) -> float | None:

@@ -22,6 +22,7 @@ from densekit.data.decode import Source, check_there
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, bytes_of, hashes
 from densekit.data.split_names import SPLITS
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
+from densekit.folders import expanded
 
 _SPLITS = SPLITS | {"dev": "val"}
 _LABELS = ("label", "labels", "class", "target", "fine_label")
@@ -145,7 +146,7 @@ def _loaded(name: str) -> Mapping[str, Any]:
         import datasets
     except ImportError as error:
         raise InvalidInput(f"hf:{name} needs the library datasets: pip install 'densekit[hf]'") from error
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             found = datasets.load_from_disk(str(path))

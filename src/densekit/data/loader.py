@@ -1,8 +1,10 @@
 """Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
 
 import math
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +23,16 @@ from densekit.data.decode import MAX_PIXELS
 from densekit.data.framing import framed, resized
 from densekit.data.policy import policy_for
 from densekit.data.sets import ArrayImages, EncodedImages, Images
-from densekit.errors import BadImage
+from densekit.errors import BadImage, WorkerLost
 
 _CPU = torch.device("cpu")
 _CACHED = 1 << 18
 """Numbers that are worked on at once: a megabyte stays in a core's cache from one operation to the next."""
+_NONE = torch.empty(0)
+_WORKER_FAULT = re.compile(
+    r"DataLoader worker \(pid\S* [\d, ]+\)[^.;]*|unable to \w+ shared memory[^:;]*|No space left on device|"
+    r"unable to (?:mmap|write|resize|open)[^:;]*|Too many open files"
+)
 _Raw = tuple[Tensor, Tensor, list[tuple[Path, BadImage]]]
 
 
@@ -62,25 +69,51 @@ class Loader:
     rank: int = 0
     size: int = 1
     """Processes that divide the work: each batch of a shuffled split, or the batches of one in order."""
+    join_last_image: bool = False
+    """A last batch of one image joins the batch before it."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
-        return math.ceil(len(self.images) / self.batch_size)
+        joined = self.join_last_image and leaves_one(len(self.images), self.batch_size)
+        return math.ceil(len(self.images) / self.batch_size) - joined
 
-    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Generator[Batch, None, None]:
         """The batches of one epoch from number `skip` on, this process's share of each.
 
         A shuffled batch with fewer samples than there are processes goes to each of them whole. Where files are bad
         a batch has fewer images, or none.
         """
-        batches = torch.split(self._order(epoch), self.batch_size)[skip:]
+        batches = self._batches(epoch)[skip:]
         if self.augmentation is None:
             # Whole batches, so that an image has the same company, and with it the same bits, on any number.
             batches = batches[self.rank :: self.size]
         shares = [self._share(batch) for batch in batches]
         raw = (self._arrays if isinstance(self.images, ArrayImages) else self._files)(shares, epoch)
-        for (pixels, samples, failures), batch in zip(raw, batches, strict=True):
-            yield self._finish(pixels, samples, epoch, len(batch), tuple(failures))
+        with closing(raw):
+            for (pixels, samples, failures), batch in zip(raw, batches, strict=True):
+                yield self._finish(pixels, samples, epoch, len(batch), tuple(failures))
+
+    @contextmanager
+    def reading(self, epoch: int = 0, skip: int = 0) -> Iterator[Iterator[Batch]]:
+        """`epoch`'s batches within a block, with which the decoding processes end.
+
+        Raises WorkerLost where one of them has ended by itself: torch raises anywhere inside the block then.
+        """
+        batches = self.epoch(epoch, skip)
+        try:
+            with closing(batches):
+                yield batches
+        except RuntimeError as error:
+            if self.workers and (lost := worker_lost(error)) is not None:
+                # Without its traceback, which would keep the other processes until the end of this one.
+                raise lost from error.with_traceback(None)
+            raise
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        batches = list(torch.split(self._order(epoch), self.batch_size))
+        if len(batches) > len(self):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def _share(self, batch: Tensor) -> Tensor:
         return batch if self.augmentation is None or len(batch) < self.size else batch[self.rank :: self.size]
@@ -92,7 +125,7 @@ class Loader:
         generator = torch.Generator().manual_seed((self.seed << 32 | epoch) & (2**63 - 1))
         return torch.randperm(len(self.images), generator=generator)
 
-    def _arrays(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
+    def _arrays(self, batches: list[Tensor], epoch: int) -> Generator[_Raw, None, None]:
         assert isinstance(self.images, ArrayImages)
         policy = policy_for(self.augmentation) if self.augmentation is not None else None
         for samples in batches:
@@ -102,7 +135,7 @@ class Loader:
                 pixels = torch.stack(list(changed))
             yield pixels, samples, []
 
-    def _files(self, batches: list[Tensor], epoch: int) -> Iterator[_Raw]:
+    def _files(self, batches: list[Tensor], epoch: int) -> Generator[_Raw, None, None]:
         assert isinstance(self.images, EncodedImages)
         decoder = _Decoder(
             self.images,
@@ -113,7 +146,7 @@ class Loader:
             self.max_pixels,
             cut=ten_crops_of if self.ten_crop else pixels_of,
         )
-        yield from DataLoader(
+        loader = DataLoader(
             decoder,
             # Lists when they are needed: a million positions as Python's integers are 40 MB.
             batch_sampler=_Lists(batches),
@@ -122,6 +155,8 @@ class Loader:
             worker_init_fn=_deaf,
             pin_memory=self.device.type == "cuda",
         )
+        for pixels, samples, failures in loader:
+            yield pixels, torch.tensor(samples, dtype=torch.int64), failures
 
     def _finish(
         self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
@@ -173,6 +208,20 @@ class Loader:
             x = augment.resized_crop(x, u, config.crop_scale)
         x = augment.colour(x, u, config)
         return augment.geometry(normalise(fit(x, self.preprocessing), self.preprocessing), u, config)
+
+
+def worker_lost(error: RuntimeError) -> WorkerLost | None:
+    """What torch's error says of decoding processes, if it is about them."""
+    found = _WORKER_FAULT.search(str(error))
+    return found and WorkerLost(
+        f"decoding failed: {found[0].strip()}. A process that decodes images was killed, or /dev/shm is full; "
+        "enlarge it, such as with docker run --shm-size=2g, or decode in this process: --set data.workers=0"
+    )
+
+
+def leaves_one(images: int, batch_size: int) -> bool:
+    """Whether the last of several batches has one image."""
+    return images > batch_size > 1 and images % batch_size == 1
 
 
 def fit(x: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -290,9 +339,12 @@ def _deaf(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
-def _collate(rows: list[tuple[int, Tensor | tuple[Path, BadImage]]]) -> _Raw:
+def _collate(
+    rows: list[tuple[int, Tensor | tuple[Path, BadImage]]],
+) -> tuple[Tensor, list[int], list[tuple[Path, BadImage]]]:
     good = [(sample, pixels) for sample, pixels in rows if isinstance(pixels, Tensor)]
     bad = [failure for _, failure in rows if not isinstance(failure, Tensor)]
-    # In a worker, this stacks in memory that the training process sees.
-    pixels = default_collate([pixels for _, pixels in good]) if good else torch.empty(0)
-    return pixels, torch.tensor([sample for sample, _ in good], dtype=torch.int64), bad
+    # In a worker, this stacks in memory that the training process sees. All else goes through a pipe: a tensor would be
+    # shared by a thread of the worker's, and where that finds no memory the batch is lost without an error.
+    pixels = default_collate([pixels for _, pixels in good]) if good else _NONE
+    return pixels, [sample for sample, _ in good], bad

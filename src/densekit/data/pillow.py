@@ -223,9 +223,9 @@ def _check_present(image: TiffImageFile, kind: str, needed: int, size: int) -> N
             raise EOFError(f"{kind} {number} of {needed} is not in the file")
 
 
-def raw_mode(image: ImageFile.ImageFile) -> str:
+def raw_mode(image: Image.Image) -> str:
     """How the file stores its samples ("RGB;16B"), which Pillow knows until the pixels are loaded."""
-    if not image.tile:
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
     arguments: Any = image.tile[0][3]
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
@@ -234,7 +234,7 @@ def raw_mode(image: ImageFile.ImageFile) -> str:
 _KEY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
 
-def fix_colour_key(image: ImageFile.ImageFile, raw_mode: str) -> None:
+def fix_colour_key(image: Image.Image, raw_mode: str) -> None:
     """A PNG's transparent colour is written in the file's own range; Pillow compares it with 8-bit pixels as it is."""
     key, scale = image.info.get("transparency"), _KEY_SCALES.get(raw_mode)
     if scale and isinstance(key, int):

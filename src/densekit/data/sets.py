@@ -196,6 +196,19 @@ def groups_of(images: Images) -> Sequence[str] | None:
     return images.grouped if isinstance(images, EncodedImages) else None
 
 
+def relabelled(images: Images, labels: Tensor) -> Images:
+    """The same images with other labels; what was read of them is kept."""
+    changed: Images = replace(images, labels=labels)  # type: ignore[type-var]  # all of them are dataclasses
+    if "_hashes" in vars(images):
+        vars(changed)["_hashes"] = vars(images)["_hashes"]
+    return changed
+
+
+def kept_hashes(images: Images) -> NDArray[np.uint64] | None:
+    """`content_hashes` where they cost no reading: of images in memory, and of files that were hashed before."""
+    return images.content_hashes() if isinstance(images, ArrayImages) else vars(images).get("_hashes")
+
+
 def bytes_of(path: Path) -> bytes:
     """A file's. Raises BadImage: it was there when the data were loaded, and may have gone since."""
     with _read_or_bad():

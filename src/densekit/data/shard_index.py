@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from densekit.data.decode import IMAGE_SUFFIXES
 from densekit.data.scan import is_litter
 from densekit.data.sets import hashes
 from densekit.errors import BadData
+from densekit.folders import cache_folder
 
 Stamp = tuple[int, int]
 """Size and time of change, in nanoseconds: other ones are another file."""
@@ -130,7 +130,7 @@ def read_label(label: bytes) -> tuple[list[str], list[str]]:
 
 def _kept(path: Path, stamp: Stamp, suffix: str) -> Path:
     name = hashlib.sha256(f"{path.resolve()}\0{stamp}".encode(errors="surrogateescape")).hexdigest()[:32]
-    return platformdirs.user_cache_path("densekit") / "shards" / f"{name}.{suffix}"
+    return cache_folder() / "shards" / f"{name}.{suffix}"
 
 
 def _keep(kept: Path, stamp: Stamp, save: Any) -> None:

@@ -30,6 +30,7 @@ from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList
 from densekit.data.shard_index import Index, Stamp, images_in, index_of, read_label, stamp_of
 from densekit.data.split_names import SPLITS
 from densekit.errors import BadData, BadImage
+from densekit.folders import expanded
 
 CLASSES = "classes.txt"
 _MOST_SHARDS = 1_000_000
@@ -190,12 +191,17 @@ def _read_at(path: Path, stamp: Stamp, size: int, offset: int) -> bytes:
         raise BadData(f"cannot read {path}: {error.strerror}; check the shard and its disk") from error
 
 
+def is_remote(pattern: str) -> bool:
+    """Whether a pattern names another machine's shards, or a command that fetches them."""
+    return _REMOTE.match(pattern) is not None
+
+
 def _expanded(pattern: str) -> list[Path]:
-    if _REMOTE.match(pattern):
+    if is_remote(pattern):
         raise BadData(
             f"wds:{pattern} is not on this machine, and densekit reads shards in place; copy or mount them here"
         )
-    given = Path(pattern).expanduser()
+    given = expanded(pattern)
     if given.is_dir():
         found = list(scan(given, suffixes=(".tar",)).images)
     else:

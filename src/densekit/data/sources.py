@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ from densekit.data import archives
 from densekit.data.folder import folder
 from densekit.data.hub import hub
 from densekit.data.sets import ArrayImages, DataSet
-from densekit.data.shards import shards
+from densekit.data.shards import is_remote, shards
 from densekit.data.table import table
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.folders import expanded
 from densekit.words import printable
 
 _SYNTHETIC = re.compile(
     r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
 )
+
+_FORMS = ("csv:", "wds:", "hf:")
 
 NAMED: dict[str, Callable[[Path], DataSet]] = {
     "digits": lambda _: digits(),
@@ -30,6 +34,9 @@ NAMED: dict[str, Callable[[Path], DataSet]] = {
     "cifar100": archives.cifar100,
     "svhn": archives.svhn,
 }
+
+_FILE_FORMS = ("csv", "wds", "hf")
+_FILE_PREFIXES = tuple(f"{form}:" for form in _FILE_FORMS)
 
 # Data sets whose classes a mirror changes; everything else may be flipped.
 NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
@@ -41,6 +48,10 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
     Not `strict`: with the faults that would stop training, as far as there is anything left to look at.
     Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
     """
+    return replace(_load(config, data_dir, strict=strict), name=_title(config.source))
+
+
+def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
     source = config.source
     try:
         source.encode()
@@ -48,19 +59,21 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
         raise BadData(
             f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
         ) from error
+    if not source.partition(":")[2 if source.startswith(_FORMS) else 0]:
+        raise InvalidInput(f"DATA '{source}' names nothing; name a data set, or a folder: . is the current one")
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
         return synthetic(source)
     if source.startswith("csv:"):
-        return table(Path(source.removeprefix("csv:")).expanduser(), config, strict=strict)
+        return table(expanded(source.removeprefix("csv:")), config, strict=strict)
     if source.startswith("wds:"):
         return shards(source.removeprefix("wds:"), config)
     if source.startswith("hf:"):
         return hub(source.removeprefix("hf:"), config, strict=strict)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return folder(path, config, strict=strict)
     if path.exists():
@@ -72,6 +85,62 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
         f"no folder {source}; DATA is a folder with a subfolder for each class, csv:FILE, wds:PATTERN, hf:NAME, or one "
         f"of {', '.join(NAMED)}"
     )
+
+
+def place_of(source: str) -> Path | None:
+    """The path or pattern that DATA names; None for a named data set, made-up images, the Hub, and remote shards."""
+    form, colon, rest = source.partition(":")
+    if source in NAMED or source == "imagenet" or source.startswith("synthetic:"):
+        return None
+    if form == "wds" and is_remote(rest):
+        return None
+    if colon and form in _FILE_FORMS:
+        path = Path(rest).expanduser()
+        return path if form != "hf" or path.is_absolute() or path.exists() else None
+    return Path(source).expanduser()
+
+
+def located(config: DataConfig) -> DataConfig:
+    """`config` with absolute paths, for use from any working directory. A path that does not exist stays as given."""
+    changes = {}
+    place = place_of(config.source)
+    if place is not None and (place.exists() or config.source.startswith("wds:")):
+        form, colon, _ = config.source.partition(":")
+        changes["source"] = f"{form}:{place.absolute()}" if colon and form in _FILE_FORMS else str(place.absolute())
+    if config.image_root is not None and (root := Path(config.image_root).expanduser()).exists():
+        changes["image_root"] = str(root.absolute())
+    return config.model_copy(update=changes)
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two DATA name the same files or the same named data set, however they are written."""
+    places = place_of(one), place_of(other)
+    if places[0] is None or places[1] is None:
+        return one == other
+    forms = [source.partition(":")[0] if source.startswith(_FILE_PREFIXES) else "" for source in (one, other)]
+    return forms[0] == forms[1] and places[0].resolve() == places[1].resolve()
+
+
+def missing(config: DataConfig) -> tuple[str, Path] | None:
+    """What of data.source and data.image_root names a path that does not exist, and the path; patterns are not tried.
+
+    Named as it is set: `data.source=csv:`.
+    """
+    place = None if config.source.startswith("wds:") else place_of(config.source)
+    if place is not None and not place.exists():
+        form = config.source.partition(":")[0] + ":" if config.source.startswith(_FILE_PREFIXES) else ""
+        return f"data.source={form}", place
+    root = None if config.image_root is None else Path(config.image_root).expanduser()
+    return None if root is None or root.exists() else ("data.image_root=", root)
+
+
+def _title(source: str) -> str:
+    """DATA for people: of a path its last part."""
+    place = place_of(source)
+    if place is None:
+        return source
+    name = place.name or place.absolute().name or source
+    return source.partition(":")[0] + f":{name}" if source.startswith(_FILE_PREFIXES) else name
 
 
 def short_name(source: str) -> str:
@@ -90,12 +159,12 @@ def at_hand(source: str, data_dir: Path) -> bool:
     if source in archives.PLACES:
         return any(place.is_dir() and any(place.iterdir()) for place in archives.PLACES[source](data_dir))
     if source.startswith("hf:"):
-        return Path(source.removeprefix("hf:")).expanduser().exists()
+        return expanded(source.removeprefix("hf:")).exists()
     return (
         source in NAMED
         or source.startswith(("synthetic:", "csv:", "wds:"))
         or source == "imagenet"
-        or Path(source).expanduser().is_dir()
+        or expanded(source).is_dir()
     )
 
 

@@ -1,6 +1,6 @@
 """Splits by content: an image's bytes decide where it belongs, so adding or renaming files moves no other file.
 
-Of images in groups the group decides, and nothing else.
+Of images in groups the group decides, and nothing else. A unit below is a group, or identical images.
 """
 
 import numpy as np
@@ -15,53 +15,42 @@ from densekit.words import counted
 def divide(data: DataSet, config: DataConfig) -> DataSet:
     """`train`, plus `val` unless the protocol is final, plus `test`; identical images always land together.
 
-    Splits that the source brings are kept. `final` trains on what `tune` would have held out. Raises BadData where a
-    split would be empty.
+    Splits that the source brings are kept. `final` trains on what `tune` would have held out.
     """
-    splits = _held_out(data, config, least=False)
-    if not all(map(len, splits.values())):
-        splits = _held_out(data, config, least=True)
+    splits = dict(data.splits)
+    if "test" not in splits and "val" not in splits:
+        # One unit for training, one for validation unless that is so many images whatever their units.
+        by_unit = config.val_count is None or groups_of(splits["train"]) is not None
+        leave = 2 if config.protocol == "tune" and by_unit else 1
+        # Another salt than the validation's, or the same images would be chosen again.
+        splits["train"], splits["test"] = hold_out(splits["train"], config.test_fraction, salt=1, leave=leave)
+    if config.protocol == "tune" and "val" not in splits:
+        wanted = config.val_count if config.val_count is not None else config.val_fraction
+        splits["train"], splits["val"] = hold_out(splits["train"], wanted, salt=2)
     if config.limit is not None and config.limit < len(splits["train"]):
         first = np.argsort(_keys(splits["train"], salt=3), kind="stable")[: config.limit]
         splits["train"] = splits["train"].subset(np.sort(first))
     for name, images in splits.items():
         if not len(images):
-            raise BadData(_too_few(data, name))
+            raise BadData(
+                f"no images are left for the {name} split of {data.name}: {_amount(data.splits['train'])} are too few "
+                "to hold some out; add some, or bring your own train, val and test splits"
+            )
     return data.with_splits(splits)
 
 
-def _held_out(data: DataSet, config: DataConfig, *, least: bool) -> dict[str, Images]:
-    """The splits, which may be empty. `least`: none is, where there are enough groups or different images."""
-    splits = dict(data.splits)
-    tune = config.protocol == "tune" and "val" not in splits
-    if "test" not in splits and "val" not in splits:
-        # Another salt than the validation's, or the same images would be chosen again.
-        kept = (1 + tune) * least
-        splits["train"], splits["test"] = hold_out(splits["train"], config.test_fraction, salt=1, kept=kept)
-    if tune:
-        wanted = config.val_count if config.val_count is not None else config.val_fraction
-        splits["train"], splits["val"] = hold_out(splits["train"], wanted, salt=2, kept=int(least))
-    return splits
+def _amount(images: Images) -> str:
+    """How much there is to divide."""
+    total, groups = counted(len(images), "training image"), groups_of(images)
+    return total if groups is None else f"{total} in {counted(len(set(groups)), 'group')}, which stay whole,"
 
 
-def _too_few(data: DataSet, split: str) -> str:
-    images = data.splits["train"]
-    groups = groups_of(images)
-    number, more = counted(len(images), "training image"), "images"
-    if groups is not None:
-        number, more = f"{counted(len(set(groups)), 'group')} with {number}", "groups"
-    return (
-        f"no images are left for the {split} split of {data.name}: {number} are too few to hold some out, or "
-        f"data.val_fraction or data.test_fraction is 0; add {more}, or bring your own train, val and test splits"
-    )
-
-
-def hold_out(images: Images, share: float | int, salt: int, *, kept: int = 0) -> tuple[Images, Images]:
+def hold_out(images: Images, share: float | int, salt: int, leave: int = 1) -> tuple[Images, Images]:
     """(rest, held out). `share` is a fraction by hash, or an exact count of the smallest hashes.
 
     By fraction every class with two or more different images keeps one on each side, where each image has one class
-    and no group. Groups are held out whole, so that a count may come out higher. With `kept`, if there are more groups
-    or different images than that, at least one is held out and at least `kept` are in the rest.
+    and no group. Else one unit at least is held out and `leave` units are not, where there are enough. Groups are held
+    out whole, so that a count may come out higher.
     """
     keys = _keys(images, salt)
     grouped = groups_of(images) is not None
@@ -72,21 +61,33 @@ def hold_out(images: Images, share: float | int, salt: int, *, kept: int = 0) ->
         out[np.argsort(keys, kind="stable")[:share]] = True
         if grouped:
             out = np.isin(keys, keys[out])
+            if out.all():
+                _keep_units(out, keys, leave)
     else:
         out = keys < np.uint64(share * 2**64)
-        for label in np.unique(images.labels.numpy()) if share and images.labels.ndim == 1 and not grouped else ():
-            members = np.flatnonzero(images.labels.numpy() == label)
-            low, high = keys[members].min(), keys[members].max()
-            if low != high:
-                out[members[keys[members] == low]] = True
-                out[members[keys[members] == high]] = False
-    different = np.unique(keys)
-    if kept and share and len(different) > kept:
-        if len(np.unique(keys[~out])) < kept:
-            out &= keys < different[-kept]
-        if not out.any():
-            out = keys == different[0]
+        if share and images.labels.ndim == 1 and not grouped:
+            _keep_classes(out, keys, images.labels.numpy())
+        elif share:
+            _keep_units(out, keys, leave)
     return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))
+
+
+def _keep_classes(out: NDArray[np.bool_], keys: NDArray[np.uint64], labels: NDArray[np.int64]) -> None:
+    """Changes `out` so that each class with two different images has one on each side."""
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        low, high = keys[members].min(), keys[members].max()
+        if low != high:
+            out[members[keys[members] == low]] = True
+            out[members[keys[members] == high]] = False
+
+
+def _keep_units(out: NDArray[np.bool_], keys: NDArray[np.uint64], leave: int) -> None:
+    """Changes `out` so that it has the unit of the lowest key and not the `leave` of the highest, if there are more."""
+    units = np.unique(keys)
+    if len(units) > leave:
+        out |= keys == units[0]
+        out &= keys < units[-leave]
 
 
 def _keys(images: Images, salt: int) -> NDArray[np.uint64]:

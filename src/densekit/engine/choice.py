@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +18,7 @@ from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import autocast
 from densekit.engine.setup import Prepared
 from densekit.errors import BadData
+from densekit.folders import cache_folder
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
 from densekit.ops.native.compile import fingerprint
@@ -46,7 +46,7 @@ class Choice:
     seconds: dict[str, float]
     """Of a training step, per image, by plan."""
     memory: int
-    """Bytes that autograd keeps of a batch."""
+    """Bytes that autograd keeps at once, in each process."""
 
     def reason(self) -> str:
         """For people."""
@@ -81,7 +81,7 @@ def speed(prepared: Prepared, macs: int) -> float:
 
 
 def _decided(prepared: Prepared, macs: int) -> Choice:
-    recipe, key = prepared.recipe, _key(prepared)
+    key = _key(prepared)
     plans, memory = _plans(prepared)
     known = _recall(key)
     if missing := [plan for plan in plans if plan not in known]:
@@ -92,7 +92,7 @@ def _decided(prepared: Prepared, macs: int) -> Choice:
     for plan in plans:
         if known[plan] * _MARGIN < known[best]:
             best = plan
-    return Choice(best, {plan: known[plan] for plan in plans}, recipe.batch_size * memory[best])
+    return Choice(best, {plan: known[plan] for plan in plans}, _images_at_once(prepared) * memory[best])
 
 
 def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -108,8 +108,17 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
     memory = {plan: saved_bytes_of(recipe.model, plan) for plan in (*plans, _LAST_RESORT)}
     if recipe.plan == "auto":
         room = _room(prepared.device)
-        plans = tuple(plan for plan in plans if _fits(recipe.batch_size * memory[plan], room)) or (_LAST_RESORT,)
+        plans = tuple(plan for plan in plans if _fits(_images_at_once(prepared) * memory[plan], room)) or (
+            _LAST_RESORT,
+        )
     return plans, memory
+
+
+def _images_at_once(prepared: Prepared) -> int:
+    """Of a step, those that one process computes together."""
+    recipe = prepared.recipe
+    batch = min(recipe.batch_size, len(prepared.data.splits["train"]))
+    return math.ceil(batch / (prepared.world.size * recipe.accumulate))
 
 
 def _key(prepared: Prepared) -> str:
@@ -124,7 +133,7 @@ def _key(prepared: Prepared) -> str:
 
 def _file(key: str) -> Path:
     """One for each key: of two runs that write at once, neither loses what the other measured."""
-    return platformdirs.user_cache_path("densekit") / "plans" / f"{key}.json"
+    return cache_folder() / "plans" / f"{key}.json"
 
 
 def _recall(key: str) -> dict[str, float]:
@@ -145,10 +154,12 @@ def _remember(key: str, seconds: dict[str, float]) -> None:
 
 def _first_images(prepared: Prepared, macs: int) -> Tensor:
     """As many as show the speed of a batch: all of them if small, where a step's overhead is most of it."""
-    batches = prepared.loader("train", prepared.recipe.augment).epoch(0)
-    images = next((batch.images for batch in batches if len(batch.images)), None)
+    with prepared.loader("train", prepared.recipe.augment).reading() as batches:
+        images = next((batch.images for batch in batches if len(batch.images)), None)
     if images is None:
         raise BadData("none of the training images can be read; mend them, or name another folder")
+    if len(images) == 1:  # of which batch norm may have a single value
+        images = images.repeat(2, 1, 1, 1)
     return images[: max(2, 4_000_000_000 // macs)].contiguous(memory_format=torch.channels_last)
 
 

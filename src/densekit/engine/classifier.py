@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from densekit.config import Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
+from densekit.data.in_memory import ImageSource, check_several
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
 from densekit.engine.task import finite_rows, task_of
-from densekit.errors import BadImage, InvalidInput
+from densekit.errors import BadImage, InvalidInput, check_positive
 from densekit.weights import ModelCard, open_model
-
-ImageSource = str | os.PathLike[str] | bytes
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class Prediction:
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
         """The `k` most probable classes, best first: class, index, probability.
 
-        Of a multi-label model also whether each is present, and whatever else is.
+        Of a multi-label model also whether each is present, and whatever else is. Raises InvalidInput for k below 1.
         """
+        check_positive("k", k)
         order = np.argsort(-self.probabilities, kind="stable")
         rows = [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in order]
         if not self.thresholds:
@@ -83,7 +83,19 @@ class Classifier:
         return self.card.classes
 
     def predict(self, source: ImageSource, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Prediction:
-        """One image, from a path or encoded bytes; `invert` swaps dark and light first. Raises BadImage."""
+        """Classify one image.
+
+        Args:
+            source: A path, encoded bytes, a binary file object, a PIL image, a NumPy array (H, W) or (H, W, C), or a
+                torch tensor (C, H, W). Arrays and tensors hold uint8 in the order RGB (OpenCV's is BGR), or uint16 if
+                grey. The pixels are resized, cropped and normalised here, as those of a file.
+            invert: Swap dark and light first.
+            max_pixels: Refuse larger images.
+
+        Raises:
+            BadImage: an image that cannot be read.
+            InvalidInput: a `source` that is no image.
+        """
         outcome = next(self.predict_each([source], invert=invert, max_pixels=max_pixels))
         if isinstance(outcome, BadImage):
             raise outcome
@@ -97,7 +109,18 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 32,
     ) -> Iterator[Prediction | BadImage]:
-        """One outcome a source, in order; a bad image does not stop the others."""
+        """Classify several images, each as `predict` takes one; an array or tensor of them is (N, ...).
+
+        Yields a prediction or a BadImage for each, in order: a bad image does not stop the others. Raises InvalidInput
+        at once for a single image or an impossible `batch_size`.
+        """
+        check_several(sources)
+        check_positive("batch_size", batch_size)
+        return self._predict_each(sources, invert, max_pixels, batch_size)
+
+    def _predict_each(
+        self, sources: Iterable[ImageSource], invert: bool, max_pixels: int, batch_size: int
+    ) -> Iterator[Prediction | BadImage]:
         for chunk in batched(sources, batch_size):
             outcomes = [self._decode(source, max_pixels) for source in chunk]
             good = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
@@ -126,7 +149,7 @@ class Classifier:
 
         None stands for an image whose logits are not finite: `not_finite` is the error for it.
         """
-        logits = self.model(self.inputs(pixels))
+        logits = self.model(self.inputs(pixels)).float()  # under autocast they may be bfloat16
         finite = finite_rows(logits).tolist()
         probabilities = self.task.probabilities(logits).cpu().numpy()
         return [

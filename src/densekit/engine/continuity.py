@@ -7,11 +7,13 @@ from typing import Any
 
 from densekit.config import flatten, recipe_from
 from densekit.engine import runs
-from densekit.engine.setup import Prepared
+from densekit.engine.setup import Prepared, absolute_paths
 from densekit.errors import InvalidInput
 
 # Settings that decide when, where and from which processes the same numbers are computed, not which.
 _FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
+# Where the images are: free to change while they are the same images.
+_PLACES = ("data.source", "data.image_root")
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
 _EXECUTION = ("plan", "device")
 # Settings by which batch statistics or draws are over each process's own images: at other values than these, the number
@@ -51,11 +53,13 @@ class Changes:
     """
     division: tuple[str, ...]
     """Settings, `what: value`, by which the changed number of processes makes it another training."""
+    moved: tuple[str, ...] = ()
+    """Where the images are, if they are the same as before."""
 
     @property
     def everything(self) -> list[str]:
         """All that has changed."""
-        return [*self.recipe, *self.data, *self.execution]
+        return [*self.recipe, *self.data, *self.execution, *self.moved]
 
 
 def made_by(prepared: Prepared) -> dict[str, Any]:
@@ -71,19 +75,23 @@ def made_by(prepared: Prepared) -> dict[str, Any]:
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares two `made_by`."""
     with suppress(InvalidInput):  # settings that an older version did not have were at their defaults
-        then = {**then, "recipe": recipe_from(then["recipe"]).model_dump(mode="json")}
+        then = {**then, "recipe": absolute_paths(recipe_from(then["recipe"])).model_dump(mode="json")}
     recipe = flatten(now["recipe"])
     settings = differences(flatten(then["recipe"]), recipe)
     environment = differences(then["environment"], now["environment"])
     divided = (f"{key}: {recipe[key]}" for key, value in _UNDIVIDED.items() if recipe.get(key, value) != value)
+    data = tuple(f"the {name} images" for name in differences(then["data"], now["data"]))
+    moved = {} if data else {key: text for key, text in settings.items() if key in _PLACES}
+    others = (text for key, text in settings.items() if not key.startswith((*_FREE, *_EXECUTION)) and key not in moved)
     return Changes(
-        recipe=tuple(text for key, text in settings.items() if not key.startswith((*_FREE, *_EXECUTION))),
-        data=tuple(f"the {name} images" for name in differences(then["data"], now["data"])),
+        recipe=tuple(others),
+        data=data,
         execution=(
             *environment.values(),
             *(text for key, text in settings.items() if key in _EXECUTION),
         ),
         division=tuple(divided) if "processes" in environment else (),
+        moved=tuple(moved.values()),
     )
 
 

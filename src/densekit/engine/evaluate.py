@@ -70,17 +70,18 @@ def _columns(
     model.eval()
     rows: list[tuple[Tensor, ...]] = []
     failures: list[tuple[Path, BadImage]] = []
-    for batch in loader.epoch():
-        failures += batch.failures
-        if world.size == 1:
-            skipped.add_all(batch.failures)
-        if not len(batch.samples):
-            continue
-        with autocast(batch.images.device, precision):
-            logits = _logits(model, batch.images).float()
-        row = (finite_rows(logits), batch.samples, *task.columns(logits, batch.targets))
-        rows.append(tuple(tensor.cpu() for tensor in row))
-        advance(len(batch.samples) * world.size)
+    with loader.reading() as batches:
+        for batch in batches:
+            failures += batch.failures
+            if world.size == 1:
+                skipped.add_all(batch.failures)
+            if not len(batch.samples):
+                continue
+            with autocast(batch.images.device, precision):
+                logits = _logits(model, batch.images).float()
+            row = (finite_rows(logits), batch.samples, *task.columns(logits, batch.targets))
+            rows.append(tuple(tensor.cpu() for tensor in row))
+            advance(len(batch.samples) * world.size)
     model.train(was_training)
     columns = [torch.cat(column).numpy() for column in zip(*rows, strict=True)] if rows else None
     everybody = world.gather((columns, failures))

@@ -35,12 +35,19 @@ from densekit.weights import atomic
 from densekit.words import printable
 
 _PATIENCE = 40.0  # seconds
+_BRIEFLY = 5.0
 
 
 def require_none(folder: Path) -> None:
-    """Raises InvalidInput if `folder` holds a run already."""
-    if (folder / "config.yaml").exists():
-        raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
+    """Raises InvalidInput if `folder` holds a run already, or cannot be looked into, such as one of too long a name."""
+    try:
+        os.stat(folder / "config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{str(folder)[:80]!a} cannot hold a run: {reason}; name another --out") from error
+    raise InvalidInput(f"{folder} holds a run already; name another --out, or go on with: {resuming(folder)}")
 
 
 def create(folder: Path, recipe: Recipe, data: DataSet, **facts: Any) -> None:
@@ -170,20 +177,42 @@ def resuming(folder: Path) -> str:
     """The command that goes on with a run, with the --data-dir that was last given: elsewhere are no images."""
     words = ["densekit", "resume", str(folder)]
     with suppress(OSError):  # a disk that cannot be read either
-        given = next((event["data_dir"] for event in reversed(_events(folder)) if "data_dir" in event), None)
+        given = data_dir_of(folder)
         words += ["--data-dir", given] if given else []
     return shlex.join(words)
 
 
+def data_dir_of(folder: Path) -> str | None:
+    """The --data-dir that was last given to a run, if any."""
+    return next((event["data_dir"] for event in reversed(_events(folder)) if event.get("data_dir")), None)
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes a folder for a new run and keeps it to this process.
+
+    Raises InvalidInput where it holds a run, or another process has it, BadData where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadData(
+            f"cannot write the run to {folder}: {error.strerror}; name a folder you may write to with --out"
+        ) from error
+    with held(folder, _BRIEFLY):
+        require_none(folder)
+        yield
+
+
+@contextmanager
+def held(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Keeps a run to this process while it trains. Raises InvalidInput where another one has it for longer than it
     takes the processes of a killed torchrun to notice.
     """
     with writing(folder):
         lock = (folder / ".lock").open("w")
     with lock as file:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + patience
         while not _locked(file):
             if time.monotonic() > until:
                 raise InvalidInput(f"another process is training {folder}; wait for it, or stop it")
@@ -220,7 +249,7 @@ def last_event(folder: Path) -> dict[str, Any]:
 def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
     events = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):  # a full disk may have cut it short
             events.append(json.loads(line))
     return events

@@ -10,14 +10,19 @@ from torch import nn
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
+from densekit.data.loader import leaves_one
 from densekit.data.prepare import preprocessing_for
-from densekit.data.sets import check_learnable
+from densekit.data.sets import check_learnable, kept_hashes
+from densekit.data.sources import located
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
 from densekit.engine.task import Task, task_for
 from densekit.errors import BadData, InvalidInput
 from densekit.models import DenseNet, ImageClassifier, build
+from densekit.models.cost import needs_two_images
+from densekit.weights.image_hashes import Hashes
 from densekit.weights.initial import Start, start_from
+from densekit.weights.resolve import located_model
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -35,6 +40,8 @@ class Prepared:
     world: World = ALONE
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Of the images of each split."""
+    hashes: Hashes = field(default_factory=dict)
+    """Of the images of each split; empty where reading them all only for this would take long."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
     adapted: tuple[str, ...] = ()
@@ -54,7 +61,14 @@ class Prepared:
             max_pixels=config.max_pixels,
             rank=self.world.rank,
             size=self.world.size,
+            join_last_image=self.recipe.join_last_image and augmentation is not None,
         )
+
+
+def absolute_paths(recipe: Recipe) -> Recipe:
+    """`recipe` with absolute paths to data and weights, for use from any working directory."""
+    init = None if recipe.init is None else located_model(recipe.init)
+    return recipe.model_copy(update={"data": located(recipe.data), "init": init})
 
 
 def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool = True) -> Prepared:
@@ -69,6 +83,7 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     check_learnable(loaded)
     data = divide(loaded, recipe.data)
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
+    kept = {name: own for name, images in data.splits.items() if (own := kept_hashes(images)) is not None}
     odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
     if odd:
         raise BadData(
@@ -82,16 +97,34 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
         "image_size": preprocessing.size,
     }
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=shape)})
+    if start and leaves_one(len(data.splits["train"]), recipe.batch_size):
+        recipe = recipe.model_copy(update={"join_last_image": True})
     device = device_named(recipe.device, world.local_rank)
     model = build(recipe.model, recipe.plan)
     if isinstance(model, DenseNet):
         for _, side in recipe.resize:
             model.check_size(side, side)
+    _require_two_images(recipe, world)
     begun = Start((), ())
     if start and recipe.init is not None:
         begun = start_from(model, recipe.model, recipe.init, data.classes)
     task = task_for(data, recipe, device)
-    return Prepared(recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, *begun)
+    hashes = kept if len(kept) == len(data.splits) else {}
+    return Prepared(
+        recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, hashes, *begun
+    )
+
+
+def _require_two_images(recipe: Recipe, world: World) -> None:
+    """Raises InvalidInput where each step would have one image, and batch norm one value a channel of it."""
+    share = recipe.batch_size if recipe.batch_size < world.size else recipe.batch_size // world.size
+    pooled = world.size > 1 and recipe.sync_batch_norm and recipe.batch_size >= world.size
+    if share < 2 and not pooled and needs_two_images(recipe.model, recipe.model.image_size):
+        height, width = recipe.model.image_size
+        raise InvalidInput(
+            f"batch_size={recipe.batch_size} gives batch norm one image, and the last maps of {recipe.model.name} at "
+            f"{height}x{width} are one pixel: it needs two values; raise batch_size, or the image size"
+        )
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:

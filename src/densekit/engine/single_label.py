@@ -141,7 +141,7 @@ def _per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> list[dict
             "class": name,
             "count": int(actual[i]),
             # Of a class that was never predicted, or never there, the share is not known.
-            "precision": float(hits[i] / predicted[i]) if predicted[i] else None,
+            "precision": float(hits[i] / predicted[i]) if predicted[i] and actual[i] else None,
             "recall": float(hits[i] / actual[i]) if actual[i] else None,
         }
         for i, name in enumerate(classes)

@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from densekit import strict_json
 from densekit.data.sets import SkipList
 from densekit.errors import BadWeights
-from densekit.weights import ModelCard, atomic, save_model
-from densekit.weights.folder import WEIGHTS, load_state, not_finite, plain
+from densekit.weights import ModelCard, atomic, image_hashes, save_model
+from densekit.weights.folder import WEIGHTS, load_state, not_finite, plain, read_card
+from densekit.weights.image_hashes import Hashes
 
 STATE_JSON, STATE_TENSORS = "state.json", "state.safetensors"
 _FORMAT = 3
@@ -97,16 +98,24 @@ class Checkpoint:
     """state.json: progress, and under `made_by` what the run must still be for an exact continuation."""
     tensors: bytes
     weights: bytes
+    classes: tuple[str, ...] | None = None
+    """Of its card; None where that cannot be read."""
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, card: ModelCard, made_by: Mapping[str, Any], skipped: SkipList | None = None
+    folder: Path,
+    state: TrainState,
+    card: ModelCard,
+    made_by: Mapping[str, Any],
+    skipped: SkipList | None = None,
+    hashes: Hashes | None = None,
 ) -> None:
     """Writes `folder` anew; a crash leaves the old or the new one. There is no random state: see `engine.chance`."""
     packed = save(plain(state.tensors()))
     with atomic.new_folder(folder) as fresh:
         weights = save_model(fresh, state.result_model.state_dict(), card)
         atomic.write(fresh / STATE_TENSORS, packed)
+        image_hashes.write(fresh, hashes or {})
         document: dict[str, Any] = {
             "format": _FORMAT,
             "optimizer": type(state.optimizer).__name__,
@@ -125,10 +134,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Raises BadWeights for a checkpoint that is missing, or not what was written."""
     folder = atomic.current(folder)
     try:
-        document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text())
+        document: dict[str, Any] = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
         if document["format"] != _FORMAT:
             raise BadWeights(f"{folder} was written by another version of densekit, which can go on with it")
-        checkpoint = Checkpoint(document, (folder / STATE_TENSORS).read_bytes(), (folder / WEIGHTS).read_bytes())
+        checkpoint = Checkpoint(
+            document, (folder / STATE_TENSORS).read_bytes(), (folder / WEIGHTS).read_bytes(), _classes(folder)
+        )
         expected = dict(document["sha256"])
         Progress(**document["progress"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -142,6 +153,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if expected.get(name) != digest:
             raise BadWeights(f"{folder / name} is not what training wrote: its sha256 differs; train again")
     return checkpoint
+
+
+def shapes_differ(checkpoint: Checkpoint, model: nn.Module) -> str:
+    """The first tensor of `model` that the checkpoint lacks or has in another shape; empty where all fit."""
+    theirs, own = _below(load(checkpoint.tensors), "model."), model.state_dict()
+    for name in (*own, *theirs):
+        shapes = [tuple(state[name].shape) if name in state else None for state in (theirs, own)]
+        if shapes[0] != shapes[1]:
+            return f"{name}: {shapes[0] or 'missing'} -> {shapes[1] or 'missing'}"
+    return ""
 
 
 def restore_checkpoint(checkpoint: Checkpoint, state: TrainState, source: Path) -> None:
@@ -175,6 +196,13 @@ def _restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor], kind: s
         values.setdefault(numbers[id(parameters[parameter])], {})[key] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+
+
+def _classes(folder: Path) -> tuple[str, ...] | None:
+    try:
+        return read_card(folder).classes
+    except BadWeights:
+        return None
 
 
 def _sha256(content: bytes) -> str:

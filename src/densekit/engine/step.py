@@ -19,6 +19,7 @@ from densekit.engine.precision import autocast
 from densekit.engine.processes import World
 from densekit.engine.setup import Prepared
 from densekit.engine.state import TrainState
+from densekit.models.cost import needs_two_images
 
 
 def share_failures(batch: Batch, skipped: SkipList, world: World) -> list[int]:
@@ -36,6 +37,20 @@ def share_failures(batch: Batch, skipped: SkipList, world: World) -> list[int]:
 def is_whole(batch: Batch, world: World) -> bool:
     """Whether every process has all of this batch, as there were too few images to divide."""
     return batch.total < world.size
+
+
+def pieces_of(counts: list[int], recipe: Recipe, world: World, *, whole: bool, epoch: int) -> int:
+    """In how many pieces each process takes its images of a step; 0 where batch norm would get a single value.
+
+    That is, where the network's last maps are one pixel, pieces have two images or more.
+    """
+    pieces = min(recipe.accumulate, *counts)
+    pooled = world.size > 1 and recipe.sync_batch_norm and not whole
+    if min(counts) >= 2 * pieces or pooled:
+        return pieces
+    side = recipe.side(epoch)
+    size = recipe.model.image_size if side is None else (side, side)
+    return min(counts) // 2 if needs_two_images(recipe.model, size) else pieces
 
 
 class Outcome(NamedTuple):
@@ -57,13 +72,13 @@ class Outcome(NamedTuple):
 
 
 def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float, counts: list[int]) -> Outcome:
-    """One update of the weights, and of their average. `counts` are the images of each process."""
+    """One update of the weights and of their average. `counts`: images of each process, enough for `pieces_of`."""
     recipe, world = prepared.recipe, prepared.world
     whole = is_whole(batch, world)
     reseed(recipe.seed, state.progress.step, 0 if whole else world.rank)
     # Gradients are averaged over the processes afterwards; a loss of sums makes them those of the whole batch's mean.
     scale = 1 / counts[0] if whole else world.size / sum(counts)
-    pieces = min(recipe.accumulate, *counts)
+    pieces = pieces_of(counts, recipe, world, whole=whole, epoch=state.progress.epoch)
     images, targets = inputs(batch, recipe, state.progress.epoch, len(prepared.data.classes))
     summed, correct = 0.0, 0
     state.optimizer.zero_grad(set_to_none=True)

@@ -145,6 +145,6 @@ def tracked(run: Path, recipe: Recipe, world: World, display: Display, done: int
 
 def _known(run: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((run / FILE).read_text()))
+        return dict(json.loads((run / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}

@@ -35,7 +35,7 @@ from densekit.engine.state import (
     restore_checkpoint,
     save_checkpoint,
 )
-from densekit.engine.step import is_whole, share_failures, train_step
+from densekit.engine.step import is_whole, pieces_of, share_failures, train_step
 from densekit.engine.task import Records, Result
 from densekit.engine.tracking import Tracking
 from densekit.errors import Diverged, Interrupted, NotFinite
@@ -115,28 +115,35 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     loader = prepared.loader("train", recipe.augment)
     saved_at = counted_to = time.monotonic()
     state.model.train()
-    for batch in loader.epoch(progress.epoch, skip=progress.step_in_epoch):
-        rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
-        counts = share_failures(batch, prepared.data.skipped, world)
-        if min(counts):  # else a share has no readable image: the same choice on every process
-            outcome = train_step(state, batch, prepared, rate, counts)
-            if outcome.fault is not None:
-                raise diverged(run, prepared, fault_of_step(state, prepared, batch, outcome, rate))
-            count = len(batch.samples) if is_whole(batch, world) else sum(counts)
-            progress.totals.add(outcome.loss, outcome.correct, count)
-            now = time.monotonic()
-            progress.seconds += now - counted_to
-            counted_to = now
-            display.step(progress, count, rate)
-        progress.step += 1
-        progress.step_in_epoch += 1
-        told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
-        stopping = told or stop.reached(progress.step)
-        if due or stopping:
-            save(state, prepared, run)
-            saved_at = time.monotonic()
-        if stopping:
-            raise _interrupted(stop, run)
+    with loader.reading(progress.epoch, skip=progress.step_in_epoch) as batches:
+        for batch in batches:
+            rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
+            counts = share_failures(batch, prepared.data.skipped, world)
+            pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
+            if min(counts) and not pieces:
+                display.say(
+                    f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, "
+                    "and batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
+                )
+            if pieces:  # else a share has too few readable images: the same choice on every process
+                outcome = train_step(state, batch, prepared, rate, counts)
+                if outcome.fault is not None:
+                    raise diverged(run, prepared, fault_of_step(state, prepared, batch, outcome, rate))
+                count = len(batch.samples) if is_whole(batch, world) else sum(counts)
+                progress.totals.add(outcome.loss, outcome.correct, count)
+                now = time.monotonic()
+                progress.seconds += now - counted_to
+                counted_to = now
+                display.step(progress, count, rate)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
+            stopping = told or stop.reached(progress.step)
+            if due or stopping:
+                save(state, prepared, run)
+                saved_at = time.monotonic()
+            if stopping:
+                raise _interrupted(stop, run)
 
 
 def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display, error: Diverged) -> None:
@@ -283,7 +290,8 @@ def _write(state: TrainState, prepared: Prepared, run: Path, name: str) -> None:
     def write() -> None:
         with runs.writing(run):
             card = card_for(prepared, state.progress)
-            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), prepared.data.skipped)
+            skipped, hashes = prepared.data.skipped, prepared.hashes
+            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), skipped, hashes)
 
     prepared.world.from_leader(write)
 

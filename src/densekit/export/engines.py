@@ -122,6 +122,8 @@ def torch_program(path: Path, threads: int | None = None) -> Opened:
 
     import torch
 
+    import densekit.ops.fork  # noqa: F401 - whose import registers what forks need
+
     extra: dict[str, Any] = {CARD: ""}
     program = torch.export.load(os.fspath(path), extra_files=extra)
     _require_finite(path, ((name, x.detach().numpy()) for name, x in program.state_dict.items()))

@@ -11,6 +11,7 @@ from densekit.errors import BadWeights
 from densekit.export import triton
 from densekit.export.engines import OPENERS, Opened, open_file
 from densekit.export.passport import Passport
+from densekit.folders import expanded
 from densekit.weights import ModelCard
 from densekit.weights.hub import is_address
 
@@ -35,7 +36,7 @@ def is_exported(source: str | Path) -> bool:
     """Whether MODEL names an exported file or a Triton folder, by its form."""
     if is_address(source):  # a repository may be called net.onnx
         return False
-    path = Path(source).expanduser()
+    path = expanded(source)
     return path.suffix.lower() in OPENERS or (path / triton.CONFIG).is_file() or _served_alone(path) is not None
 
 
@@ -44,7 +45,7 @@ def load_exported(source: str | Path, threads: int | None = None) -> tuple[Expor
 
     Raises BadWeights for a missing, damaged or foreign file, InvalidInput where its runtime is not installed.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         path = triton.model_file(_served_alone(path) or path)
     opened = open_file(path, threads)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from densekit.data.decode import MAX_PIXELS, decode
 from densekit.data.framing import framed
-from densekit.errors import BadImage
+from densekit.data.in_memory import ImageSource
+from densekit.errors import BadImage, check_positive
 from densekit.export.engines import open_file
 
 
@@ -29,7 +30,8 @@ class Answer:
     """(classes,), sums to 1; of a model for several labels an image, each for itself."""
 
     def top(self, k: int = 5) -> list[dict[str, str | int | float]]:
-        """The `k` most probable classes, best first: class, index, probability."""
+        """The `k` most probable classes, best first: class, index, probability. Raises InvalidInput for k below 1."""
+        check_positive("k", k)
         best = np.argsort(-self.probabilities, kind="stable")[:k]
         return [{"class": self.classes[i], "index": int(i), "probability": float(self.probabilities[i])} for i in best]
 
@@ -46,8 +48,13 @@ class OnnxClassifier:
         self._outside = self.passport.outside
         self._probabilities = sigmoid if self.passport.card.get("task") == "multi-label" else softmax
 
-    def predict(self, source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Answer:
-        """One image, from a path or encoded bytes. Raises BadImage, also for logits that are not finite."""
+    def predict(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Answer:
+        """Classify one image, given as `Classifier.predict` takes it.
+
+        Raises:
+            BadImage: an image that cannot be read, or logits that are not finite.
+            InvalidInput: a `source` that is no image.
+        """
         outside = self._outside
         image = decode(source, channels=outside.channels, max_pixels=max_pixels, window=outside.window).image
         logits = self.logits(self.pixels([image]))

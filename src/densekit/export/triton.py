@@ -20,8 +20,10 @@ def write_repository(onnx_file: Path, passport: Passport, name: str, repository:
     folder = repository / name
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx_file, folder / "1" / "model.onnx")
-    (folder / LABELS).write_text("".join(f"{' '.join(label.split())}\n" for label in passport.classes))
-    (folder / CONFIG).write_text(config(passport, name))
+    (folder / LABELS).write_text(
+        "".join(f"{' '.join(label.split())}\n" for label in passport.classes), encoding="utf-8"
+    )
+    (folder / CONFIG).write_text(config(passport, name), encoding="utf-8")
     return folder
 
 

@@ -33,8 +33,8 @@ def create_model(name: str, *, plan: str = "auto", **settings: Any) -> ImageClas
 
     >>> create_model("densenet_bc_100_12", num_classes=10, in_channels=1)
 
-    `plan` is how dense blocks are executed: auto, concat, checkpoint or shared; all compute the same. For second
-    derivatives take concat: shared, which auto takes on a CPU, refuses them.
+    `plan` is how dense blocks are executed: auto, concat, checkpoint or shared; all compute the same, and all can be
+    differentiated any number of times.
 
     Raises UnknownName or InvalidInput, naming the closest alternatives.
     """

@@ -1,6 +1,7 @@
 """What a network costs, counted on the meta device: no memory, no arithmetic."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -92,6 +93,21 @@ def saved_bytes_of(config: ModelConfig, plan: str = "concat") -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(x)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) // images
+
+
+@cache
+def needs_two_images(config: ModelConfig, size: tuple[int, int]) -> bool:
+    """Whether training on one image of (height, width) leaves a batch norm one value a channel, which torch refuses."""
+    with torch.device("meta"):
+        model = build(config, "concat").train()
+    try:
+        with torch.no_grad():
+            model(torch.empty(1, config.in_channels, *size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return True
+    return False
 
 
 def as_published(config: ModelConfig) -> ModelConfig:

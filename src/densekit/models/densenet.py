@@ -10,11 +10,12 @@ from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 from densekit import ops
 from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
-from densekit.models.base import ImageClassifier
+from densekit.models.base import ImageClassifier, chosen_stages
 from densekit.models.initialisation import INITIALISERS
 
 
@@ -104,8 +105,10 @@ class Transition(nn.Module):
 
     def pools_first(self) -> bool:
         """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
-        passing = isinstance(self.drop, nn.Identity) or (isinstance(self.drop, nn.Dropout) and not ops.drops(self.drop))
-        return self.pool_first and passing
+        if not self.pool_first or not isinstance(self.drop, nn.Dropout):
+            return self.pool_first and isinstance(self.drop, nn.Identity)
+        # A symbolic graph may be put into training later.
+        return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
 
     _plain = (forward, reduce, pools_first)
 
@@ -135,6 +138,8 @@ class DenseNet(ImageClassifier):
                 channels = transition.out_channels
         # Always number 5, whatever the number of blocks: torchvision's name.
         self.features.add_module("norm5", nn.BatchNorm2d(channels, eps=config.norm_eps))
+        # Behind `features`, which ends where torchvision's does. A module, as rules of attribution go by modules.
+        self.relu5 = nn.ReLU()
         self.num_features = channels
         self.classifier: nn.Module = _classifier(channels, config.num_classes)
         INITIALISERS[config.initialisation](self)
@@ -162,21 +167,22 @@ class DenseNet(ImageClassifier):
         """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""
         features = self.features
         if ops.traced(x) or not ops.is_a(features, nn.Sequential):
-            return F.relu(features(x))
-        modules = list(features)
-        rectified = False
+            return self.relu5(features(x))
+        modules = [*features, self.relu5]
         while modules:
             module = modules.pop(0)
             tail = _tail(module, modules)
             if tail is None:
-                x, rectified = module(x), False
+                x = module(x)
                 continue
-            x, rectified = cast(DenseBlock, module).forward_with(tail, x)
-            if rectified:
+            x, taken_along = cast(DenseBlock, module).forward_with(tail, x)
+            if taken_along:
                 follower = modules.pop(0)
                 if isinstance(follower, Transition):
-                    x, rectified = follower.reduce(x), False
-        return x if rectified else F.relu(x)
+                    x = follower.reduce(x)
+                else:
+                    modules.pop(0)  # the ReLU
+        return x
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -185,15 +191,13 @@ class DenseNet(ImageClassifier):
 
     def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Final features, and the output of each dense block in `indices` (all by default; negative from the end)."""
-        count = len(self._stages)
-        wanted = {i % count for i in (range(count) if indices is None else indices)}
-        names = {self._stages[i] for i in wanted}
+        names = {self._stages[i] for i in chosen_stages(len(self._stages), indices)}
         taken = []
         for name, module in self.features.named_children():
             x = module(x)
             if name in names:
                 taken.append(x)
-        return F.relu(x), taken
+        return self.relu5(x), taken
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for `num_classes`; 0 leaves the pooled features."""
@@ -203,7 +207,7 @@ class DenseNet(ImageClassifier):
 
 
 def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
-    """What a dense block may take along of the module behind it: of a transition, or of the last batch norm.
+    """What a dense block may take along of the module behind it: of a transition, or the last batch norm and ReLU.
 
     None where either is not what the paper has there: others' modules are called one by one.
     """
@@ -211,7 +215,7 @@ def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
         return None
     follower = followers[0]
     if ops.is_a(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
-        return ops.Tail(follower, 1) if len(followers) == 1 else None
+        return ops.Tail(follower, 1) if len(followers) == 2 and ops.is_a(followers[1], nn.ReLU) else None
     if not isinstance(follower, Transition) or not ops.as_written(follower) or ops.observed(follower):
         return None
     pool = follower.pool
@@ -226,15 +230,15 @@ def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
 
 
 def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:
-    channels = config.stem_channels
-    if config.stem == "cifar":
-        return OrderedDict(conv0=nn.Conv2d(config.in_channels, channels, kernel_size=3, padding=1, bias=False))
-    return OrderedDict(
-        conv0=nn.Conv2d(config.in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False),
-        norm0=nn.BatchNorm2d(channels, eps=config.norm_eps),
-        relu0=nn.ReLU(),
-        pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-    )
+    inputs, channels, cifar = config.in_channels, config.stem_channels, config.stem == "cifar"
+    side, stride = (3, 1) if cifar else (7, 2)
+    conv = nn.Conv2d(inputs, channels, kernel_size=side, stride=stride, padding=side // 2, bias=False)
+    stem: OrderedDict[str, nn.Module] = OrderedDict(conv0=conv)
+    if config.stem_norm or not cifar:
+        stem |= {"norm0": nn.BatchNorm2d(channels, eps=config.norm_eps), "relu0": nn.ReLU()}
+    if not cifar:
+        stem["pool0"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    return stem
 
 
 def _dropout(config: DenseNetConfig, site: str) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from densekit.config import PeerConfig
 from densekit.errors import InvalidInput, UnknownName
-from densekit.models.base import ImageClassifier
+from densekit.models.base import ImageClassifier, chosen_stages
 
 # torchvision's classes that are a chain of modules, a pool to a vector, and this head; tests prove each split.
 _HEADS = {
@@ -50,6 +50,10 @@ class Peer(ImageClassifier):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, classes)."""
         return self.net(x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """The library's own network: names in state dicts are those of `state_dict` here, too."""
+        return self.net
 
     def _now_has(self, num_classes: int) -> None:
         self.config = self.config.model_copy(update={"num_classes": num_classes})
@@ -121,8 +125,7 @@ class TorchvisionPeer(Peer):
                 stages[-1] = x
             else:
                 stages.append(x)
-        count = len(stages)
-        wanted = {i % count for i in (range(count) if indices is None else indices)}
+        wanted = chosen_stages(len(stages), indices)
         return x, [stage for i, stage in enumerate(stages) if i in wanted]
 
     def reset_classifier(self, num_classes: int) -> None:

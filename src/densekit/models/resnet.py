@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 
 from densekit.config import ResNetConfig
 from densekit.errors import InvalidInput
-from densekit.models.base import ImageClassifier
+from densekit.models.base import ImageClassifier, chosen_stages
 from densekit.models.initialisation import paper
 
 WIDTHS = (16, 32, 64)  # of the three stages
@@ -93,7 +93,7 @@ class ResNet(ImageClassifier):
         if not config.preactivation:
             stem |= {"norm0": nn.BatchNorm2d(channels), "relu0": nn.ReLU()}
         self.stem = nn.Sequential(stem)
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()  # timm's feature extractors look into no other container
         number = 0
         for width in WIDTHS:
             stage = nn.Sequential()
@@ -101,7 +101,7 @@ class ResNet(ImageClassifier):
                 number += 1
                 # Huang et al. 2016, eq. 4: block l of L survives with probability 1 - l/L * (1 - p_L).
                 drop_rate = number / (3 * per_stage) * (1 - config.survival)
-                stride = 2 if self.stages and not i else 1
+                stride = 2 if len(self.stages) and not i else 1
                 convolutions = (_bottleneck if config.bottleneck else _basic)(channels, width, stride)
                 stage.append(block(convolutions, drop_rate))
                 channels = convolutions[-1].out_channels
@@ -126,7 +126,7 @@ class ResNet(ImageClassifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, H/4, W/4), after the last ReLU."""
-        return self.forward_intermediates(x, ())[0]
+        return self.tail(self.stages(self.stem(x)))
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -135,8 +135,7 @@ class ResNet(ImageClassifier):
 
     def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Final features, and the outputs of the stages in `indices` (all by default; negative from the end)."""
-        count = len(self.stages)
-        wanted = {i % count for i in (range(count) if indices is None else indices)}
+        wanted = chosen_stages(len(self.stages), indices)
         x = self.stem(x)
         taken = []
         for i, stage in enumerate(self.stages):

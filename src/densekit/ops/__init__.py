@@ -1,5 +1,6 @@
 """How a dense block is executed: plans by name, and the kernels behind them."""
 
+from densekit.ops import fork  # noqa: F401 - its import registers what forks need
 from densekit.ops.batch_norm import SyncedBatchNorm, apart, convert
 from densekit.ops.native import build as kernels
 from densekit.ops.plain import as_written, drops, is_a, observed, traced

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from densekit.ops import batch_norm, native, plain, primitives
+from densekit.ops import batch_norm, native, plain, primitives, second_order
 from densekit.ops.batch_norm import update_running
 
 
@@ -53,7 +52,7 @@ def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
     parameters = [p for layer in layers for p in _parameters(layer)]
     if tail:
         parameters += [tail.norm.weight, tail.norm.bias]
-    return _Block.apply(x, layers, tail, *parameters)
+    return _Block.apply(x, second_order.origin(x), layers, tail, *parameters)
 
 
 def _parameters(layer: Layer) -> list[Tensor]:
@@ -99,7 +98,9 @@ class _Block(torch.autograd.Function):
     """One node of the graph for a whole block."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layers: Sequence[Layer], tail: Tail | None, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, origin: Tensor, layers: Sequence[Layer], tail: Tail | None, *parameters: Tensor
+    ) -> Tensor:
         kernels = _kernels(x)
         images, channels, height, width = x.shape
         size, pixels = (images, height, width), images * height * width
@@ -184,28 +185,47 @@ class _Block(torch.autograd.Function):
             last = consume(tail.norm, total)
             affine = _Affine(groups[-1][0], groups[-1][1], *last)
             output = kernels.rectify_pool(matrix, affine.scale, affine.shift, size, tail.pool)
-        ctx.save_for_backward(matrix, moments[2], *last, *[t for state in states for t in state], *parameters)
+        ctx.save_for_backward(matrix, moments, origin, *last, *[t for state in states for t in state], *parameters)
         ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
         ctx.pools, ctx.count = pools, count
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
         return cast(Tensor, output).contiguous(memory_format=primitives.memory_format(x))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         # As the convolutions of torch, which are differentiated in the precision of their forward pass.
         with torch.autocast(dy.device.type, enabled=False) if _lowered(dy) else nullcontext():
-            return _gradients(ctx, dy)
+            # With create_graph, what backward computes may be differentiated again.
+            return _Block.differentiable_gradients(ctx, dy) if torch.is_grad_enabled() else _gradients(ctx, dy)
+
+    @staticmethod
+    def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.pools:
+            raise RuntimeError(
+                "gradients of batch statistics over several processes cannot be differentiated again; "
+                "compute them in one process, or without create_graph"
+            )
+        matrix, moments, origin, last, states, groups = _unpacked(ctx)
+        maps = matrix[:, : origin.shape[1]]
+        if ctx.training:
+            mean, _, rstd = moments[:, : origin.shape[1]]
+            maps = maps / rstd + mean
+        dx, *gradients = second_order.gradients(
+            origin + primitives.maps(maps, ctx.size),
+            groups,
+            states,
+            ctx.tail and (*last, ctx.tail.pool),
+            ctx.layers[0].norm1.eps if ctx.training else None,
+            ctx.size,
+            dy,
+        )
+        return dx, None, None, None, *gradients
 
     @staticmethod
     def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         layers, tail, size = ctx.layers, ctx.tail, ctx.size
-        matrix, rstds, *rest = ctx.saved_tensors
-        last, rest = rest[:2], rest[2:]
-        width = len(_Saved._fields)
-        states = [_Saved(*rest[i * width : (i + 1) * width]) for i in range(len(layers))]
-        parameters = rest[len(layers) * width :]
-        groups = _grouped(layers, parameters)
+        matrix, moments, _, last, states, groups = _unpacked(ctx)
+        rstds = moments[2]
         kernels = _kernels(matrix)
         matrix = kernels.whole(matrix)  # hooks on saved tensors give copies back
         pixels, total = matrix.shape
@@ -285,7 +305,26 @@ class _Block(torch.autograd.Function):
             # In evaluation it is a part of `flowing`, all of which it would keep.
             dx = kernels.normalise_backward(*closed(here, dots)) if ctx.training else flowing[:, here].clone()
             dx = primitives.maps(dx, size)
-        return dx, None, None, *(g if w else None for g, w in zip(gradients, wanted[3:], strict=True))
+        return dx, None, None, None, *(g if w else None for g, w in zip(gradients, wanted[4:], strict=True))
+
+
+class _Unpacked(NamedTuple):
+    """What forward saved."""
+
+    matrix: Tensor
+    moments: Tensor
+    origin: Tensor
+    last: Sequence[Any]
+    states: list[_Saved]
+    groups: list[Sequence[Tensor]]
+
+
+def _unpacked(ctx: Any) -> _Unpacked:
+    matrix, moments, origin, *rest = ctx.saved_tensors
+    last, rest = rest[:2], rest[2:]
+    width, count = len(_Saved._fields), len(ctx.layers)
+    states = [_Saved(*rest[i * width : (i + 1) * width]) for i in range(count)]
+    return _Unpacked(matrix, moments, origin, last, states, _grouped(ctx.layers, rest[count * width :]))
 
 
 def _lowered(x: Tensor) -> bool:

@@ -48,7 +48,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         batch=pictures.augmented(prepared),
         skipped=[(printable(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
-        config=config.read_text() if config.exists() else "",
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
         environment=runs.environment_of(run),
         run=shlex.quote(str(run)),
     )

@@ -52,7 +52,11 @@ class _Visit:
     """One request."""
 
     def __init__(self, front: Front, scope: Message, receive: Receive, send: Send) -> None:
-        self.front, self.scope = front, scope
+        self.front, self.method = front, scope["method"]
+        # HEAD is GET without its body, which uvicorn leaves out. A slash at the end is no other path: a redirect from
+        # it would leave HTTPS where a proxy has ended that.
+        answered_as = "GET" if self.method == "HEAD" else self.method
+        self.scope = {**scope, "method": answered_as, "path": scope["path"].rstrip("/") or "/"}
         self._receive, self._send = receive, send
         self.bytes = 0
         self.status = 0
@@ -107,7 +111,7 @@ class _Visit:
             say(
                 "request",
                 client=client[0],
-                method=self.scope["method"],
+                method=self.method,
                 path=self.scope["path"][:200],
                 status=self.status,
                 bytes=self.bytes,

@@ -98,6 +98,13 @@ async def _read_form(request: Request, names: Sequence[str], most: int) -> list[
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise Refusal(413, "too_many_files", f"a request of more than {most} files; send fewer at once") from None
+        if error.message.startswith("Part exceeded"):
+            raise Refusal(
+                400,
+                "no_file",
+                f"a field of the form without a filename is longer than {_FIELD_BYTES:,} bytes; send an image as a "
+                "file, with a filename",
+            ) from None
         raise Refusal(400, "bad_form", f"the form is not valid multipart/form-data: {error.message}") from None
     try:
         files = [each for name, each in form.multi_items() if name in names and isinstance(each, UploadFile)]

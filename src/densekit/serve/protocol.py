@@ -1,14 +1,17 @@
 """uvicorn's HTTP, with what it lacks: clocks for slow clients, bounds on heads, trailers, connections; JSON errors."""
 
 import asyncio
+import sys
 from typing import ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from densekit import strict_json
 from densekit.serve.limits import Limits
 from densekit.serve.metrics import Metrics
 
+_UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 _HEAD_BYTES = 65_536
 _FRAMING_BYTES = 131_072
 _FRAMING_SHARE = 8
@@ -37,6 +40,8 @@ class Protocol(HttpToolsProtocol):
     _head = _body = _framing = 0
     """Bytes so far: of the head; of the body; of what is received with the body and is not part of it."""
     _refused = False
+    _received = b""
+    _offers_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Where there are too many already, the last one is told so."""
@@ -64,6 +69,7 @@ class Protocol(HttpToolsProtocol):
         """Of a refused connection nothing is read any more."""
         if self._refused or self.transport.is_closing():
             return
+        self._received = data
         within = self._in_body  # then what begins in these bytes does not begin with them
         received = self._body
         super().data_received(data)
@@ -112,12 +118,18 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Now the body's clock runs."""
+        # CONNECT asks for a tunnel by its method: it stays what it is, and is refused as a method.
+        self._offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offers_upgrade:
+            return
         self._in_head, self._in_body = False, True
         self._wind(self.limits.body_seconds + _GRACE)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The rest is up to the route."""
+        if self._offers_upgrade:
+            return
         self._in_body = False
         self._wind(None)
         super().on_message_complete()
@@ -143,4 +155,21 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nobody's mistake but the client's."""
+        """Reads a request that offers an upgrade as if it did not (RFC 9110, 7.8).
+
+        httptools stops behind its head and takes the body for the other protocol; Java's HTTP client offers h2c with
+        every request.
+        """
+        offer = sys.exception()
+        if not (self._offers_upgrade and isinstance(offer, httptools.HttpParserUpgrade)):
+            return
+        body = self._received[offer.args[0] :]
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = (token.strip() for token in value.split(b","))
+                value = b", ".join(token for token in tokens if token.lower() not in _UPGRADE_HEADERS)
+            if name not in _UPGRADE_HEADERS:
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        super().data_received(b"".join(head) + b"\r\n" + body)

@@ -56,7 +56,10 @@ def install(app: FastAPI) -> None:
     """Lets `app` answer every error in the one form."""
 
     async def refused(request: Request, error: Exception) -> Response:
-        return _refusal(error).response()
+        response = _refusal(error).response()
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})  # the methods that are allowed
+        return response
 
     for kind in (Refusal, BadImage, HTTPException, RequestValidationError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refused)

@@ -154,7 +154,7 @@ def _require_same_images(study: Study, folder: Path, results: Mapping[Task, Resu
     for task, result in results.items():
         checkpoint = task.folder(folder) / "checkpoints" / "last" / "state.json"
         try:
-            images = json.loads(checkpoint.read_text())["made_by"]["data"][result.split]
+            images = json.loads(checkpoint.read_text(encoding="utf-8"))["made_by"]["data"][result.split]
         except (OSError, ValueError, KeyError, TypeError):
             images = None  # a folder of which only the results were kept
         measured[task.name] = (result.data, result.split, result.count, images)

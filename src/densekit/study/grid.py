@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from densekit.config import Frozen, Recipe, describe, flatten, with_settings
+from densekit.engine.setup import absolute_paths
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.cost import parameters_of
 from densekit.models.names import config_for
@@ -81,7 +82,7 @@ class Grid(Frozen):
 class Options(Frozen):
     """What the command line says about any grid."""
 
-    data: str | None = None
+    data: Annotated[str | None, BeforeValidator(lambda data: str(data) if isinstance(data, Path) else data)] = None
     recipe: str | None = None
     epochs: PositiveInt | None = None
     seeds: PositiveInt | None = None
@@ -153,7 +154,7 @@ def _arm(grid: Grid, name: str, spec: ArmSpec) -> Arm:
         recipe: Recipe = recipe_for(grid.recipe, grid.data, config_for(model))
         epochs = spec.epochs or grid.epochs
         settings = grid.settings | spec.settings | ({"epochs": epochs} if epochs else {})
-        recipe = with_settings(recipe, settings | {"seed": 0})
+        recipe = absolute_paths(with_settings(recipe, settings | {"seed": 0}))
     except UnknownName:
         raise
     except InvalidInput as error:

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from densekit.config import Frozen, Recipe, describe, flatten
 from densekit.engine import runs
 from densekit.engine.continuity import differences
+from densekit.engine.setup import absolute_paths
 from densekit.errors import BadData, InvalidInput, ProofFailed, UnknownName
 from densekit.parsing import read_yaml
 from densekit.weights import atomic
@@ -19,7 +20,7 @@ from densekit.words import counted
 FILE = "study.yaml"
 
 # What only the data and the machine know, and training fills in.
-_FILLED = ("plan", "device", "model.in_channels", "model.num_classes", "model.image_size")
+_FILLED = ("plan", "device", "join_last_image", "model.in_channels", "model.num_classes", "model.image_size")
 # What changes when and where the same numbers are computed, not which (engine.continuity).
 _FREE = ("checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 
@@ -126,7 +127,7 @@ def _changes(before: Recipe, now: Recipe) -> list[str]:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    return flatten(recipe.model_dump(mode="json"))
+    return flatten(absolute_paths(recipe).model_dump(mode="json"))  # older studies have relative paths
 
 
 def _together(changed: dict[str, list[str]], arms: int) -> list[str]:

@@ -1,10 +1,14 @@
 """Files that are either the old or the new version, whole, whatever happens in between."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+from densekit.errors import InvalidInput
 
 
 def write(path: Path, content: bytes | str | Iterable[str]) -> None:
@@ -45,6 +49,27 @@ def new_folder(path: Path) -> Iterator[Path]:
     fresh.rename(path)
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes `path`, which is new or empty, when the block ends well.
+
+    Of several processes that write to one path the first is kept whole. Raises InvalidInput in the others.
+    """
+    path = path.resolve()
+    fresh = path.with_name(f".{path.name}.{uuid4().hex[:8]}.new")
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        sync_folder(fresh)
+        fresh.rename(path)  # also onto an empty folder, never onto one with files
+    except BaseException as error:  # a full disk, but also a proof that failed or a key pressed: nothing stays
+        shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InvalidInput(f"another process has written {path} in the meantime; name a new folder") from error
+        raise
+    sync_folder(path.parent)
 
 
 def recover(path: Path) -> None:

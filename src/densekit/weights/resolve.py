@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.parsing import JSON_BYTES, parse_json, read_text
 from densekit.weights import atomic
@@ -24,7 +25,9 @@ def model_folder(name: str | Path) -> Path:
     Raises BadWeights where there is no model, UnknownName where the name says nothing, InvalidInput where it names
     something that cannot be read.
     """
-    path = Path(name).expanduser()
+    if not str(name):
+        raise InvalidInput("MODEL is empty; name a run folder, a model folder, a shipped model, or hf:OWNER/NAME")
+    path = expanded(name)
     if (path / CONFIG).is_file():
         return path
     if (path / "checkpoints").is_dir():
@@ -47,6 +50,13 @@ def model_folder(name: str | Path) -> Path:
         shipped_names(),
         hint="name a run folder, a model folder, hf:OWNER/NAME, or a shipped model: " + (", ".join(shipped_names())),
     )
+
+
+def located_model(name: str) -> str:
+    """MODEL with an absolute path, if it is a folder of this machine; any other name as it is."""
+    path = Path(name).expanduser()
+    is_folder = (path / CONFIG).is_file() or (path / "checkpoints").is_dir()
+    return str(path.absolute()) if is_folder else name
 
 
 def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, ModelCard]:

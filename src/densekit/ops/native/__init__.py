@@ -4,7 +4,6 @@ Same names, signatures and meaning. Rows of a `matrix` are padded to whole vecto
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from densekit.ops.primitives import Normalise, NormaliseBackward, Size, blank
 
 LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
-_forked = False
 
 
 def available() -> bool:
@@ -219,8 +217,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
-    threads = 1 if _forked else torch.get_num_threads()
+    threads = torch.get_num_threads()
     values = []
     held = []  # copies, which must live until the kernel returns
     for value in arguments:
@@ -234,11 +231,3 @@ def _call(name: str, *arguments: Any) -> None:
         values.append(value)
     if getattr(_library(), f"densekit_{name}")(*values, threads):
         raise MemoryError(f"the {name} kernel found no memory for its scratch")
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_after_fork)

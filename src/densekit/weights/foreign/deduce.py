@@ -12,12 +12,15 @@ from densekit.weights.foreign.layouts import Layout
 Shapes = Mapping[str, tuple[int, ...]]
 
 # What a name stands for; the rest says how it is executed, or what it is used on.
-STRUCTURE = ("growth_rate", "blocks", "stem", "stem_channels", "bottleneck", "bottleneck_width", "compression")
+STRUCTURE = (
+    *("growth_rate", "blocks", "stem", "stem_channels", "stem_norm"),
+    *("bottleneck", "bottleneck_width", "compression"),
+)
 
 
 def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseNetConfig:
     """The network by our names' shapes. Raises BadWeights, saying what in it densekit's DenseNet has not."""
-    stem = _stem(shapes, file)
+    stem, stem_norm = _stem(shapes, file)
     blocks = _blocks(shapes, file)
     first = [f"features.denseblock{block}.denselayer1.conv1.weight" for block in range(1, len(blocks) + 1)]
     bottleneck = first[0].replace("conv1", "conv2") in shapes
@@ -51,21 +54,23 @@ def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseN
         compression=compression,
         transition_relu=layout.transition_relu,
         norm_eps=norm_eps,
+        stem_norm=stem_norm,
         image_size=(224, 224) if stem == "imagenet" else (32, 32),
     )
     return config.model_copy(update={"name": _name_of(config)})
 
 
-def _stem(shapes: Shapes, file: str) -> str:
-    height = _shape(shapes, "features.conv0.weight", 4, file)[2]
+def _stem(shapes: Shapes, file: str) -> tuple[str, bool | None]:
+    """The stem, and whether it has a batch norm where not every stem of its kind has one."""
+    _, _, height, width = _shape(shapes, "features.conv0.weight", 4, file)
     normalised = "features.norm0.weight" in shapes or "features.norm0.running_mean" in shapes
-    if height == 7 and normalised:
-        return "imagenet"
-    if height == 3 and not normalised:
-        return "cifar"
+    if (height, width) == (7, 7) and normalised:
+        return "imagenet", None
+    if (height, width) == (3, 3):
+        return "cifar", True if normalised else None
     raise BadWeights(
-        f"{file}: it begins with a {height}x{height} convolution {'and' if normalised else 'without'} a batch norm; "
-        "densekit has 7x7 with one, and 3x3 without; no densekit network has these weights"
+        f"{file}: it begins with a {height}x{width} convolution {'and' if normalised else 'without'} a batch norm; "
+        "densekit has 7x7 with one, and 3x3 with or without; no densekit network has these weights"
     )
 
 

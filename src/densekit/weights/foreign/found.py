@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from densekit import strict_json
+from densekit.weights.foreign.keras_graph import Node
 
 TENSORS, FACTS = "tensors.safetensors", "facts.json"
 
@@ -32,6 +33,8 @@ class Found:
     """What the network ends in, where the file says so: softmax, sigmoid, linear."""
     done: Mapping[str, str] = field(default_factory=dict)
     """What was done to a tensor since it was read."""
+    graph: tuple[Node, ...] = ()
+    """Of the layers, where the file says so."""
 
     def write(self, folder: Path) -> None:
         """Without pickles."""
@@ -54,4 +57,5 @@ class Found:
             epsilons=tuple(facts["epsilons"]),
             image_size=(size[0], size[1]) if size else None,
             activation=facts["activation"],
+            graph=tuple(Node(name, kind, settings, tuple(reads)) for name, kind, settings, reads in facts["graph"]),
         )

@@ -15,6 +15,8 @@ import torch
 from densekit.errors import BadWeights, InvalidInput
 from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.keras_config import epsilons, image_size, last_activation, layers_of, refuse_strangers
+from densekit.weights.foreign.keras_graph import graph_of
+from densekit.weights.foreign.keras_layers import NESTED, kind_of
 from densekit.weights.foreign.plain_tensors import checked
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
@@ -64,16 +66,22 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         with h5py.File(path, "r") as file:
             if config is None and "model_config" in file.attrs:
                 config = json.loads(_text(file.attrs["model_config"]))
+            if config and (kind_of(config) not in NESTED or "layers" not in config["config"]):
+                raise BadWeights(
+                    f"{shown} holds a {kind_of(config)}, whose config does not say how its layers are wired; save "
+                    "keras.Model(inputs, outputs) of it, or its weights alone: model.save_weights('x.weights.h5')"
+                )
             layers = list(layers_of(config)) if config else []
             refuse_strangers(layers, shown)
+            graph = graph_of(config, str(shown)) if config else ()
             if "layers" in file:
                 names, order = dict(_numbered(file["layers"], config)), "execution" if config else "kinds"
             else:
-                names, order = dict(_by_layer(file)), "execution"
+                names, order = dict(_by_layer(file, _alone(config))), "execution"
             arrays = {name: _array(file, place, room, shown) for name, place in names.items()}
     except BadWeights:
         raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise BadWeights(f"{shown} is damaged, or not a file of Keras ({error}); fetch it again") from error
     if not arrays:
         raise BadWeights(
@@ -86,6 +94,7 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         epsilons=epsilons(layers),
         image_size=image_size(layers),
         activation=last_activation(layers),
+        graph=graph,
     )
 
 
@@ -107,8 +116,17 @@ def _array(file: Any, place: str, room: int, shown: Path) -> torch.Tensor:
     return torch.from_numpy(node[()])
 
 
-def _by_layer(file: Any) -> Iterator[tuple[str, str]]:
-    """(name, place) in the layout in which groups have the layers' names, and attributes their order."""
+def _alone(config: Any) -> frozenset[str]:
+    """The layers of a network that are no networks."""
+    layers = config["config"]["layers"] if config else ()
+    return frozenset(layer["config"]["name"] for layer in layers if kind_of(layer) not in NESTED)
+
+
+def _by_layer(file: Any, alone: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """(name, place) in the layout in which groups have the layers' names, and attributes their order.
+
+    A weight of a layer in `alone` is called after it: TensorFlow 1 numbers its own name where the session had another.
+    """
     root = "model_weights/" if "model_weights" in file else ""
     group = file[root] if root else file
     taken = set()
@@ -116,7 +134,8 @@ def _by_layer(file: Any) -> Iterator[tuple[str, str]]:
     for layer in [*_attribute(group, "layer_names"), *own]:
         for weight in _attribute(group[layer], "weight_names"):
             name = weight.removesuffix(":0")
-            name = name if "/" in name else f"{layer}/{name}"
+            if layer in alone or "/" not in name:
+                name = f"{layer}/{name.rpartition('/')[2]}"
             if name in taken:
                 name = f"{layer}/{name}"
             taken.add(name)
@@ -149,7 +168,7 @@ def _walk(group: Any, place: str, prefix: str, known: Mapping[str, Any] | None) 
             )
             continue
         variables = list(here["vars"]) if "vars" in here else []
-        parameters = _parameters(layer["class_name"] if layer else key, layer, len(variables))
+        parameters = _parameters(kind_of(layer) if layer else key, layer, len(variables))
         for number in sorted(variables, key=int):
             parameter = parameters[int(number)] if int(number) < len(parameters) else f"variable_{number}"
             yield f"{prefix}{name}/{parameter}", f"{place}/{key}/vars/{number}"
@@ -157,7 +176,7 @@ def _walk(group: Any, place: str, prefix: str, known: Mapping[str, Any] | None) 
 
 def _parameters(kind: str, layer: Mapping[str, Any] | None, count: int) -> list[str]:
     """What Keras numbers, in its order."""
-    if not kind.lower().replace("_", "").startswith("batchnormalization"):
+    if "batchnormalization" not in kind.lower().replace("_", ""):
         return ["kernel", "bias"]
     settings = layer["config"] if layer else {}
     names = ["gamma"] * settings.get("scale", True) + ["beta"] * settings.get("center", True)

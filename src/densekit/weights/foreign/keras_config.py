@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from densekit.errors import BadWeights
+from densekit.weights.foreign.keras_layers import IDENTITY, NESTED, activation_of, kind_of, plain
 
-NESTED = ("Functional", "Sequential", "Model")
 # What a DenseNet is made of; anything else would change its function unseen, as it may have no weights.
 _HARMLESS = frozenset(
     {
         *("InputLayer", "ZeroPadding2D", "Conv2D", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D"),
-        *("AveragePooling2D", "Concatenate", "GlobalAveragePooling2D", "Dropout", "Dense", "Softmax"),
+        *("AveragePooling2D", "Concatenate", "GlobalAveragePooling2D", "Flatten", "Dense", "Softmax"),
+        *IDENTITY,
         *NESTED,
     }
 )
@@ -19,6 +20,7 @@ _HARMLESS = frozenset(
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Conv2D": {"dilation_rate": 1, "groups": 1, "activation": "linear"},
     "ReLU": {"max_value": None, "negative_slope": 0, "threshold": 0},
+    "Softmax": {"axis": -1},
     "MaxPooling2D": {"pool_size": 3, "strides": 2},
     "AveragePooling2D": {"pool_size": 2, "strides": 2},
 }
@@ -31,8 +33,11 @@ Layers = Sequence[tuple[str, Mapping[str, Any]]]
 def layers_of(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(class, settings) of every layer, also of networks within networks."""
     for layer in config["config"]["layers"]:
-        yield layer["class_name"], layer["config"]
-        if layer["class_name"] in NESTED:
+        kind = kind_of(layer)
+        if kind in NESTED and "layers" not in layer["config"]:
+            kind = "subclass of Model without layers in its config"
+        yield kind, layer["config"]
+        if kind in NESTED:
             yield from layers_of(layer)
 
 
@@ -49,10 +54,10 @@ def refuse_strangers(layers: Layers, shown: Path) -> None:
             )
         wanted = dict(_SETTINGS.get(kind, {}))
         if kind == "Conv2D":
-            kernels.append(_plain(settings.get("kernel_size")))
+            kernels.append(plain(settings.get("kernel_size")))
             wanted["strides"] = 2 if kernels[-1] == _STEM else 1
         for setting, ours in wanted.items():
-            value = _plain(settings.get(setting, ours))
+            value = plain(settings.get(setting, ours))
             if value != ours:
                 raise BadWeights(
                     f"{shown}: layer {name}, a {kind}, has {setting} {value}, where densekit's DenseNet has {ours}; "
@@ -75,12 +80,12 @@ def refuse_strangers(layers: Layers, shown: Path) -> None:
 
 
 def _refuse_activations(layers: Layers, shown: Path) -> None:
-    softmax = any(_activation(*layer) == "softmax" for layer in layers)
+    softmax = any(activation_of(*layer) == "softmax" for layer in layers)
     for place, (kind, settings) in enumerate(layers, start=1):
         known = _END if kind == "Dense" else (*_END, "relu")
         if place == len(layers) and not softmax:
             known = (*known, "sigmoid")
-        if (activation := _activation(kind, settings)) not in known:
+        if (activation := activation_of(kind, settings)) not in known:
             raise BadWeights(
                 f"{shown}: layer {settings.get('name')} ends in {activation}, where densekit has a ReLU, "
                 "or a softmax or sigmoid at the end; no densekit network has these weights"
@@ -89,7 +94,7 @@ def _refuse_activations(layers: Layers, shown: Path) -> None:
 
 def last_activation(layers: Layers) -> str | None:
     """What the network ends in, if that is known."""
-    return _activation(*layers[-1]) if layers else None
+    return activation_of(*layers[-1]) if layers else None
 
 
 def epsilons(layers: Layers) -> tuple[float, ...]:
@@ -104,12 +109,3 @@ def image_size(layers: Layers) -> tuple[int, int] | None:
         if kind == "InputLayer" and shape and len(shape) == 4 and shape[1] and shape[2]:
             return int(shape[1]), int(shape[2])
     return None
-
-
-def _activation(kind: str, settings: Mapping[str, Any]) -> Any:
-    return "softmax" if kind == "Softmax" else settings.get("activation")
-
-
-def _plain(value: Any) -> Any:
-    """[2, 2] as 2."""
-    return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value

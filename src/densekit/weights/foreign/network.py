@@ -14,7 +14,9 @@ from densekit.weights.foreign.account import Account, sound
 from densekit.weights.foreign.beside import ConfigBeside, read_beside, weights_in
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.deduce import STRUCTURE, deduce
+from densekit.weights.foreign.fold import shifts
 from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.keras_wiring import wiring_of
 from densekit.weights.foreign.layouts import TORCH, Layout
 from densekit.weights.foreign.matching import Match, match, own_names
 from densekit.weights.foreign.reading import digest, is_published, read
@@ -47,6 +49,10 @@ class Imported:
     """What config.json beside the weights says."""
     published: bool = False
     """Whether it is, byte by byte, a file that torchvision or Keras publishes."""
+    wired: bool = False
+    """Whether the file says how layers are wired, and it was compared."""
+    folded: int = 0
+    """Convolutions whose biases went into running means."""
 
     @property
     def is_xray(self) -> bool:
@@ -96,7 +102,10 @@ def import_network(
 def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Sequence[str], *, head: bool) -> Imported:
     file = str(path)
     matched = match(found, file)
-    turned = {theirs: oriented(found.tensors[theirs], theirs, matched.layout) for theirs in matched.names}
+    turned = {
+        theirs: _linear(*oriented(found.tensors[theirs], theirs, matched.layout), ours)
+        for theirs, ours in matched.names.items()
+    }
     shapes = {ours: tuple(turned[theirs][0].shape) for theirs, ours in matched.names.items()}
     if head and "classifier.weight" not in shapes:
         rest = f" ({listed(matched.rest)} are left over)" if matched.rest else ""
@@ -105,25 +114,36 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
             + (f" --ignore '{matched.rest[0]}'" if matched.rest else "")
         )
     config = deduce(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
+    orders = read_channels(config) if matched.layout.new_first else {}
+    if found.graph:
+        relu, orders = wiring_of(found.graph, matched.names, config, file)
+        config = config.model_copy(update={"transition_relu": relu})
     if named is not None:
         config = _as_named(config, named, file)
     if not head:
         config = config.model_copy(update={"num_classes": 0})
     with torch.device("meta"):
         own = build(config).state_dict()
-    orders = read_channels(config) if matched.layout.new_first else {}
     account, state = Account(), dict[str, Tensor]()
+    biases = _biases(matched, turned, own, account, file)
+    folded = dict(shifts(config, biases))
     for theirs, ours in matched.names.items():
-        if ours.startswith("classifier.") and not head:
+        module, _, parameter = ours.rpartition(".")
+        if module in biases and parameter == "bias":
+            continue
+        if module == "classifier" and not head:
             account.aside[theirs] = _HEAD
             continue
         tensor, done = turned[theirs]
         _same_shape(own, ours, tensor, theirs, config.name, file)
         steps = [found.done.get(theirs, ""), done, sound(tensor, theirs, ours, file)]
-        order = orders.get(ours.rpartition(".")[0])
+        order = orders.get(module)
         if order is not None and tensor.dim() and ours != "classifier.bias":
             tensor = reordered(tensor, order)
             steps.append("channels reordered")
+        if parameter == "running_mean" and bool(folded[module].any()):
+            tensor = tensor.double() - folded[module]
+            steps.append("less the biases of the convolutions it reads")
         state[ours] = tensor.to(own[ours].dtype).contiguous()
         account.take(theirs, steps)
     account.set_aside(matched.rest, ignore, file)
@@ -139,6 +159,8 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         found.image_size,
         epsilon_assumed=assumed,
         activation=found.activation,
+        wired=bool(found.graph),
+        folded=len(biases),
     )
 
 
@@ -152,6 +174,33 @@ def _as_beside(imported: Imported, beside: ConfigBeside, path: Path) -> Imported
                 "fetch both again"
             )
     return replace(imported, beside=beside, image_size=imported.image_size or beside.image_size)
+
+
+def _linear(tensor: Tensor, done: str, ours: str) -> tuple[Tensor, str]:
+    """A classifier that is a 1x1 convolution of the pooled maps, as a linear layer, and what was done."""
+    if ours == "classifier.weight" and tensor.dim() == 4 and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1), "1x1 convolution to linear"
+    return tensor, done
+
+
+def _biases(
+    matched: Match, turned: Mapping[str, tuple[Tensor, str]], own: Mapping[str, Tensor], account: Account, file: str
+) -> dict[str, Tensor]:
+    """Those of convolutions, which ours have not, by convolution."""
+    biases: dict[str, Tensor] = {}
+    for theirs, ours in matched.names.items():
+        conv, _, parameter = ours.rpartition(".")
+        weight = own.get(f"{conv}.weight")
+        if parameter == "bias" and weight is not None and weight.dim() == 4:
+            tensor, _ = turned[theirs]
+            if tensor.shape != weight.shape[:1]:
+                raise BadWeights(
+                    f"{file}: {theirs} is no bias of {len(weight)} maps; no densekit network has these weights"
+                )
+            step = sound(tensor, theirs, ours, file)
+            biases[conv] = tensor
+            account.take(theirs, [step, "folded into the running means of the batch norms that read it"])
+    return biases
 
 
 def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseNetConfig:

@@ -47,7 +47,7 @@ def match_by_order(found: Found, file: str) -> tuple[Layout, dict[str, str]]:
         )
     modules = _modules(found, layout, file)
     by_kind = {kind: [module for module in modules if module.kind == kind] for kind in ("conv", "norm", "linear")}
-    roles = _roles([module.shape for module in by_kind["conv"]])
+    roles = _roles([module.shape for module in by_kind["conv"]], len(by_kind["norm"]))
     pairs: list[tuple[Role, Module]] = []
     for kind, theirs in by_kind.items():
         ours = [role for role in roles if role.kind == kind]
@@ -87,16 +87,17 @@ def _modules(found: Found, layout: Layout, file: str) -> list[Module]:
     return modules
 
 
-def _roles(convolutions: list[tuple[int, ...]]) -> list[Role]:
+def _roles(convolutions: list[tuple[int, ...]], norms: int) -> list[Role]:
     """Our modules in order, as far as the kernels of all convolutions tell: a bottleneck is a 1x1 before a 3x3."""
-    return list(_walk([shape[2] for shape in convolutions]))
+    # Every convolution but the stem's follows a norm, and so does the classifier: one more is the stem's.
+    return list(_walk([shape[2] for shape in convolutions], stem_norm=norms > len(convolutions)))
 
 
-def _walk(kernels: list[int]) -> Iterator[Role]:
+def _walk(kernels: list[int], *, stem_norm: bool) -> Iterator[Role]:
     if len(kernels) < 2:
         return
     yield Role("features.conv0", "conv", 0)
-    if kernels[0] > 3:
+    if stem_norm:
         yield Role("features.norm0", "norm", 0)
     bottleneck = kernels[1] == 1
     block, layer, unit, i = 1, 1, 1, 1

@@ -1,0 +1,191 @@
+"""The images of DATA that a model is measured on: never, without saying so, those it was trained with.
+
+What an image is, its content says: the folder may have another name or form, or hold some of the training images only.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densekit.config import DataConfig
+from densekit.data import DataSet, Images
+from densekit.data import load as load_data
+from densekit.data.sets import kept_hashes
+from densekit.data.sources import at_hand, missing, same_source
+from densekit.data.split import divide
+from densekit.engine.state import STATE_JSON
+from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
+from densekit.export.exported import is_exported
+from densekit.weights import ModelCard, image_hashes, model_folder
+from densekit.weights.image_hashes import Hashes
+from densekit.words import counted
+
+_LEARNED_FROM = ("train", "val")
+_DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "limit")
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """What is known of the images that a model was trained with, by split; {} where nothing is."""
+
+    hashes: Hashes
+    fingerprints: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.hashes or self.fingerprints)
+
+    def same(self, divided: Mapping[str, Images]) -> bool:
+        """Whether these are the same images in the same splits."""
+        if self.hashes:
+            return divided.keys() == self.hashes.keys() and all(
+                np.array_equal(np.sort(images.content_hashes()), np.sort(self.hashes[name]))
+                for name, images in divided.items()
+            )
+        return {name: images.fingerprint() for name, images in divided.items()} == self.fingerprints
+
+    def learned_from(self, images: Images) -> NDArray[np.bool_]:
+        """(N,): whether each image was one for training or validation."""
+        used = [self.hashes[name] for name in _LEARNED_FROM if name in self.hashes]
+        return np.isin(images.content_hashes(), np.concatenate(used))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A split, its images, and what to tell people about the choice."""
+
+    split: str
+    images: Images
+    config: DataConfig
+    """By which the data are divided: the model's own settings where they are its own data."""
+    notes: tuple[str, ...] = ()
+
+
+def is_own(card: ModelCard, data: str | None) -> bool:
+    """Whether DATA names what the model was trained on, in any spelling."""
+    return card.data is not None and (data is None or same_source(data, card.data.source))
+
+
+def to_measure(
+    model: str | Path,
+    card: ModelCard,
+    loaded: DataSet,
+    config: DataConfig,
+    split: str | None,
+    *,
+    data_dir: Path,
+    settings: Mapping[str, Any],
+) -> Measured:
+    """The images of `loaded` to measure a model on: its own test split, or what of other data it was not trained with.
+
+    Raises UnknownName for a split that is not there, BadData where no image is left.
+    """
+    own = is_own(card, config.source)
+    known = _trained_with(model, card, data_dir, search=not own)
+    if not own and known and card.data is not None:
+        division = {name: getattr(card.data, name) for name in _DIVISION if f"data.{name}" not in settings}
+        alike = config.model_copy(update=division)
+        if _same(known, loaded, alike):
+            own, config = True, alike
+    name, images = choose_split(loaded, config, split, own=own)
+    if own and split not in (None, "test"):
+        return Measured(name, images, config, (_used_for(name, images, known),))
+    if known.hashes:
+        if not own or not np.array_equal(images.content_hashes(), known.hashes.get(name, ())):
+            images, notes = _unseen(name, images, known, loaded.name)
+            return Measured(name, images, config, notes)
+    elif not own or (known and not _same(known, loaded, config)):
+        why = "these are not the images or splits of its training" if own else "it keeps no hashes of those"
+        note = f"it is not known whether {model} was trained on some of these images of {loaded.name}: {why}"
+        return Measured(name, images, config, (note,))
+    return Measured(name, images, config)
+
+
+def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+    """The split of that name; None: the one to measure on. `own` data are those that the model was trained on.
+
+    That is test, or all images of a folder that the model never saw. Raises UnknownName.
+    """
+    if split is None and not own:
+        split = next((name for name in ("test", "val") if name in data.splits), "all")
+    if split == "all":
+        if set(data.splits) != {"train"}:
+            raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
+        return split, data.splits["train"]
+    if split is not None and split in data.splits and split != "train":
+        return split, data.splits[split]
+    divided = divide(data, config)
+    name: str = split or next(name for name in ("test", "val", "train") if name in divided.splits)
+    if name not in divided.splits:
+        raise UnknownName("split", name, [*divided.splits, "all"])
+    return name, divided.splits[name]
+
+
+def _used_for(name: str, images: Images, known: TrainedWith) -> str:
+    if name == "all":
+        count = f"{int(known.learned_from(images).sum()):,}" if known.hashes else "some"
+        return f"{count} of these {counted(len(images), 'image')} were used for training or validation"
+    return f"the {name} split was used for {'validation' if name == 'val' else 'training'}"
+
+
+def _unseen(name: str, images: Images, known: TrainedWith, data: str) -> tuple[Images, tuple[str, ...]]:
+    """The images that the model was neither trained nor validated with, and how many others there were."""
+    used = known.learned_from(images)
+    of = f"of the {counted(len(images), 'image')} of {data} ({name})"
+    if used.all():
+        raise BadData(
+            f"all {of} were used for training or validation of this model; name data with other images, or leave DATA "
+            "out to evaluate its own test split"
+        )
+    if not used.any():
+        return images, ()
+    note = f"left out {int(used.sum()):,} {of}, as they were used for training or validation of this model"
+    return images.subset(np.flatnonzero(~used)), (note,)
+
+
+def _same(known: TrainedWith, loaded: DataSet, config: DataConfig) -> bool:
+    try:
+        return known.same(divide(loaded, config).splits)
+    except BadData:  # too few images to divide
+        return False
+
+
+def _trained_with(model: str | Path, card: ModelCard, data_dir: Path, *, search: bool) -> TrainedWith:
+    """From the files beside the weights; else, where it may be searched for, from the training data themselves."""
+    hashes: Hashes | None = None
+    fingerprints: Mapping[str, str] = {}
+    if not is_exported(model):
+        folder = model_folder(model)
+        hashes = image_hashes.read(folder)
+        fingerprints = _fingerprints(folder)
+    if hashes is None and search and card.data is not None:
+        hashes = _read_again(card, card.data, fingerprints, data_dir)
+    return TrainedWith(hashes or {}, fingerprints)
+
+
+def _fingerprints(folder: Path) -> Mapping[str, str]:
+    try:
+        return dict(json.loads((folder / STATE_JSON).read_text())["made_by"]["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # a model folder without the state of training
+
+
+def _read_again(card: ModelCard, config: DataConfig, fingerprints: Mapping[str, str], data_dir: Path) -> Hashes | None:
+    """Hashes of the training data, if they are on this machine and are still what they were."""
+    if missing(config) is not None or not at_hand(config.source, data_dir):
+        return None
+    try:
+        splits = divide(load_data(config, data_dir), config).splits
+        found = {name: images.fingerprint() for name, images in splits.items()}
+    except DensekitError:
+        return None
+    expected = card.provenance.get("training_images")
+    if (fingerprints and found != fingerprints) or expected not in (None, len(splits["train"])):
+        return None
+    hashes = {name: kept for name, images in splits.items() if (kept := kept_hashes(images)) is not None}
+    return hashes if len(hashes) == len(splits) else None

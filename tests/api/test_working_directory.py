@@ -1,0 +1,138 @@
+"""A run does not depend on the directory it was started in, and its images may move."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import densekit
+from densekit.api.pushing import without_paths
+from densekit.errors import BadData, ProofFailed
+from densekit.study.grid import Options
+from densekit.weights import read_card
+from tests.conftest import write_photos
+
+SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
+NET = "densenet_bc_10_4"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with photos/ and a table of them."""
+    photos = write_photos(tmp_path / "here" / "photos", count=12)
+    rows = "".join(f"{path.relative_to(photos)},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
+    (tmp_path / "here" / "table.csv").write_text(f"path,label\n{rows}")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"), [("photos", {}), ("csv:table.csv", {"data.image_root": "photos"}), ("wds:shards", {})]
+)
+def test_a_run_goes_on_from_any_directory(
+    data: str, settings: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if data == "wds:shards":
+        from densekit.api.data import shard
+
+        shard("photos", "shards")
+    run = densekit.train(data, model=NET, epochs=1, out="run", settings=SMALL | settings)
+    monkeypatch.chdir(place)
+    resumed = densekit.resume(place / "here/run", epochs=2)
+    assert resumed.evaluate().top1 == resumed.result.top1
+    assert (
+        run.result.data == resumed.result.data == {"photos": "photos", "csv:table.csv": "csv:table.csv"}.get(data, data)
+    )
+    assert densekit.evaluate("here/run").count == resumed.result.count
+
+
+def test_weights_to_start_from_are_found_from_any_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="first", settings=SMALL)
+    densekit.train("photos", model=NET, epochs=1, out="second", init="first", settings=SMALL)
+    shutil.rmtree("second/checkpoints/last")
+    monkeypatch.chdir(place)
+    assert densekit.resume("here/second").result.count > 0
+
+
+def test_the_data_folder_that_was_given_is_used_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its relative path, too; a data set would be downloaded again."""
+    densekit.train("digits", model=NET, epochs=1, out="run", data_dir="sets", settings={"data.limit": 50})
+    from densekit.engine import runs
+
+    assert runs.data_dir_of(Path("run")) == str(place / "here" / "sets")
+
+
+def test_images_that_moved_need_no_permission(place: Path) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
+    Path("photos").rename("elsewhere")
+    with pytest.raises(BadData, match=r"photos, which run is trained on, is not there.*--set data\.source=NEW"):
+        densekit.resume("run", epochs=2)
+    with pytest.raises(BadData, match="photos, which run was trained on, is not there"):
+        densekit.evaluate("run")
+    densekit.resume("run", epochs=2, settings={"data.source": "elsewhere"})
+    events = [json.loads(line) for line in Path("run/events.jsonl").read_text().splitlines()]
+    assert any("data.source" in change for event in events for change in event.get("changes", ()))
+    assert densekit.evaluate("run").data == "elsewhere"
+
+
+def test_images_that_moved_and_changed_need_it(place: Path) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
+    write_photos(Path("elsewhere"), count=12, size=44)
+    with pytest.raises(ProofFailed, match="images"):
+        densekit.resume("run", epochs=2, settings={"data.source": "elsewhere"})
+
+
+def test_the_root_of_a_table_may_move(place: Path) -> None:
+    settings = SMALL | {"data.image_root": "photos"}
+    densekit.train("csv:table.csv", model=NET, epochs=1, out="run", settings=settings)
+    Path("photos").rename("elsewhere")
+    with pytest.raises(BadData, match=r"--set data\.image_root=NEW"):
+        densekit.resume("run", epochs=2)
+    densekit.resume("run", epochs=2, settings={"data.image_root": "elsewhere"})
+
+
+def test_a_run_of_an_older_version_with_relative_paths_goes_on(place: Path) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
+    last = Path("run/checkpoints/last")
+    recipe = yaml.safe_load(Path("run/config.yaml").read_text())
+    recipe["data"]["source"] = "photos"
+    Path("run/config.yaml").write_text(yaml.safe_dump(recipe))
+    card = json.loads((last / "config.json").read_text())
+    card["data"]["source"] = "photos"
+    (last / "config.json").write_text(json.dumps(card))
+    assert densekit.evaluate("run", "photos").split == "test"
+    densekit.resume("run", epochs=2)
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["data"]["source"] == str(place / "here/photos")
+
+
+def test_a_study_of_an_older_version_with_relative_paths_goes_on(place: Path) -> None:
+    Path("grid.yaml").write_text(yaml.safe_dump({"data": "photos", "arms": {"one": {"model": NET}}, "settings": SMALL}))
+    densekit.api.study("grid.yaml", out="study", options=Options(epochs=1, seeds=1))
+    for path in (Path("study/study.yaml"), *Path("study").rglob("config.yaml")):
+        path.write_text(path.read_text().replace(str(place / "here/photos"), "photos"))
+    done = densekit.api.study("grid.yaml", out="study", options=Options(epochs=1, seeds=1))
+    assert done.found is not None
+
+
+def test_paths_may_be_path_objects(place: Path) -> None:
+    """Wherever a name of data or weights is taken."""
+    from densekit.api.data import check, shard
+
+    photos = Path("photos")
+    first = densekit.train(photos, model=NET, epochs=1, out=Path("first"), settings=SMALL)
+    run = densekit.train(photos, model=NET, epochs=1, init=first.folder, out=Path("run"), settings=SMALL)
+    assert run.evaluate(photos).count == densekit.evaluate(run.folder, photos).count == run.result.count
+    assert check(photos).data.name == "photos"
+    assert shard(photos, Path("shards"))["train"] == (1, 24)
+    assert Options(data=photos).data == "photos"
+
+
+def test_a_pushed_card_has_no_path_of_this_machine(place: Path) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="first", settings=SMALL)
+    densekit.train("photos", model=NET, epochs=1, out="run", init="first", settings=SMALL)
+    card = read_card(Path("run/checkpoints/last"))
+    assert str(place) in card.model_dump_json()
+    assert str(place) not in without_paths(card)[0].model_dump_json()

@@ -1,0 +1,115 @@
+"""Decoding processes that end, or find no shared memory, end the work within seconds, in one line with a way on."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import densekit
+from densekit.data import loader
+from densekit.errors import WorkerLost
+from tests.conftest import write_photos
+from tests.faults.command import ENVIRONMENT, command, state_of
+
+NET = "densenet_bc_10_4"
+SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 4, "plan": "concat"}
+WORDS = r"decoding failed: .*/dev/shm.*--shm-size.*--set data\.workers=0"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    return str(write_photos(tmp_path / "photos", count=12))
+
+
+def killed(*_: object) -> None:
+    """As the system does when memory is scarce, but never to the process that trains."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def full(*_: object) -> None:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+
+
+def fails(patch: pytest.MonkeyPatch, fault: Any) -> None:
+    """In processes that are forked for decoding."""
+    parent, collate = os.getpid(), loader._collate
+
+    def collated(rows: Any) -> Any:
+        if os.getpid() != parent:
+            fault()
+        return collate(rows)
+
+    patch.setattr(loader, "_collate", collated)
+
+
+@pytest.mark.parametrize("fault", [killed, full])
+@pytest.mark.parametrize("plan", ["concat", "auto"])
+def test_training_says_how_to_go_on(plan: str, fault: Any, photos: str, tmp_path: Path) -> None:
+    """Where plans are measured, too; then there is no run yet."""
+    settings = SMALL | {"data.workers": 2, "plan": plan}
+    started = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        fails(patch, fault)
+        with pytest.raises(WorkerLost, match=WORDS) as lost:
+            densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=settings)
+    assert time.monotonic() - started < 60
+    if (tmp_path / "run/config.yaml").exists():
+        assert f"densekit resume {tmp_path / 'run'}" in str(lost.value)
+        whole = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "whole", settings=SMALL).folder
+        densekit.resume(tmp_path / "run", settings={"data.workers": 0})
+        assert state_of(tmp_path / "run") == state_of(whole)
+
+
+@pytest.mark.parametrize("ten_crop", [False, True])
+def test_so_does_an_evaluation(ten_crop: bool, photos: str, tmp_path: Path) -> None:
+    run = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        fails(patch, killed)
+        with pytest.raises(WorkerLost, match=WORDS):
+            densekit.evaluate(run.folder, settings={"data.workers": 1}, ten_crop=ten_crop)
+
+
+def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.MonkeyPatch.context() as patch:
+        fails(patch, broken)
+        with pytest.raises(RuntimeError, match="something else"):
+            densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL | {"data.workers": 1})
+
+
+def _workers(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str, tmp_path: Path) -> None:
+    words = ("train", photos, "--model", NET, "--epochs", "2000", "--image-size", "16", "--out", "run")
+    settings = ("--set", "data.workers=1", "--set", "batch_size=4", "--set", "plan=concat")
+    process = subprocess.Popen(
+        command(*words, *settings, ranks=ranks),
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 200
+    while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    trainers = [process.pid] if ranks == 1 else _workers(process.pid)
+    while not (found := [worker for trainer in trainers for worker in _workers(trainer)]):
+        time.sleep(0.001)
+    os.kill(found[0], signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=100)
+    assert time.monotonic() - started < 60
+    assert process.returncode == (3 if ranks == 1 else 1), err
+    assert err.count("densekit: decoding failed") == 1
+    assert shlex.join(["densekit", "resume", "run"]) in err
