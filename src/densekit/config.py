@@ -200,8 +200,13 @@ class DataConfig(Frozen):
     r"""csv: what stands between the classes of one label column, such as "|", or \t for a tab: multi-label."""
     no_label: str | None = None
     """csv: the word in such a column that stands for no class at all, such as "No Finding"."""
-    blank_labels: Literal["unknown", "absent"] | None = None
-    """csv, multi-label: what an empty cell means. None: unknown, which neither loss nor metrics count."""
+    blank_labels: Literal["unknown", "absent", "class"] | None = None
+    """csv: what an empty cell means, or a word such as nan, NA or None. None: with several labels an empty cell is
+    unknown, which neither loss nor metrics count; with one label it is an error.
+
+    unknown: with one label such rows are left out, and those of -1 beside 0 and 1. absent: the image is not of the
+    class; for several labels. class: such words are names of classes.
+    """
     group_column: str | None = None
     """csv: rows that agree in it stay in one split; none: one called patient, Patient ID, subject or subject_id."""
     split_column: str | None = None

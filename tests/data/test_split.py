@@ -151,6 +151,11 @@ def test_three_different_images_of_several_labels_are_enough_for_every_split(cou
     assert set(divide(data, CONFIG).splits) == {"train", "val", "test"}
 
 
+def test_a_count_that_would_take_every_group_leaves_one_to_train() -> None:
+    found = homes(table_of(["p1", "p2", "p3"], each=5), DataConfig(source="csv:x.csv", val_count=9))
+    assert all(found.values())
+
+
 def test_too_few_groups_are_counted() -> None:
     with pytest.raises(BadData, match=r"10 training images in 2 groups, which stay whole, are too few"):
         divide(table_of(["p1", "p2"], each=5), CONFIG)

@@ -91,10 +91,10 @@ def evaluate(
 
 
 def config_of(source: str, trained: DataConfig | None) -> DataConfig:
-    """Of other data; a table is read by the columns that the model's own table had."""
+    """Of other data; a table is read by the columns that the model's own table had, its paths from its own folder."""
     form = source.partition(":")[0]
     if trained is not None and form in ("csv", "hf") and trained.source.startswith(f"{form}:"):
-        return trained.model_copy(update={"source": source})
+        return trained.model_copy(update={"source": source, "image_root": None})
     return DataConfig(source=source)
 
 

@@ -182,9 +182,7 @@ _EXAMPLES = 3
 def print_check(found: Check) -> None:
     """What `data check` found: a line a kind of fault, with what to do about it and some examples."""
     out = Console(highlight=False)
-    sizes = ", ".join(
-        f"{count:,} {split}" for split, count in zip(found.survey.splits, found.counts.sum(1), strict=True)
-    )
+    sizes = ", ".join(f"{count:,} {split}" for split, count in found.survey.images().items())
     out.print(f"{found.data.name}: {sizes}; {len(found.data.classes):,} classes", soft_wrap=True, markup=False)
     for finding in found.findings:
         style = "bold red" if finding.level == "error" else "yellow"

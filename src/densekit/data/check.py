@@ -80,6 +80,7 @@ def as_dict(check: Check) -> dict[str, Any]:
             split: dict(zip(seen.classes, row, strict=True))
             for split, row in zip(seen.splits, check.counts.tolist(), strict=True)
         },
+        "images": seen.images(),
         "findings": [
             {
                 "code": finding.code,

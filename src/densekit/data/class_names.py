@@ -1,4 +1,4 @@
-"""Names of class folders that cannot be told apart, or cannot be written down."""
+"""Names of classes that cannot be told apart, or cannot be written down."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -7,22 +7,25 @@ from densekit.errors import BadData
 from densekit.words import counted, printable
 
 
-def check_names(names: Iterable[str], where: object) -> None:
+def check_names(
+    names: Iterable[str],
+    where: object,
+    *,
+    what: str = "class folder",
+    fix: str = "move the images into one folder",
+) -> None:
     """Raises BadData for a name that is no printable line of Unicode, and for two that look the same."""
     seen: dict[str, str] = {}
     for name in names:
         if printable(name) != name:
             raise BadData(
-                f"the class folder {printable(name)} in {where} has a name that is not UTF-8 or has control "
+                f"the {what} {printable(name)} in {where} has a name that is not UTF-8 or has control "
                 "characters; rename it, as a model stores its classes as text"
             )
         plain = " ".join(unicodedata.normalize("NFC", name).split())
         other = seen.setdefault(plain, name)
         if other != name:
-            raise BadData(
-                f"the class folders {other!a} and {name!a} in {where} differ only in spaces or in Unicode "
-                "normalisation; move the images into one folder"
-            )
+            raise BadData(f"{other!a} and {name!a} in {where} differ only in spaces or in Unicode normalisation; {fix}")
 
 
 def similar(names: Iterable[str]) -> list[str]:

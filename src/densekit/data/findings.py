@@ -273,7 +273,7 @@ def files(survey: Survey, config: DataConfig) -> Iterator[Finding]:
 
 
 def source(data: DataSet) -> Iterator[Finding]:
-    """Pictures of a folder that are not used, and what may be read in another way than it was meant."""
+    """Pictures of a folder that are not used, and what may be read in another way than was meant."""
     if data.unused:
         yield Finding(
             "ignored",
@@ -284,8 +284,11 @@ def source(data: DataSet) -> Iterator[Finding]:
             tuple(Item(note=each.reason, path=printable(each.path)) for each in data.unused),
         )
     if data.notes:
+        of_table = data.name.startswith("csv:")
         fix = "rename the folders if that is not what they are"
-        yield Finding("unclear_folders", "warning", "; ".join(data.notes), fix, ())
+        if of_table:
+            fix = "correct the table if that is not what it means"
+        yield Finding("unclear_table" if of_table else "unclear_folders", "warning", "; ".join(data.notes), fix, ())
 
 
 def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> Iterator[Finding]:

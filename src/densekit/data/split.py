@@ -61,6 +61,8 @@ def hold_out(images: Images, share: float | int, salt: int, leave: int = 1) -> t
         out[np.argsort(keys, kind="stable")[:share]] = True
         if grouped:
             out = np.isin(keys, keys[out])
+            if out.all():
+                _keep_units(out, keys, leave)
     else:
         out = keys < np.uint64(share * 2**64)
         if share and images.labels.ndim == 1 and not grouped:

@@ -83,6 +83,11 @@ class Survey:
             np.add.at(counts, self.split[rows], self.labels[rows] == 1)
         return counts
 
+    def images(self) -> dict[str, int]:
+        """Readable images of each split, however many classes they are of."""
+        counts = np.bincount(self.split[self.readable], minlength=len(self.splits))
+        return dict(zip(self.splits, counts.tolist(), strict=True))
+
     def in_all(self, split: int) -> list[str]:
         """Classes of which all readable images of a split are, as far as that is known; of several labels only."""
         labels = self.labels[self.readable[self.split[self.readable] == split]]

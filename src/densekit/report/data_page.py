@@ -55,7 +55,7 @@ def write_data_report(path: Path, found: Check, config: DataConfig) -> None:
         sections=[_section(finding, found, config) for finding in found.findings],
         splits=seen.splits,
         balance=list(_balance(found)),
-        totals=found.counts.sum(1).tolist(),
+        totals=list(seen.images().values()),
         folded=len(seen.classes) > _SUFFICIENT,
         storage=list(_storage(found)),
         alike=ALIKE,

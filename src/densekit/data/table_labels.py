@@ -1,0 +1,174 @@
+"""The cells of label columns -> classes and labels; what could mean something else is refused.
+
+Shapes: N labelled rows.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from densekit.config import DataConfig
+from densekit.data.class_names import check_names, similar
+from densekit.data.table_file import Table, is_missing, number, one_number_twice
+from densekit.errors import BadData, InvalidInput
+
+_KNOWN = {1.0: 1.0, 0.0: 0.0, -1.0: math.nan}
+_BOOLEANS = {"true": True, "yes": True, "y": True, "t": True, "false": False, "no": False, "n": False, "f": False}
+_SEPARATORS = ("|", ";", ",")
+_CERTAINLY_FEW = 20
+"""Classes up to which a table may have one row for each."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the label columns say."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    """(N,), or (N, classes) with 1, 0, and NaN where not known."""
+    at: Sequence[int]
+    """(N,): positions of the labelled rows in the table."""
+    notes: tuple[str, ...] = ()
+
+
+def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig) -> Labels:
+    """Raises BadData for cells that are no label, InvalidInput for settings that do not fit the columns."""
+    blank = 0.0 if config.blank_labels == "absent" else math.nan
+    every = range(len(table.rows))
+    if len(columns) > 1:
+        if config.blank_labels == "class":
+            raise InvalidInput("data.blank_labels=class is for one label column; choose unknown or absent for several")
+        labels = torch.tensor([_numbers(table, name, blank) for name in columns]).T.contiguous()
+        return Labels(columns, labels, every)
+    if config.label_separator is not None:
+        return Labels(*_separated(table, columns[0], config, blank), every)
+    return _single(table, columns[0], config)
+
+
+def _numbers(table: Table, column: str, blank: float) -> list[float]:
+    """1, 0 or NaN."""
+    values = []
+    for cell, line in zip(table.column(column), table.lines, strict=True):
+        try:
+            values.append(blank if is_missing(cell) else _KNOWN[float(cell)])
+        except (ValueError, KeyError):
+            raise BadData(
+                f"line {line} of {table.path}: {column} is '{cell}'; each of several label columns holds 1 (it is), "
+                "0 (it is not), and -1 or nothing where that is not known"
+            ) from None
+    return values
+
+
+def _separated(table: Table, column: str, config: DataConfig, blank: float) -> tuple[tuple[str, ...], Tensor]:
+    cells = table.column(column)
+    words = config.blank_labels != "class"
+    for cell, line in zip(cells, table.lines, strict=True) if config.blank_labels is None else ():
+        if cell and is_missing(cell) and cell != config.no_label:
+            raise BadData(
+                f"line {line} of {table.path}: {column} is '{cell}'; set data.no_label={cell} if it stands for no "
+                "class, data.blank_labels=unknown if the labels are not known, or data.blank_labels=class if it is one"
+            )
+    empty = [not cell or (words and cell != config.no_label and is_missing(cell)) for cell in cells]
+    found = [
+        set() if no else {part.strip() for part in cell.split(config.label_separator)} - {"", config.no_label}
+        for cell, no in zip(cells, empty, strict=True)
+    ]
+    classes = tuple(sorted(set().union(*found)))
+    if not classes:
+        raise BadData(f"{column} of {table.path} names no class in any row; there is nothing to learn")
+    rows = [
+        [blank] * len(classes) if no else [float(name in names) for name in classes]
+        for names, no in zip(found, empty, strict=True)
+    ]
+    return classes, torch.tensor(rows)
+
+
+def _single(table: Table, column: str, config: DataConfig) -> Labels:
+    """One class an image."""
+    if config.blank_labels == "absent":
+        raise InvalidInput(
+            f"data.blank_labels=absent is for several label columns or a separator, and {column} is one column of "
+            "classes; write a class into its empty cells, or leave these rows out with data.blank_labels=unknown"
+        )
+    cells = table.column(column)
+    unlabelled = _unlabelled(table, column, cells, config)
+    at = [i for i, cell in enumerate(cells) if cell not in unlabelled]
+    cells = [cells[i] for i in at]
+    counts = Counter(cells)
+    classes = tuple(sorted(counts))
+    if not classes:
+        raise BadData(f"no row of {table.path} has a {column}; there is nothing to learn")
+    _check_classes(table, column, classes, len(cells))
+    index = {name: i for i, name in enumerate(classes)}
+    notes = similar(classes)
+    if len(at) < len(table.rows):
+        notes.append(f"{len(table.rows) - len(at):,} of {len(table.rows):,} rows have no {column}, and are left out")
+    return Labels(classes, torch.tensor([index[cell] for cell in cells]), at, tuple(notes))
+
+
+def _unlabelled(table: Table, column: str, cells: Sequence[str], config: DataConfig) -> set[str]:
+    """Values that mean that a row has no label. Raises BadData unless the settings say what becomes of such rows."""
+    values = set(cells)
+    numbers = {number(value) for value in values if not is_missing(value)}
+    uncertain = {-1.0, 0.0} <= numbers <= {-1.0, 0.0, 1.0}
+    found = {value for value in values if is_missing(value) or (uncertain and number(value) == -1)}
+    if config.blank_labels == "unknown":
+        return found
+    refused = found & {""} if config.blank_labels == "class" else found
+    for cell, line in zip(cells, table.lines, strict=True) if refused else ():
+        if cell in refused:
+            what = f"has '{cell}' for {column}" if cell else f"has no {column}"
+            fix = f", or if {cell} is a class set data.blank_labels=class" if cell else ""
+            raise BadData(
+                f"line {line} of {table.path} {what}; fill it in, remove the row, leave out such rows (there are "
+                f"{sum(each in refused for each in cells):,}) with --set data.blank_labels=unknown{fix}"
+            )
+    return set()
+
+
+def _check_classes(table: Table, column: str, classes: tuple[str, ...], rows: int) -> None:
+    """Raises BadData for values that are not classes, or that mean the same class."""
+    where = f"{column} of {table.path}"
+    if len(classes) < 2:
+        raise BadData(f"{where} is {classes[0]} in every row; there is nothing to tell apart")
+    _refuse_combinations(where, classes)
+    twice = one_number_twice(classes) or _one_boolean_twice(classes)
+    if twice is not None:
+        raise BadData(f"{where} has {twice[0]} and {twice[1]}, which mean the same; write it in one way")
+    if len(classes) > max(_CERTAINLY_FEW, rows // 2):
+        raise BadData(
+            f"{where} has {len(classes):,} different values in {rows:,} rows, as numbers or names of images have and "
+            "classes have not; name the column of classes with --set data.label_columns=NAME"
+        )
+    check_names(classes, where, what="class", fix="write it in one way")
+
+
+def _refuse_combinations(where: str, classes: tuple[str, ...]) -> None:
+    """Raises BadData for a cell that names several classes which other cells name too."""
+    known = set(classes)
+    for separator in _SEPARATORS:
+        parts = {name: [part.strip() for part in name.split(separator)] for name in classes if separator in name}
+        # A comma may be part of a name; a bar is not, so that a class may be one that never stands alone.
+        often = Counter(part for each in parts.values() for part in each) if separator == "|" else Counter[str]()
+        for name, each in parts.items():
+            if all(part in known or often[part] > 1 for part in each):
+                raise BadData(
+                    f"{where} has '{name}', which names several classes: set data.label_separator='{separator}' for "
+                    f"images of several classes, or write the name without '{separator}' if it is one class"
+                )
+
+
+def _one_boolean_twice(classes: tuple[str, ...]) -> tuple[str, str] | None:
+    """Two words for true or two for false, in a column with nothing else but 0 and 1."""
+    meanings = [_BOOLEANS.get(name.casefold(), number(name)) for name in classes]
+    if not set(meanings) <= {True, False}:
+        return None
+    seen: dict[float | None, str] = {}
+    for name, meaning in zip(classes, meanings, strict=True):
+        if seen.setdefault(meaning, name) != name:
+            return seen[meaning], name
+    return None
