@@ -30,7 +30,7 @@ def names(data: DataSet, split: str = "train") -> list[str]:
 
 
 def unused(data: DataSet) -> dict[str, str]:
-    return {each.path.relative_to(data.name).as_posix(): each.reason for each in data.unused}
+    return {each.path.relative_to(data.splits["train"].root).as_posix(): each.reason for each in data.unused}
 
 
 def picture(path: Path, shade: int = 90) -> Path:

@@ -215,9 +215,9 @@ def test_8_bits_that_answer_nan_are_refused(tiny_run: Path, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("optimizer.lr", ".inf"),
-        ("optimizer.weight_decay", ".nan"),
-        ("ema.decay", ".nan"),
+        ("optimizer.lr", "inf"),
+        ("optimizer.weight_decay", "nan"),
+        ("ema.decay", "nan"),
         ("schedule.milestones", "[.nan, 0.5]"),
         ("data.window", "[0, .inf]"),
         ("augment.crop_scale", "[0.1, .inf]"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densekit.errors import BadData
+from densekit.folders import expanded
 from densekit.study.plan import Study, Task
 from densekit.weights import atomic
 
@@ -46,7 +47,7 @@ def slurm(study: Study, folder: Path, tasks: Sequence[Task], data_dir: Path | No
 def _command(folder: Path, data_dir: Path | None) -> str:
     words = ["densekit", "study", str(folder.resolve())]
     if data_dir is not None:
-        words += ["--data-dir", str(data_dir.expanduser().resolve())]
+        words += ["--data-dir", str(expanded(data_dir).resolve())]
     return shlex.join(words)
 
 

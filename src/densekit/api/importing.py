@@ -12,6 +12,7 @@ import torch
 from densekit.config import DenseNetConfig, Preprocessing
 from densekit.data.prepare import resize_for
 from densekit.errors import BadData, InvalidInput
+from densekit.folders import expanded
 from densekit.models import build
 from densekit.version import __version__
 from densekit.weights import ModelCard, atomic, save_model
@@ -62,7 +63,7 @@ def import_model(
     Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments, and
     where the file leaves open which of the two tasks it is for.
     """
-    file, out = Path(file).expanduser(), Path(out).expanduser()
+    file, out = expanded(file), expanded(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InvalidInput(f"--out {out} exists and is not empty; name a new folder")
     if (mean is None) != (std is None):
@@ -148,7 +149,7 @@ def _classes(found: Imported, given: str | Path | Sequence[str] | None) -> tuple
     """Names in the order of the logits, and what to know about them."""
     count = found.config.num_classes
     if given is not None:
-        names = _read_classes(Path(given).expanduser()) if isinstance(given, str | Path) else tuple(given)
+        names = _read_classes(expanded(given)) if isinstance(given, str | Path) else tuple(given)
         if len(names) != count:
             one = " (the class whose probability its one output is)" if count == 1 else ""
             raise InvalidInput(

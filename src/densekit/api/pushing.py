@@ -9,6 +9,7 @@ from densekit.config import DataConfig
 from densekit.data.sources import NAMED
 from densekit.errors import BadData, InvalidInput
 from densekit.export.exported import is_exported
+from densekit.folders import expanded
 from densekit.report.model_card import Run, model_card
 from densekit.weights import ModelCard, atomic, hub, model_folder, open_model
 from densekit.weights.folder import CONFIG, WEIGHTS
@@ -53,7 +54,7 @@ def push(
     hub.require(to)
     folder = model_folder(model)
     _, card = open_model(folder, "concat")  # whole, and of the sha256 that its card says
-    run = Path(model).expanduser()
+    run = expanded(model)
     story = Run.read(run) if (run / "config.yaml").is_file() else None
     public, redacted = without_paths(card)
     text = hub.marked(model_card(public, story, repository=address.repository, license=license))
@@ -65,7 +66,7 @@ def push(
     if not card.metrics:
         notes.append("the card calls accuracy unknown, as no measurement stands beside these weights")
     if dry_run is not None:
-        out = Path(dry_run).expanduser()
+        out = expanded(dry_run)
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise InvalidInput(f"--dry-run {out} exists and is not empty; name a new folder")
         try:
@@ -105,7 +106,7 @@ def _without_folders(data: DataConfig) -> DataConfig:
     if colon and form in ("csv", "wds"):
         return data.model_copy(update={"source": f"{form}:{Path(rest).name}", "image_root": None})
     if colon and form == "hf":
-        local = Path(rest).expanduser().exists()
+        local = expanded(rest).exists()
         return data.model_copy(update={"source": f"hf:{Path(rest).name}"}) if local else data
     if data.source in NAMED or data.source == "imagenet" or form == "synthetic":
         return data

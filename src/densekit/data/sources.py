@@ -90,14 +90,16 @@ def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
 def place_of(source: str) -> Path | None:
     """The path or pattern that DATA names; None for a named data set, made-up images, the Hub, and remote shards."""
     form, colon, rest = source.partition(":")
-    if source in NAMED or source == "imagenet" or source.startswith("synthetic:"):
+    if source in NAMED or source in ("", "imagenet") or source.startswith("synthetic:"):
         return None
     if form == "wds" and is_remote(rest):
         return None
     if colon and form in _FILE_FORMS:
-        path = Path(rest).expanduser()
+        if not rest:  # `load` refuses it; the empty path would be the current folder
+            return None
+        path = expanded(rest)
         return path if form != "hf" or path.is_absolute() or path.exists() else None
-    return Path(source).expanduser()
+    return expanded(source)
 
 
 def located(config: DataConfig) -> DataConfig:
@@ -107,7 +109,7 @@ def located(config: DataConfig) -> DataConfig:
     if place is not None and (place.exists() or config.source.startswith("wds:")):
         form, colon, _ = config.source.partition(":")
         changes["source"] = f"{form}:{place.absolute()}" if colon and form in _FILE_FORMS else str(place.absolute())
-    if config.image_root is not None and (root := Path(config.image_root).expanduser()).exists():
+    if config.image_root is not None and (root := expanded(config.image_root)).exists():
         changes["image_root"] = str(root.absolute())
     return config.model_copy(update=changes)
 
@@ -130,7 +132,7 @@ def missing(config: DataConfig) -> tuple[str, Path] | None:
     if place is not None and not place.exists():
         form = config.source.partition(":")[0] + ":" if config.source.startswith(_FILE_PREFIXES) else ""
         return f"data.source={form}", place
-    root = None if config.image_root is None else Path(config.image_root).expanduser()
+    root = None if config.image_root is None else expanded(config.image_root)
     return None if root is None or root.exists() else ("data.image_root=", root)
 
 
@@ -148,7 +150,7 @@ def short_name(source: str) -> str:
     form = re.match("csv|wds|hf", source) if ":" in source else None
     if form is None:
         # Of `.` and `..` the folder's own name; without a dot in front, which would hide a run that is called so.
-        name = Path(os.path.abspath(Path(source).expanduser())).name.lstrip(".")
+        name = Path(os.path.abspath(expanded(source))).name.lstrip(".")
         return printable(name) or "data"
     name = Path(source.partition(":")[2]).name
     return name if form[0] == "csv" else re.sub(r"[^\w.]+", "-", name).strip("-.") or form[0]

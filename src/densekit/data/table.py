@@ -17,6 +17,7 @@ from densekit.data.table_file import Table, is_missing, one_number_twice, read_t
 from densekit.data.table_labels import read_labels
 from densekit.data.table_paths import missing_files, with_slashes
 from densekit.errors import BadData, BadImage, InvalidInput
+from densekit.folders import expanded
 
 # Columns that are taken where the settings name none, compared without case, spaces, hyphens and underscores.
 _PATHS = ("path", "image", "imagepath", "imageindex", "file", "filename")
@@ -49,7 +50,7 @@ def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     columns = _columns(content, config)
     found = read_labels(content, columns.labels, config)
     content = content.only(found.at)
-    root = path.parent if config.image_root is None else Path(config.image_root).expanduser()
+    root = path.parent if config.image_root is None else expanded(config.image_root)
     names, notes = with_slashes(content.filled(columns.images), root)
     _refuse_twice(content, names)
     groups = None if columns.groups is None else _groups(content, columns.groups)

@@ -217,7 +217,11 @@ def held(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
             if time.monotonic() > until:
                 raise InvalidInput(f"another process is training {folder}; wait for it, or stop it")
             time.sleep(0.2)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not left to the closing: decoding processes were forked with the open file
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _locked(file: IO[str]) -> bool:

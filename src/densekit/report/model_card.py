@@ -16,6 +16,7 @@ import jinja2
 from densekit.data.sources import short_name
 from densekit.engine import runs
 from densekit.engine.progress import duration
+from densekit.folders import expanded
 from densekit.models.cost import cost_of
 from densekit.report.single_label import wilson
 from densekit.weights import ModelCard
@@ -136,7 +137,7 @@ def _dataset_of(source: str | None) -> str | None:
     if source is None:
         return None
     form, colon, name = source.partition(":")
-    if colon and form == "hf" and not Path(name).expanduser().exists():
+    if colon and form == "hf" and not expanded(name).exists():
         return name.partition(":")[0]
     return DATASETS.get(source)
 

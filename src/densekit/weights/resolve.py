@@ -54,7 +54,7 @@ def model_folder(name: str | Path) -> Path:
 
 def located_model(name: str) -> str:
     """MODEL with an absolute path, if it is a folder of this machine; any other name as it is."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     is_folder = (path / CONFIG).is_file() or (path / "checkpoints").is_dir()
     return str(path.absolute()) if is_folder else name
 
