@@ -192,3 +192,20 @@ def test_what_a_table_may_mean_otherwise_is_a_warning_of_a_check(tmp_path: Path)
     config = DataConfig(source=f"csv:{path}")
     found = {each.code: each for each in check(load(config, Path()), config).findings}
     assert found["unclear_table"].level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("cells", "given", "noted"),
+    [
+        (["A", "A|B", "No Finding", "B"], {}, ["'No Finding' of label never stands beside another class"]),
+        (["A", "A|B", "No Finding", "B"], {"no_label": "No Finding"}, []),
+        (["A", "A|B", "C|D", "B|C"], {}, []),
+        (["A", "A|B", "C", "D"], {}, []),  # two words alone: more than one can mean none
+    ],
+)
+def test_a_word_that_may_stand_for_no_class_is_told(
+    cells: list[str], given: dict[str, str], noted: list[str], tmp_path: Path
+) -> None:
+    notes = read(labelled(tmp_path, cells), label_separator="|", **given).notes
+    assert len(notes) == len(noted)
+    assert all(part in note for part, note in zip(noted, notes, strict=True))

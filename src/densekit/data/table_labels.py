@@ -45,7 +45,8 @@ def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig) -> L
         labels = torch.tensor([_numbers(table, name, blank) for name in columns]).T.contiguous()
         return Labels(columns, labels, every)
     if config.label_separator is not None:
-        return Labels(*_separated(table, columns[0], config, blank), every)
+        classes, labels, notes = _separated(table, columns[0], config, blank)
+        return Labels(classes, labels, every, notes)
     return _single(table, columns[0], config)
 
 
@@ -63,7 +64,10 @@ def _numbers(table: Table, column: str, blank: float) -> list[float]:
     return values
 
 
-def _separated(table: Table, column: str, config: DataConfig, blank: float) -> tuple[tuple[str, ...], Tensor]:
+def _separated(
+    table: Table, column: str, config: DataConfig, blank: float
+) -> tuple[tuple[str, ...], Tensor, tuple[str, ...]]:
+    """Classes, labels and notes."""
     cells = table.column(column)
     words = config.blank_labels != "class"
     for cell, line in zip(cells, table.lines, strict=True) if config.blank_labels is None else ():
@@ -84,7 +88,18 @@ def _separated(table: Table, column: str, config: DataConfig, blank: float) -> t
         [blank] * len(classes) if no else [float(name in names) for name in classes]
         for names, no in zip(found, empty, strict=True)
     ]
-    return classes, torch.tensor(rows)
+    return classes, torch.tensor(rows), _perhaps_no_label(column, classes, found) if config.no_label is None else ()
+
+
+def _perhaps_no_label(column: str, classes: tuple[str, ...], found: Sequence[set[str]]) -> tuple[str, ...]:
+    """A note where one word never stands beside a class, as `No Finding` does not, and all others do."""
+    beside = set().union(*(names for names in found if len(names) > 1))
+    alone = [name for name in classes if name not in beside]
+    if len(alone) != 1 or not beside:
+        return ()
+    return (
+        f"'{alone[0]}' of {column} never stands beside another class; set data.no_label={alone[0]} if it means none",
+    )
 
 
 def _single(table: Table, column: str, config: DataConfig) -> Labels:
