@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import densekit
 from densekit.errors import BadData, InvalidInput
@@ -147,6 +149,19 @@ def test_damaged_hashes_are_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / image_hashes.FILE).write_bytes(b"?")
     with pytest.raises(BadData, match=r"images\.safetensors is damaged"):
         densekit.evaluate(tmp_path / "model", place / "photos")
+
+
+def test_hashes_of_something_else_are_named(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run/checkpoints/last", tmp_path / "model")
+    save_file({"test": np.zeros(3, np.float32)}, tmp_path / "model" / image_hashes.FILE)
+    with pytest.raises(BadData, match=r"images\.safetensors is damaged"):
+        densekit.evaluate(tmp_path / "model", place / "photos", split="all")
+
+
+def test_a_state_that_is_nested_too_deeply_is_no_state_of_training(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run/checkpoints/last", tmp_path / "model")
+    (tmp_path / "model" / "state.json").write_text("[" * 100_000)
+    assert densekit.evaluate(tmp_path / "model", place / "photos").split == "test"
 
 
 def test_data_with_a_validation_but_no_test_split_are_measured_on_it(tmp_path: Path) -> None:

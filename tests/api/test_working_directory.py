@@ -65,6 +65,52 @@ def test_the_data_folder_that_was_given_is_used_again(place: Path, monkeypatch: 
     assert runs.data_dir_of(Path("run")) == str(place / "here" / "sets")
 
 
+def test_the_leader_alone_reads_which_data_folder_was_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another host the run may not be there, and each process would look for the images elsewhere."""
+    from densekit.engine import runs
+    from densekit.engine.processes import World
+
+    densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
+    from_leader, data_dir_of = World.from_leader, runs.data_dir_of
+    reading, seen = [False], list[bool]()
+
+    def of_leader(world: World, work: Any) -> Any:
+        reading.append(True)
+        value = from_leader(world, work)
+        reading.pop()
+        return value
+
+    def read(folder: Path) -> str | None:
+        seen.append(reading[-1])
+        return data_dir_of(folder)
+
+    monkeypatch.setattr(World, "from_leader", of_leader)
+    monkeypatch.setattr(runs, "data_dir_of", read)
+    densekit.resume("run", epochs=2)
+    assert seen
+    assert all(seen)
+
+
+@pytest.mark.parametrize("name", ["set [1]", "set {a,b}"])
+def test_a_pattern_of_shards_works_in_a_directory_whose_name_looks_like_one(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from densekit.api.data import shard
+
+    shard("photos", place / name / "shards")
+    monkeypatch.chdir(place / name)
+    run = densekit.train("wds:shards/*.tar", model=NET, epochs=1, out="run", settings=SMALL)
+    assert run.evaluate().top1 == run.result.top1
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]", b"[" * 100_000], ids=["bytes", "list", "nested"])
+def test_a_damaged_line_among_the_events_does_not_stop_a_run(line: bytes, place: Path) -> None:
+    densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
+    with Path("run/events.jsonl").open("ab") as events:
+        events.write(line + b"\n")
+    assert densekit.resume("run", epochs=2).result.count > 0
+
+
 def test_images_that_moved_need_no_permission(place: Path) -> None:
     densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
     Path("photos").rename("elsewhere")

@@ -137,3 +137,11 @@ def test_a_damaged_checkpoint_is_noticed(name: str, damage: str, tmp_path: Path)
             path.unlink()
     with pytest.raises(BadWeights, match="last"):
         read_checkpoint(folder)
+
+
+def test_a_state_with_a_number_that_is_not_finite_is_no_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last", state(1), CARD, {})
+    path = tmp_path / "last" / "state.json"
+    path.write_text(path.read_text().replace('"seconds": 0.0', '"seconds": NaN'))
+    with pytest.raises(BadWeights, match="no usable checkpoint"):
+        read_checkpoint(tmp_path / "last")

@@ -3,7 +3,6 @@
 What an image is, its content says: the folder may have another name or form, or hold some of the training images only.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from densekit.data.split import divide
 from densekit.engine.state import STATE_JSON
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.export.exported import is_exported
+from densekit.parsing import read_json
 from densekit.weights import ModelCard, image_hashes, model_folder
 from densekit.weights.image_hashes import Hashes
 from densekit.words import counted
@@ -170,7 +170,7 @@ def _trained_with(model: str | Path, card: ModelCard, data_dir: Path, *, search:
 
 def _fingerprints(folder: Path) -> Mapping[str, str]:
     try:
-        return dict(json.loads((folder / STATE_JSON).read_text())["made_by"]["data"])
+        return dict(read_json(folder / STATE_JSON)["made_by"]["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # a model folder without the state of training
 

@@ -189,7 +189,7 @@ def _resume(
             longer = f"{runs.resuming(folder)} --epochs {recipe.epochs + 10}"
             display.say(f"{folder} is finished; to train it longer: {longer}")
             return Run(folder, result)
-        data_dir = data_dir or runs.data_dir_of(folder)
+        data_dir = data_dir or world.from_leader(lambda: runs.data_dir_of(folder))
         _require_there(recipe, folder)
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
         if checkpoint is None:

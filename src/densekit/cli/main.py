@@ -99,9 +99,7 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, as people append it to a failed command
         os.environ["DENSEKIT_DEBUG"] = "1"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+    _escape_output()
     _refuse_empty(arguments)
     try:
         assemble()
@@ -139,6 +137,13 @@ def _watch_interrupts() -> list[int]:
     if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
     return received
+
+
+def _escape_output() -> None:
+    """Characters that the terminal cannot show are written as escapes; else a class's name could end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _refuse_empty(arguments: list[str]) -> None:

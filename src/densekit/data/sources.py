@@ -24,8 +24,6 @@ _SYNTHETIC = re.compile(
     r"synthetic:(?P<height>\d+)x(?P<width>\d+)x(?P<channels>\d+):(?P<classes>\d+)(?::(?P<count>\d+))?"
 )
 
-_FORMS = ("csv:", "wds:", "hf:")
-
 NAMED: dict[str, Callable[[Path], DataSet]] = {
     "digits": lambda _: digits(),
     "mnist": archives.mnist,
@@ -53,14 +51,7 @@ def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
 
 def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
     source = config.source
-    try:
-        source.encode()
-    except UnicodeEncodeError as error:
-        raise BadData(
-            f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
-        ) from error
-    if not source.partition(":")[2 if source.startswith(_FORMS) else 0]:
-        raise InvalidInput(f"DATA '{source}' names nothing; name a data set, or a folder: . is the current one")
+    _check_form(source)
     if source in NAMED:
         return NAMED[source](data_dir)
     if source.startswith("synthetic:"):
@@ -87,6 +78,18 @@ def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
     )
 
 
+def _check_form(source: str) -> None:
+    """Raises BadData for a source that is no text, InvalidInput for one without a name."""
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise BadData(
+            f"{printable(source)} is not UTF-8, as which a model stores what it was trained on; rename it"
+        ) from error
+    if not source.partition(":")[2 if source.startswith(_FILE_PREFIXES) else 0]:
+        raise InvalidInput(f"DATA '{source}' names nothing; name a data set, or a folder: . is the current one")
+
+
 def place_of(source: str) -> Path | None:
     """The path or pattern that DATA names; None for a named data set, made-up images, the Hub, and remote shards."""
     form, colon, rest = source.partition(":")
@@ -103,10 +106,14 @@ def place_of(source: str) -> Path | None:
 
 
 def located(config: DataConfig) -> DataConfig:
-    """`config` with absolute paths, for use from any working directory. A path that does not exist stays as given."""
+    """`config` with absolute paths, for use from any working directory. A path that does not exist stays as given.
+
+    So does a pattern where the working directory's own name would be read as part of it.
+    """
     changes = {}
     place = place_of(config.source)
-    if place is not None and (place.exists() or config.source.startswith("wds:")):
+    is_pattern = config.source.startswith("wds:") and not re.search(r"[][*?{}]", os.getcwd())
+    if place is not None and (place.exists() or is_pattern):
         form, colon, _ = config.source.partition(":")
         changes["source"] = f"{form}:{place.absolute()}" if colon and form in _FILE_FORMS else str(place.absolute())
     if config.image_root is not None and (root := expanded(config.image_root)).exists():

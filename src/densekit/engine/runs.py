@@ -3,7 +3,6 @@
 import csv
 import errno
 import fcntl
-import json
 import os
 import platform
 import shlex
@@ -253,10 +252,10 @@ def last_event(folder: Path) -> dict[str, Any]:
 def _events(folder: Path) -> list[dict[str, Any]]:
     path = folder / "events.jsonl"
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):  # a full disk may have cut it short
-            events.append(json.loads(line))
-    return events
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(Malformed):  # a full disk may have cut it short
+            events.append(parse_json(line))
+    return [event for event in events if isinstance(event, dict)]
 
 
 def note(folder: Path, event: str, **facts: Any) -> None:

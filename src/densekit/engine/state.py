@@ -142,12 +142,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
         expected = dict(document["sha256"])
         Progress(**document["progress"])
+        own = _own_sha256(document)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadWeights(f"no usable checkpoint in {folder} ({error}); train again") from error
     actual = {
         WEIGHTS: _sha256(checkpoint.weights),
         STATE_TENSORS: _sha256(checkpoint.tensors),
-        STATE_JSON: _own_sha256(document),
+        STATE_JSON: own,
     }
     for name, digest in actual.items():
         if expected.get(name) != digest:

@@ -29,10 +29,13 @@ def read(folder: Path) -> Hashes | None:
     """The hashes; None where the folder has none. Raises BadWeights for a damaged file."""
     path = folder / FILE
     try:
-        return load(path.read_bytes())
+        hashes = load(path.read_bytes())
+        if "train" not in hashes or any(each.dtype != np.uint64 or each.ndim != 1 for each in hashes.values()):
+            raise ValueError("it holds no hashes of training images")
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise BadWeights(
             f"{path} is damaged ({error}); copy it again, or remove it: the model loads without"
         ) from error
+    return hashes
