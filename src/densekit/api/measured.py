@@ -1,6 +1,6 @@
 """The images of DATA that a model is measured on: never, without saying so, those it was trained with.
 
-What an image is, its content says: the folder may have another name or form, or hold some of the training images only.
+Images are compared by content: the folder may have another name or form, or hold only some of the training images.
 """
 
 from collections.abc import Mapping

@@ -97,9 +97,9 @@ class Loader:
 
     @contextmanager
     def reading(self, epoch: int = 0, skip: int = 0) -> Iterator[Iterator[Batch]]:
-        """`epoch`'s batches within a block, with which the decoding processes end.
+        """The batches of `epoch`. The decoding processes end with the block.
 
-        Raises WorkerLost where one of them has ended by itself: torch raises anywhere inside the block then.
+        Raises WorkerLost if a decoding process dies: torch may raise that anywhere inside the block.
         """
         batches = self.epoch(epoch, skip)
         try:

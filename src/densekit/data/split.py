@@ -19,7 +19,8 @@ def divide(data: DataSet, config: DataConfig) -> DataSet:
     """
     splits = dict(data.splits)
     if "test" not in splits and "val" not in splits:
-        # One unit for training, one for validation unless that is so many images whatever their units.
+        # A unit is a group, or images that are identical. Leave one for training and, unless data.val_count takes
+        # images regardless of units, one for validation.
         by_unit = config.val_count is None or groups_of(splits["train"]) is not None
         leave = 2 if config.protocol == "tune" and by_unit else 1
         # Another salt than the validation's, or the same images would be chosen again.
@@ -49,8 +50,8 @@ def hold_out(images: Images, share: float | int, salt: int, leave: int = 1) -> t
     """(rest, held out). `share` is a fraction by hash, or an exact count of the smallest hashes.
 
     By fraction every class with two or more different images keeps one on each side, where each image has one class
-    and no group. Else one unit at least is held out and `leave` units are not, where there are enough. Groups are held
-    out whole, so that a count may come out higher.
+    and no group. Otherwise at least one unit is held out and at least `leave` units are kept, if there are enough.
+    Groups are held out whole, so that a count may come out higher.
     """
     keys = _keys(images, salt)
     grouped = groups_of(images) is not None

@@ -115,7 +115,7 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
 
 
 def _images_at_once(prepared: Prepared) -> int:
-    """Of a step, those that one process computes together."""
+    """Images of a step that one process computes together."""
     recipe = prepared.recipe
     batch = min(recipe.batch_size, len(prepared.data.splits["train"]))
     return math.ceil(batch / (prepared.world.size * recipe.accumulate))

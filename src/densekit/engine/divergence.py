@@ -33,9 +33,9 @@ class Fault:
     what: str
     """In the words of the error."""
     place: str
-    """When it was seen, likewise."""
+    """When it was seen, in the words of the error."""
     rate: float
-    """The learning rate then."""
+    """The learning rate at that step."""
     facts: Mapping[str, Any]
     """What diverged.json says about it."""
 

@@ -43,7 +43,7 @@ class Prepared:
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Of the images of each split."""
     hashes: Hashes = field(default_factory=dict)
-    """Of the images of each split; empty where reading them all only for this would take long."""
+    """Hashes of the images of each split; empty for more than 1 GB of images that nothing else has to read."""
     new: tuple[str, ...] = ()
     """Tensors that the recipe's `init` did not fill: a head for other classes."""
     adapted: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     if odd:
         raise BadData(
             f"rank {', '.join(map(str, odd))} has other images or settings than rank {world.rank}; give all hosts the "
-            "same command, and a --data-dir with the same files"
+            "same command, and the same files in the same folders"
         )
     preprocessing = preprocessing_for(data, recipe.data)
     shape = {

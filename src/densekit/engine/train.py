@@ -334,7 +334,7 @@ def _rate(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
 
 
 def _last_rate(prepared: Prepared, progress: Progress) -> float:
-    """Of the step before; of the first one where there was none."""
+    """The learning rate of the last step, or of the first step if none was made."""
     steps = len(prepared.loader("train", prepared.recipe.augment))
     return _rate(prepared.recipe, progress, max(0, progress.step_in_epoch - 1) / steps)
 

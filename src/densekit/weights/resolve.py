@@ -74,7 +74,7 @@ def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, M
 def run_checkpoint(run: Path) -> Path:
     """The checkpoint a run reports: the one its result was measured on, else the last.
 
-    Raises BadWeights where there is none, or the run diverged: its last checkpoint is not what it was to train.
+    Raises BadWeights where there is none, or the run diverged, so that its last checkpoint is not a result.
     """
     if reason := _divergence(run):
         raise BadWeights(
