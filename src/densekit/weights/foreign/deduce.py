@@ -67,7 +67,7 @@ def _refuse_groups(shapes: Shapes, file: str) -> None:
         parent, _, part = name.removesuffix(".weight").rpartition(".")
         norm = f"{parent}.{part.replace('conv', 'norm')}"
         size = shapes.get(f"{norm}.running_mean")
-        if part in ("conv", "conv1", "conv2") and len(shape) == 4 and size and size[0] > shape[1]:
+        if part in ("conv", "conv1", "conv2") and len(shape) == 4 and size and size[0] > shape[1] > 0:
             groups, rest = divmod(size[0], shape[1])
             if not rest:
                 raise BadWeights(
