@@ -414,6 +414,12 @@ def test_wrong_settings_are_refused(
         import_model(file(state), tmp_path / "model", **settings)  # type: ignore[arg-type]
 
 
+def test_classes_nested_too_deeply_are_refused(state: State, file: Write, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match=r"cannot read --classes .*nested too deeply"):
+        import_model(file(state), tmp_path / "model", classes=tmp_path / "classes.json")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
