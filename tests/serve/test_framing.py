@@ -1,5 +1,8 @@
 """Bytes that come with a body and are not part of it are bounded, whoever sends them."""
 
+import http.client
+import io
+import os
 import socket
 import sys
 import time
@@ -8,6 +11,7 @@ from itertools import repeat
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.serve.servers import MODEL, QUICK, Served, picture, served
 
@@ -65,3 +69,20 @@ def test_small_chunks_and_a_trailer_are_read(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(HEAD + chunks + b"0\r\nx-checksum: abc\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_body_of_an_earlier_request_is_not_counted_as_framing(server: Served) -> None:
+    noise = io.BytesIO()
+    Image.frombytes("L", (400, 400), os.urandom(160_000)).save(noise, "PNG")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for _ in range(2):
+        connection.putrequest("POST", "/v1/predict")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", str(len(noise.getvalue())))
+        connection.endheaders()
+        time.sleep(0.2)  # many clients send the body apart from the head
+        connection.send(noise.getvalue())
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        answer.read()
+    connection.close()

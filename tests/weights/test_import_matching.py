@@ -174,6 +174,7 @@ def test_a_head_of_two_layers_is_refused(state: State, file: Write, tmp_path: Pa
         ({"features.denseblock1.denselayer2.conv1.weight": (32, 25, 1, 1)}, "do not each add 8 maps"),
         ({"features.denseblock1.denselayer1.conv1.weight": (33, 16, 1, 1)}, "a multiple of the growth rate"),
         ({"features.norm5.weight": (5,)}, "norm5.weight is 5, where"),
+        ({"features.denseblock1.denselayer1.conv2.weight": (8, 0, 3, 3)}, "conv2.weight is 8x0x3x3, where"),
     ],
 )
 def test_what_is_no_densenet_of_ours_is_refused(
@@ -412,6 +413,12 @@ def test_wrong_settings_are_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
         import_model(file(state), tmp_path / "model", **settings)  # type: ignore[arg-type]
+
+
+def test_classes_nested_too_deeply_are_refused(state: State, file: Write, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match=r"cannot read --classes .*nested too deeply"):
+        import_model(file(state), tmp_path / "model", classes=tmp_path / "classes.json")
 
 
 @pytest.mark.parametrize(

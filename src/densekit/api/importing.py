@@ -1,6 +1,5 @@
 """`densekit import` as a function."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from densekit.data.prepare import resize_for
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import expanded
 from densekit.models import build
+from densekit.parsing import parse_json
 from densekit.version import __version__
 from densekit.weights import ModelCard, atomic, save_model
 from densekit.weights.foreign import Account, Imported, import_network
@@ -177,7 +177,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     """A name a line; or JSON: a list, or numbers to names (Keras: to identifiers and names)."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        tree: Any = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+        tree: Any = parse_json(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"cannot read --classes {path}: {reason}; it needs a name a line, or a JSON list") from error
@@ -230,7 +230,7 @@ def _about_wiring(found: Imported, config: DenseNetConfig) -> list[str]:
         notes.append(
             f"assumed, as weights do not show it: stem {stem}; concatenation with {concatenation}; {relu} and an "
             f"average pooling of 2x2 in transitions; a ReLU before every other convolution and the global average "
-            f"pooling; epsilon {config.norm_eps}; if the network computes otherwise, its answers are others"
+            f"pooling; epsilon {config.norm_eps}; if any of this is wrong, so are its predictions"
         )
     if found.folded:
         notes.append(

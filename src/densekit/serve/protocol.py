@@ -39,6 +39,8 @@ class Protocol(HttpToolsProtocol):
     _in_head = _in_body = False
     _head = _body = _framing = 0
     """Bytes so far: of the head; of the body; of what is received with the body and is not part of it."""
+    _bodies = 0
+    """Bytes of all bodies of the connection."""
     _refused = False
     _received = b""
     _offers_upgrade = False
@@ -71,10 +73,10 @@ class Protocol(HttpToolsProtocol):
             return
         self._received = data
         within = self._in_body  # then what begins in these bytes does not begin with them
-        received = self._body
+        bodies = self._bodies
         super().data_received(data)
         if self._in_body:
-            self._framing += len(data) - (self._body - received)
+            self._framing += len(data) - (self._bodies - bodies)
             if self._framing > _FRAMING_BYTES + self._body // _FRAMING_SHARE and not self.transport.is_closing():
                 self.send_400_response("chunk extensions or trailers of too many bytes")
         if self._in_head and not within:
@@ -114,6 +116,7 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Counts it."""
         self._body += len(body)
+        self._bodies += len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:

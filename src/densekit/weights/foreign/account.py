@@ -1,5 +1,7 @@
 """Every tensor of a file and every one of the network: matched, converted, made, set aside, or an error."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -58,6 +60,12 @@ class Account:
                 self.aside[name] = f"--ignore {asked}" if asked else str(known)
             else:
                 unmatched.append(name)
+        taking_part = within(unmatched, [*self.matched, *self.converted])
+        if taking_part:
+            raise BadWeights(
+                f"{file}: {len(taking_part)} of its tensors are of layers within the network that densekit's does not "
+                f"have, {listed(taking_part)}; no densekit network has these weights"
+            )
         if unmatched:
             raise BadWeights(
                 f"{file}: {len(unmatched)} of its tensors have no place in the network, {listed(unmatched)}; if it "
@@ -83,8 +91,25 @@ class Account:
                 continue
             state[name] = torch.full(tensor.shape, value, dtype=tensor.dtype)
             self.made[name] = why
+        if missing and scaled and "running_mean" not in scaled:
+            raise BadWeights(
+                f"{file}: its norms have no running statistics, as group and instance norms have none; no densekit "
+                "network has these weights"
+            )
         if missing:
             raise BadWeights(f"{file} lacks {len(missing)} tensors of the network, {listed(missing)}; fetch it again")
+
+
+def within(names: Iterable[str], taken: Sequence[str]) -> list[str]:
+    """Those of `names` in modules that have some of the tensors `taken`, and not all, as what wraps a network has."""
+    sizes = Counter(module for name in taken for module in _modules(name))
+    return [name for name in names if any(0 < sizes[module] < len(taken) for module in _modules(name))]
+
+
+def _modules(name: str) -> list[tuple[str, ...]]:
+    """All that a tensor is in, outermost first."""
+    *parts, _ = re.split("[./]", name)
+    return [tuple(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def sound(tensor: Tensor, theirs: str, ours: str, file: str) -> str:

@@ -1,6 +1,5 @@
 """config.json beside the weights, as timm and transformers write it: classes, task and preprocessing."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from densekit.errors import BadWeights
+from densekit.parsing import Malformed, read_json
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_CONFIG_BYTES = 16 * 2**20
 # What makes another function of the same weights.
 _ARGUMENTS = ("act_layer", "norm_layer", "aa_layer")
 _POOLS = ("avg", "fast", "", None)
@@ -68,10 +67,8 @@ def _tree(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > _CONFIG_BYTES:
-            raise ValueError("it is too large")
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = read_json(path)
+    except (OSError, Malformed) as error:
         raise BadWeights(f"cannot read {path}: {error}; fetch it again, or move it away") from error
     return tree if isinstance(tree, dict) else None
 

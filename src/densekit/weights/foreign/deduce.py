@@ -20,6 +20,7 @@ STRUCTURE = (
 
 def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseNetConfig:
     """The network by our names' shapes. Raises BadWeights, saying what in it densekit's DenseNet has not."""
+    _refuse_groups(shapes, file)
     stem, stem_norm = _stem(shapes, file)
     blocks = _blocks(shapes, file)
     first = [f"features.denseblock{block}.denselayer1.conv1.weight" for block in range(1, len(blocks) + 1)]
@@ -58,6 +59,21 @@ def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseN
         image_size=(224, 224) if stem == "imagenet" else (32, 32),
     )
     return config.model_copy(update={"name": _name_of(config)})
+
+
+def _refuse_groups(shapes: Shapes, file: str) -> None:
+    """Raises BadWeights for a convolution that reads a share of the maps that the batch norm before it has."""
+    for name, shape in shapes.items():
+        parent, _, part = name.removesuffix(".weight").rpartition(".")
+        norm = f"{parent}.{part.replace('conv', 'norm')}"
+        size = shapes.get(f"{norm}.running_mean")
+        if part in ("conv", "conv1", "conv2") and len(shape) == 4 and size and size[0] > shape[1] > 0:
+            groups, rest = divmod(size[0], shape[1])
+            if not rest:
+                raise BadWeights(
+                    f"{file}: {name} is of a grouped convolution, of {groups} groups; no densekit network has these "
+                    "weights"
+                )
 
 
 def _stem(shapes: Shapes, file: str) -> tuple[str, bool | None]:

@@ -10,10 +10,10 @@ from torch import Tensor
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput
 from densekit.models import build, config_for
-from densekit.weights.foreign.account import Account, sound
+from densekit.weights.foreign.account import Account, sound, within
 from densekit.weights.foreign.beside import ConfigBeside, read_beside, weights_in
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
-from densekit.weights.foreign.deduce import STRUCTURE, deduce
+from densekit.weights.foreign.deduce import STRUCTURE, Shapes, deduce
 from densekit.weights.foreign.fold import shifts
 from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.keras_wiring import wiring_of
@@ -107,12 +107,7 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         for theirs, ours in matched.names.items()
     }
     shapes = {ours: tuple(turned[theirs][0].shape) for theirs, ours in matched.names.items()}
-    if head and "classifier.weight" not in shapes:
-        rest = f" ({listed(matched.rest)} are left over)" if matched.rest else ""
-        raise BadWeights(
-            f"{file} has no classifier of one linear layer{rest}; to start a training from the rest: --no-head"
-            + (f" --ignore '{matched.rest[0]}'" if matched.rest else "")
-        )
+    _require_ends(shapes, matched, file, head=head)
     config = deduce(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
     orders = read_channels(config) if matched.layout.new_first else {}
     if found.graph:
@@ -162,6 +157,20 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         wired=bool(found.graph),
         folded=len(biases),
     )
+
+
+def _require_ends(shapes: Shapes, matched: Match, file: str, *, head: bool) -> None:
+    """Raises BadWeights for a network without the final batch norm, or without a classifier."""
+    rest = f" ({listed(matched.rest)} are left over)" if matched.rest else ""
+    if not any(ours.startswith("features.norm5.") for ours in shapes):
+        raise BadWeights(f"{file}: it has no final batch norm{rest}; no densekit network has these weights")
+    if head and "classifier.weight" not in shapes:
+        inside = within(matched.rest, list(matched.names))
+        spare = [name for name in matched.rest if name not in inside]
+        raise BadWeights(
+            f"{file} has no classifier of one linear layer{rest}; to start a training from the rest: --no-head"
+            + (f" --ignore '{spare[0]}'" if spare else "")
+        )
 
 
 def _as_beside(imported: Imported, beside: ConfigBeside, path: Path) -> Imported:
