@@ -1,4 +1,4 @@
-"""What `fork` needs to know of OpenMP: a child has none of its parent's threads, and libgomp waits for them for ever.
+"""OpenMP and `fork`: a child has none of its parent's threads, and libgomp would wait for them without end.
 
 So the threads are ended before each fork; parent and child start new ones at their next parallel region, in as many as
 before, hence with the same bits. This mends torch's own operators, too. Runtimes other than libgomp look after forks
@@ -13,7 +13,7 @@ import torch
 
 _HARD = 2  # omp_pause_hard of OpenMP 5.0
 _released = False  # between a fork's two hooks
-_orphaned = False  # this process was forked without the first of them
+_orphaned = False  # this process was forked without `_before`
 
 
 def _runtime() -> ctypes.CDLL | None:
