@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests.data.xrays import SETTINGS, write_xrays
 
 if TYPE_CHECKING:
     from densekit import Run
+
+# How long an example takes says nothing on a machine that other tests share.
+settings.register_profile("densekit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("densekit")
 
 
 @pytest.fixture(autouse=True, scope="session")
