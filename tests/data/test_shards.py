@@ -214,14 +214,12 @@ def test_a_group_is_of_all_images_or_of_none(tmp_path: Path, group: object, said
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\u2028b"])
-def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str) -> None:
+def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its second line would be read as one more class, and the labels of the others as those before them."""
-    table = tmp_path / "labels.csv"
-    for i in range(4):
-        (tmp_path / f"{i}.png").write_bytes(picture(i))
-    table.write_text(f'path,label\n0.png,"{name}"\n1.png,c\n2.png,"{name}"\n3.png,c\n', encoding="utf-8")
+    images = ArrayImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    monkeypatch.setattr("densekit.api.data.load", lambda *_, **__: DataSet("made", (name, "c"), {"train": images}))
     with pytest.raises(InvalidInput, match="is not a line of text"):
-        shard(f"csv:{table}", tmp_path / "out")
+        shard("digits", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
