@@ -73,6 +73,7 @@ def _write(path: Path, name: str, barrier: Any, outcomes: Any) -> None:
         outcomes.put(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_folder_has_the_files_of_one_writer(empty: bool, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
@@ -91,6 +92,7 @@ def test_a_folder_has_the_files_of_one_writer(empty: bool, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["shard", "analyse", "study"])
 def test_so_have_those_of_other_verbs(
     verb: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
