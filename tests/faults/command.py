@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,25 @@ def train_until(step: int, data: str, **words: Any) -> str:
 def run(*words: str | Path, folder: Path, ranks: int = 1, status: int = 0, restarts: int = 0) -> tuple[str, str]:
     """To its end, which is to be `status`: (standard output, standard error)."""
     process = start(*words, folder=folder, ranks=ranks, restarts=restarts)
-    out, err = process.communicate(timeout=240)
+    out, err = finish(process, timeout=240)
     assert process.returncode == status, err
     return out, err
+
+
+def finish(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
+    """(standard output, standard error) of what `start` started; a test that waits longer fails with all that it said.
+
+    Also while only a child of it still holds the pipes. Nothing of the process group outlives this.
+    """
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        listed = subprocess.run(["ps", "-eo", "pid,ppid,stat,wchan:20,args"], capture_output=True, text=True).stdout
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=30)
+        still = "\n".join(line for line in listed.splitlines() if "densekit" in line)
+        pytest.fail(f"not ended after {timeout} s\n{still}\nstandard output:\n{out}\nstandard error:\n{err}")
 
 
 def state_of(folder: Path) -> dict[str, object]:

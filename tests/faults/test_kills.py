@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_photos
-from tests.faults.command import run, start, state_of
+from tests.faults.command import finish, run, start, state_of
 
 # Dropout and the average of the weights: everything that has a state. Three steps between checkpoints, so that most
 # kills lose some.
@@ -59,7 +59,7 @@ def survive(folder: Path, ranks: int, number: int, kills: int, arguments: tuple[
             except subprocess.TimeoutExpired:
                 kill(process, number, chance)
                 done, killed = done + 1, True
-            _, err = process.communicate(timeout=120)
+            _, err = finish(process, timeout=120)
             ended = process.returncode == 0
             assert ended or killed, err
             # A run that was killed before it had a folder is none.

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,43 @@ def test_so_does_an_evaluation(ten_crop: bool, photos: str, tmp_path: Path) -> N
 
 
 def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -> None:
+    before = set(_workers(os.getpid()))
+
     def broken(*_: object) -> None:
         raise RuntimeError("something else")
 
     with pytest.MonkeyPatch.context() as patch:
         fails(patch, broken)
-        with pytest.raises(RuntimeError, match="something else"):
+        with pytest.raises(RuntimeError, match="something else") as failed:
             densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL | {"data.workers": 1})
+    assert failed.tb is not None  # whose frames keep what they hold, but no process that its parent would wait for
+    assert set(_workers(os.getpid())) <= before
+
+
+_STUCK = """
+import sys, time
+import densekit
+from densekit.data import loader
+
+loader._collate = lambda rows: time.sleep(1000)
+densekit.train(sys.argv[1], model="densenet_bc_10_4", epochs=1, out="run",
+               settings={"data.image_size": 16, "batch_size": 4, "data.workers": 2, "plan": "concat"})
+"""
+
+
+def test_workers_end_with_a_killed_trainer_whatever_they_wait_for(photos: str, tmp_path: Path) -> None:
+    """Those of a killed process that went on would hold its connections open, and others would wait for it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STUCK, photos], cwd=tmp_path, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE
+    )
+    try:
+        while len(workers := _workers(process.pid)) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    process.communicate(timeout=30)  # they hold its standard output
+    assert not any(Path(f"/proc/{worker}/cwd").exists() for worker in workers)
 
 
 def _workers(pid: int) -> list[int]:

@@ -1,12 +1,15 @@
 """Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
 
 import math
+import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +110,7 @@ class Loader:
                 yield batches
         except RuntimeError as error:
             if self.workers and (lost := worker_lost(error)) is not None:
-                # Without its traceback, which would keep the other processes until the end of this one.
-                raise lost from error.with_traceback(None)
+                raise lost from error
             raise
 
     def _batches(self, epoch: int) -> list[Tensor]:
@@ -155,11 +157,18 @@ class Loader:
             batch_sampler=_Lists(batches),
             num_workers=self.workers,
             collate_fn=_collate,
-            worker_init_fn=_deaf,
+            worker_init_fn=partial(_prepare_worker, os.getpid()),
             pin_memory=self.device.type == "cuda",
         )
-        for pixels, samples, failures in loader:
-            yield pixels, torch.tensor(samples, dtype=torch.int64), failures
+        decoded = iter(loader)
+        try:
+            for pixels, samples, failures in decoded:
+                yield pixels, torch.tensor(samples, dtype=torch.int64), failures
+        except (Exception, KeyboardInterrupt) as error:
+            # The frames of its traceback hold the iterator, and with it the decoding processes.
+            raise error.with_traceback(None) from None
+        finally:
+            del decoded
 
     def _finish(
         self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
@@ -331,15 +340,26 @@ class _RandomCrop(NamedTuple):
         return pixels.flip(-1) if self.config.flip and self.u[augment.FLIP] < 0.5 else pixels
 
 
-def _deaf(_: int) -> None:
-    """A signal to a whole process group must not end the workers before the training process has saved.
+def _prepare_worker(parent: int, _: int) -> None:
+    """Settles when a decoding process ends: with the training process, and no earlier.
 
-    But one that asks them to end does, if they are still there a minute later: a program that leaves an epoch in the
-    middle waits for them at its exit.
+    A signal to a whole process group must not end it before the training process has saved. But one that asks it to
+    end does, if it is still there a minute later: a program that leaves an epoch in the middle waits for it at exit.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has gone: a worker that waits for anything else would stay for ever.
+
+    It holds copies of the parent's sockets and pipes, so that others would take the parent for alive.
+    """
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _collate(
