@@ -1,5 +1,6 @@
 """Augmentation is keyed by (seed, epoch, sample) and does what it says."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, augment, load
-from densekit.data.loader import _deaf
+from densekit.data.loader import _prepare_worker
 
 SAMPLES = torch.arange(400)
 
@@ -98,7 +99,7 @@ def test_workers_outlive_a_signal_to_all_but_not_for_ever() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
-        _deaf(0)
+        _prepare_worker(os.getppid(), 0)
         for number in numbers:
             signal.raise_signal(number)
         assert 0 < signal.alarm(0) <= 60
