@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import densekit
+from densekit.api import measured
 from densekit.errors import BadData, InvalidInput
 from densekit.weights import image_hashes
 from tests.conftest import write_photos
@@ -141,6 +142,18 @@ def test_a_model_without_hashes_reads_its_training_data_again_or_says_that_it_ca
     card["data"]["source"] = "gone"
     (model / "config.json").write_text(json.dumps(card))
     densekit.evaluate(model, tmp_path / "copy")
+    assert "not known whether" in said()
+
+
+def test_training_data_that_take_long_to_read_are_not_read_again(
+    place: Path, tmp_path: Path, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(place / "run/checkpoints/last", model)
+    (model / image_hashes.FILE).unlink()
+    shutil.copytree(place / "photos", tmp_path / "copy")
+    monkeypatch.setattr(measured, "QUICKLY_READ", 1000)
+    densekit.evaluate(model, tmp_path / "copy", split="all")
     assert "not known whether" in said()
 
 

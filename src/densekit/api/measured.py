@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from densekit.config import DataConfig
 from densekit.data import DataSet, Images
 from densekit.data import load as load_data
-from densekit.data.sets import kept_hashes
+from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
 from densekit.data.sources import at_hand, missing, same_source
 from densekit.data.split import divide
 from densekit.engine.state import STATE_JSON
@@ -176,11 +176,15 @@ def _fingerprints(folder: Path) -> Mapping[str, str]:
 
 
 def _read_again(card: ModelCard, config: DataConfig, fingerprints: Mapping[str, str], data_dir: Path) -> Hashes | None:
-    """Hashes of the training data, if they are on this machine and are still what they were."""
+    """Hashes of the training data, if they are on this machine, read in seconds, and are still what they were."""
     if missing(config) is not None or not at_hand(config.source, data_dir):
         return None
     try:
-        splits = divide(load_data(config, data_dir), config).splits
+        loaded = load_data(config, data_dir)
+        stored = sum(each.stored_bytes() for each in loaded.splits.values() if isinstance(each, EncodedImages))
+        if stored > QUICKLY_READ:
+            return None
+        splits = divide(loaded, config).splits
         found = {name: images.fingerprint() for name, images in splits.items()}
     except DensekitError:
         return None

@@ -68,9 +68,13 @@ class ArrowImages(EncodedImages):
         digest = hashlib.sha256(self.at.tobytes() + self.labels.numpy().tobytes())
         sizes = self._sizes[self.at]
         digest.update(sizes.tobytes())
-        if int(sizes.sum()) <= QUICKLY_READ:
+        if self.stored_bytes() <= QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
+
+    def stored_bytes(self) -> int:
+        """By the table."""
+        return int(self._sizes[self.at].sum())
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:

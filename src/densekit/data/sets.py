@@ -101,6 +101,10 @@ class EncodedImages(ABC):
         """
 
     @abstractmethod
+    def stored_bytes(self) -> int:
+        """Of all encoded images together."""
+
+    @abstractmethod
     def _read_hashes(self) -> NDArray[np.uint64]:
         """What `content_hashes` keeps."""
 
@@ -165,8 +169,7 @@ class FileImages(EncodedImages):
     def fingerprint(self) -> str:
         """By names and sizes, and up to 1 GB by contents."""
         digest = hashlib.sha256()
-        with _read_or_bad():
-            sizes = [path.stat().st_size for path in self.paths]
+        sizes = self._sizes
         for sample, (size, label) in enumerate(zip(sizes, self.labels.tolist(), strict=True)):
             digest.update(f"{self._relative(sample)}\0{size}\0{label}\n".encode(errors="surrogateescape"))
         for group in self.groups or ():
@@ -174,6 +177,15 @@ class FileImages(EncodedImages):
         if sum(sizes) <= QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
+
+    def stored_bytes(self) -> int:
+        """By the file system."""
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        with _read_or_bad():
+            return [path.stat().st_size for path in self.paths]
 
     def _relative(self, sample: int) -> str:
         path = self.paths[sample]

@@ -91,9 +91,13 @@ class ShardImages(EncodedImages):
         groups = () if self.groups is None else (self.groups,)
         for column in (self.keys, self.shard, self.offset, self.size, self.labels.numpy(), *groups):
             digest.update(np.ascontiguousarray(column).tobytes())
-        if int(self.size.sum()) <= QUICKLY_READ:
+        if self.stored_bytes() <= QUICKLY_READ:
             digest.update(self.content_hashes().tobytes())
         return digest.hexdigest()
+
+    def stored_bytes(self) -> int:
+        """By the index."""
+        return int(self.size.sum())
 
     def _read_hashes(self) -> NDArray[np.uint64]:
         # Kept with the index of each shard, too.

@@ -92,14 +92,13 @@ def load_model(folder: Path, plan: str = "auto") -> tuple[ImageClassifier, Model
     """The network in evaluation mode, and its card. Raises BadWeights for damaged or foreign weights."""
     card = read_card(folder)
     state = read_tensors(folder, card)
-    _check_buildable(card.model, state, folder)
-    model = build(card.model, plan)
-    load_state(model, state, folder)
+    model = _without_memory(card.model, plan, state, folder)
+    load_state(model, state, folder, assign=True)
     return model.eval(), card
 
 
-def _check_buildable(config: ModelConfig, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Raises BadWeights before a network that the weights cannot fill takes memory or time."""
+def _without_memory(config: ModelConfig, plan: str, state: Mapping[str, Tensor], folder: Path) -> ImageClassifier:
+    """The network on the meta device. Raises BadWeights for one that the weights cannot fill, before it takes time."""
     layers = sum(config.blocks) if isinstance(config, DenseNetConfig) else 0
     layers = config.depth if isinstance(config, ResNetConfig) else layers
     if layers > len(state):
@@ -109,11 +108,10 @@ def _check_buildable(config: ModelConfig, state: Mapping[str, Tensor], folder: P
         )
     try:
         with torch.device("meta"):
-            own = build(config, "concat").state_dict()
+            return build(config, plan)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
         reason = str(error).partition("\n")[0]
         raise BadWeights(f"{folder / CONFIG} describes a network that cannot be built: {reason}") from error
-    _check_matching(own, state, folder)
 
 
 def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
@@ -133,15 +131,22 @@ def read_tensors(folder: Path, card: ModelCard) -> dict[str, Tensor]:
         raise BadWeights(f"{path} is damaged or not safetensors ({error}); fetch or write it again") from error
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Loads every tensor or raises BadWeights naming those that do not match, or NotFinite those not finite."""
-    _check_matching(model.state_dict(), state, source)
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path | str, *, assign: bool = False) -> None:
+    """Loads every tensor or raises BadWeights naming those that do not match, or NotFinite those not finite.
+
+    `assign` gives the network copies in its own data types, for one that has no memory yet.
+    """
+    own = model.state_dict()
+    _check_matching(own, state, source)
     if bad := not_finite(state):
         raise NotFinite(
             f"{source} holds weights that are not finite, in {len(bad)} of {len(state)} tensors ({listed(bad)}); the "
             "training that made them diverged: train again with a lower learning rate, or take an earlier checkpoint"
         )
-    model.load_state_dict(state)
+    if assign:
+        # Copies, as the tensors of a file share one buffer, in which they are not aligned.
+        state = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=assign)
 
 
 def _check_matching(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path | str) -> None:
