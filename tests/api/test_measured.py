@@ -153,6 +153,7 @@ def test_training_data_that_take_long_to_read_are_not_read_again(
     (model / image_hashes.FILE).unlink()
     shutil.copytree(place / "photos", tmp_path / "copy")
     monkeypatch.setattr(measured, "QUICKLY_READ", 1000)
+    (model / "state.json").unlink()
     densekit.evaluate(model, tmp_path / "copy", split="all")
     assert "not known whether" in said()
 
