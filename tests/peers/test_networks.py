@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from densekit import create_model
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet
-from densekit.ops import PLANS
 
 
 def in_timm(name: str, **settings: object) -> nn.Module:
@@ -211,31 +209,6 @@ def test_a_compiled_network_has_the_same_gradients(make: Callable[..., nn.Module
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert mine.grad is not None
         torch.testing.assert_close(other.grad, mine.grad, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_fully_sharded_parameters_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
-    """FSDP2 on gloo, a block at a time, by every plan; hooks and sharded tensors lead to the plain form."""
-    from torch.distributed import destroy_process_group, init_process_group
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        for plan in PLANS:
-            model = create_model("densenet_bc_16_8", plan=plan)
-            twin = copy.deepcopy(model)
-            for module in twin.features:
-                fully_shard(module, mesh=mesh)
-            fully_shard(twin, mesh=mesh)
-            for each in (model, twin):
-                each(images()).square().sum().backward()
-            for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-                assert mine.grad is not None
-                torch.testing.assert_close(other.grad.full_tensor(), mine.grad, rtol=1e-3, atol=1e-4)
-    finally:
-        destroy_process_group()
 
 
 @pytest.mark.slow
