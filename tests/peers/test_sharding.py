@@ -84,9 +84,26 @@ def _rank(rank: int, folder: str) -> None:
             gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
             state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
             found.append((gradients, dict(model.named_buffers()), state))
-        torch.save(found, f"{folder}/{rank}.pt")
+        answers = [
+            _answers(network(Case("densenet_bc_16_8", "shared", wrap, "evaluation")).float(), wrap) for wrap in WRAPS
+        ]
+        torch.save((found, answers), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
+
+
+def _answers(model: ImageClassifier, wrap: str | None) -> Tensor:
+    """Before and after a step in single precision, of which the kernels keep what they folded."""
+    for module in parts(model, wrap) if wrap else ():
+        if list(module.parameters()):
+            fully_shard(module, mesh=init_device_mesh("cpu", (RANKS,)))
+    optimizer, found = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for _ in range(3):
+        with torch.no_grad():
+            found += [model(images().float()), model(images().float())]
+        model(images().float()).square().mean().backward()
+        optimizer.step()
+    return torch.stack(found)
 
 
 def expected_of(case: Case) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
@@ -107,7 +124,11 @@ def expected_of(case: Case) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 def test_sharded_parameters_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
     """With each rank's own statistics, running ones, and those of all ranks; shards also make the whole state again."""
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), RANKS)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+    ranks, answers = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)), strict=True)
+    whole = _answers(network(Case("densenet_bc_16_8", "concat", "whole", "evaluation")).float(), None)
+    assert (whole[4] - whole[0]).abs().max() > 0.1
+    for each in (*answers[0], *answers[1]):
+        torch.testing.assert_close(each, whole, rtol=1e-4, atol=1e-4)
     for i, case in enumerate(CASES):
         before = network(case).state_dict()
         for found, (gradients, buffers) in zip(ranks, expected_of(case), strict=True):
