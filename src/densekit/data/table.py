@@ -96,11 +96,16 @@ def columns_of(content: Table, config: DataConfig) -> Columns:
         if given.count(name) > 1:
             raise InvalidInput(f"the column {name} is named for two things; name another for one of them")
     return Columns(
-        config.path_column or _usual(content, _PATHS, given, "path_column", "the images"),
+        image_column(content, config, given),
         config.label_columns or (_usual(content, _LABELS, given, "label_columns", "the labels"),),
         config.group_column or content.usual(_GROUPS, given),
         config.split_column or content.usual(_SPLIT, given),
     )
+
+
+def image_column(content: Table, config: DataConfig, taken: Sequence[str] = ()) -> str:
+    """The column of image files. Raises InvalidInput where the settings name none, and no name is usual for one."""
+    return config.path_column or _usual(content, _PATHS, taken, "path_column", "the images")
 
 
 def _usual(content: Table, usual: Sequence[str], taken: Sequence[str], setting: str, what: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densekit.config import DataConfig
-from densekit.data.table import columns_of, table_root
+from densekit.data.table import columns_of, image_column, table_root
 from densekit.data.table_file import read_table
 from densekit.data.table_paths import with_slashes
 
@@ -46,3 +46,10 @@ def rows_of(path: Path, config: DataConfig) -> TableRows:
             rows[root / spelled] = row
             rows.setdefault(root / name, row)
     return TableRows(tuple(content.header[i] for i in others), rows)
+
+
+def table_images(path: Path, config: DataConfig) -> list[Path]:
+    """The image files that the table at `path` names, which needs no labels. Raises BadData or InvalidInput."""
+    content, root = read_table(path), table_root(path, config)
+    names, _ = with_slashes(content.filled(image_column(content, config)), root)
+    return [root / name for name in names]
