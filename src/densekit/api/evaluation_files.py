@@ -194,7 +194,7 @@ def _of_one(records: SingleLabelRecords, classes: tuple[str, ...]) -> _Columns:
 
     def row(i: int) -> Sequence[str]:
         target, predicted = int(records.target[i]), int(records.predicted[i])
-        # Nine digits give a float32 back exactly.
+        # More digits than the network, in float32, has.
         shares = (f"{score:.9g}" for score in scores[i].tolist())
         return (names[target], names[predicted], str(int(target == predicted)), *shares)
 

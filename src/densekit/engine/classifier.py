@@ -163,11 +163,12 @@ class Classifier:
         """
         check_positive("batch_size", batch_size)
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
-
-        def warn(folder: str, line: str) -> None:
-            warnings.warn(f"{folder}: {line}", stacklevel=4)
-
-        images = list(find_images(given, table=self.table_config(), note=warn))
+        told: list[str] = []
+        images = list(
+            find_images(given, table=self.table_config(), note=lambda folder, line: told.append(f"{folder}: {line}"))
+        )
+        for line in told:
+            warnings.warn(line, stacklevel=2)
         outcomes = self._predict_each((image.read() for image in images), invert, max_pixels, batch_size)
         return zip((image.name for image in images), outcomes, strict=True)
 

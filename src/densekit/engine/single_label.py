@@ -26,7 +26,7 @@ class Records:
     """How many classes scored above the true one."""
     loss: NDArray[np.float64]
     """Cross entropy, without label smoothing."""
-    score: NDArray[np.float32] | None = None
+    score: NDArray[np.float64] | None = None
     """(N, classes): probability of each class, where the task keeps scores."""
 
 
@@ -80,7 +80,7 @@ class SingleLabel:
     """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     label_smoothing: float = 0.0
     keep_scores: bool = False
-    """Whether records hold the probability of each class: 4 bytes a class and image."""
+    """Whether records hold the probability of each class: 8 bytes a class and image."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training lowers, summed over the images."""
@@ -98,10 +98,9 @@ class SingleLabel:
 
     def columns(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """A batch's part of `Records`, without the samples."""
-        scores = logits.softmax(1)
-        confidence, predicted = scores.max(1)
+        confidence, predicted = logits.softmax(1).max(1)
         loss = F.cross_entropy(logits, targets, reduction="none")
-        kept = (scores,) if self.keep_scores else ()
+        kept = (logits.double().softmax(1),) if self.keep_scores else ()  # in float32 they would not sum to 1
         return targets, predicted, confidence.double(), _rank(logits, targets), loss.double(), *kept
 
     def measure(self, columns: Sequence[NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Result, Records]:
