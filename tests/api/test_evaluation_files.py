@@ -149,6 +149,18 @@ def test_a_table_keeps_its_paths_and_its_other_columns(run: Path, fresh: Path, t
     assert "Label" not in rows[0]
 
 
+def test_a_table_from_windows_keeps_its_spelling(run: Path, fresh: Path, tmp_path: Path) -> None:
+    """The first rows, by which slashes are tried, have no label here, and no file."""
+    names = [*(f"gone\\{i}.png" for i in range(3)), f"train\\{HOSTILE}\\0.png", "train\\dog\\=1+1.png"]
+    with (fresh / "new.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label"))
+        writer.writerows(zip(names, ("", "", "", HOSTILE, "dog"), strict=True))
+    settings = {"data.blank_labels": "unknown"}
+    densekit.evaluate(run, f"csv:{fresh}/new.csv", settings=settings, out=tmp_path / "out")
+    assert [path_of(row["path"]) for row in rows_in(tmp_path / "out")] == names[3:]
+
+
 def test_areas_can_be_computed_from_the_rows_of_several_labels(xray_run: Run, tmp_path: Path) -> None:
     """To 1e-12 of scikit-learn's: probabilities are written to their last bit."""
     result: Any = xray_run.evaluate(out=tmp_path / "out")

@@ -42,8 +42,9 @@ def rows_of(path: Path, config: DataConfig) -> TableRows:
     for name, spelled, cells in zip(names, read, content.rows, strict=True):
         if name:
             row = TableRow(name, tuple(cells[i] for i in others))
-            # With slashes only where the table is read so: which it is can depend on the rows that have labels.
             rows[root / spelled] = row
+            # Whether the table is read with / instead of \ can depend on which rows have labels.
+            rows.setdefault(root / name.replace("\\", "/"), row)
             rows.setdefault(root / name, row)
     return TableRows(tuple(content.header[i] for i in others), rows)
 
