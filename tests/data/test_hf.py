@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's library, from this machine alone; their rows are read by our decoder."""
 
+import csv
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -211,7 +212,11 @@ def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
     train_until(3, source, out=tmp_path / "cut", **words)
     densekit.resume(tmp_path / "cut")
     assert state_of(tmp_path / "cut") == state_of(tmp_path / "whole")
-    assert densekit.evaluate(whole.folder, split="test").top1 == whole.result.top1
+    assert densekit.evaluate(whole.folder, split="test", out=tmp_path / "out").top1 == whole.result.top1
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        predicted = list(csv.DictReader(file))
+    test = divide(read(tmp_path / "photos", test_fraction=0.2), whole.classifier().card.data).splits["test"]
+    assert [row["path"] for row in predicted] == test.names()
     assert shard(source, tmp_path / "shards") == {"train": (1, 24)}
     assert torch.equal(
         load(DataConfig(source=f"wds:{tmp_path}/shards"), tmp_path).splits["train"].labels.sort().values,

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
+from densekit.api.evaluation_files import check_out, keeping_scores, write_files
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
@@ -33,16 +34,21 @@ def evaluate(
     batch_size: int = 100,
     data_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
     console: Console | None = None,
 ) -> Result:
     """Metrics of MODEL on a split of DATA (none: the data it was trained on).
 
     `split` is train, val, test or all; by default test, or all images of a folder without splits. Images that the model
     was trained or validated with are left out, unless a split of the training data is asked for; that is said.
-    Raises BadData when the classes do not match, or no image is left.
+    `out` is a folder, new, empty or of an earlier evaluation, for report.html, metrics.json (the metrics), and
+    predictions.csv (a row an image; docs/evaluate.md has its columns).
+    Raises BadData when the classes do not match, or no image is left, InvalidInput for an `out` that holds other files.
     """
     data = None if data is None else str(data)
     with joined() as world:
+        if out is not None:
+            world.from_leader(lambda: check_out(out))
         model = world.from_leader(lambda: pinned(model))  # or a push in between would give them different weights
         classifier = load(model)
         card = classifier.card
@@ -78,14 +84,19 @@ def evaluate(
         for remark in loaded.remarks():
             display.say(remark)
         with display.evaluating(chosen.split, len(images)) as advance:
-            result, _ = measure(
+            result, records = measure(
                 classifier.model,
                 loader,
-                task=classifier.task,
+                task=classifier.task if out is None else keeping_scores(classifier.task),
                 names=(str(model), loaded.name, chosen.split),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
+            )
+        if out is not None:
+            said = (*notes, *chosen.notes, *loaded.remarks())
+            world.from_leader(
+                lambda: write_files(out, result, records, classifier, images, config, said, ten_crop=ten_crop)
             )
         return result
 

@@ -34,11 +34,13 @@ class Run:
         """The trained network with its classes and preprocessing."""
         return load(self.folder)
 
-    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Result:
-        """Measures again, on the reported split or another one."""
+    def evaluate(
+        self, data: str | Path | None = None, split: str | None = None, *, out: str | Path | None = None
+    ) -> Result:
+        """Measures again, on the reported split or another one; `out` is a folder for a report and predictions."""
         from densekit.api.evaluation import evaluate  # which needs this module
 
-        return evaluate(self.folder, data, split=split)
+        return evaluate(self.folder, data, split=split, out=out)
 
 
 def load(source: str | Path, device: str = "auto") -> Classifier:

@@ -1,12 +1,13 @@
 """densekit evaluate."""
 
-from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from densekit import strict_json
 from densekit.cli.options import DataDir, DataSettings, Json, parse
+from densekit.words import printable
 
 
 def evaluate(
@@ -17,12 +18,19 @@ def evaluate(
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write report.html, metrics.json and predictions.csv to this folder."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Measures a model on a split of a data set."""
+    """Evaluate a model on a data set."""
     from densekit import api
+    from densekit.api.evaluation_files import as_document
     from densekit.cli.show import console, leads, print_result
 
     result = api.evaluate(
@@ -32,12 +40,14 @@ def evaluate(
         ten_crop=ten_crop,
         data_dir=data_dir,
         settings=parse(settings),
+        out=out,
         console=console(),
     )
     if not leads():
         return
     if as_json:
-        # Without the time it took: the same question has the same answer, on any number of processes.
-        typer.echo(strict_json.dumps({key: value for key, value in asdict(result).items() if key != "seconds"}))
-    else:
-        print_result(result, per_class=True)
+        typer.echo(strict_json.dumps(as_document(result)))
+        return
+    print_result(result, per_class=True)
+    if out is not None:
+        typer.echo(printable(f"report: {out / 'report.html'}"))

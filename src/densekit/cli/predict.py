@@ -1,17 +1,28 @@
 """densekit predict."""
 
-import glob
+import functools
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from densekit import strict_json
-from densekit.cli.options import Json
-from densekit.errors import BadData, BadImage
-from densekit.words import printable
+from densekit.cli.options import Json, parse
+from densekit.errors import BadImage, InvalidInput, UnknownName
+from densekit.words import counted, printable
+
+if TYPE_CHECKING:
+    from densekit.api.sorting import Sorter
+    from densekit.config import DataConfig
+    from densekit.data.image_files import ImageFile
+    from densekit.engine.classifier import Classifier, Prediction
+
+    Taker = Callable[[ImageFile, Prediction | BadImage], None]
+_SETTINGS = ("data.image_root", "data.max_pixels", "data.path_column")
 
 
 def predict(
@@ -20,42 +31,156 @@ def predict(
         typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, a shipped model, or hf:NAME."),
     ],
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs, wds:PATTERN, or - for standard input.")
+        list[str],
+        typer.Argument(
+            metavar="PATH", help="Files, folders, globs, csv:FILE of a table, wds:PATTERN, or - for standard input."
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a table instead: a row an image, with all probabilities."),
+    ] = None,
+    sort_into: Annotated[
+        Path | None, typer.Option("--sort-into", metavar="DIR", help="Copy each image to DIR/CLASS/.")
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option("--min-probability", metavar="P", help="With --sort-into: what is below goes to DIR/unsure/."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="data.path_column and data.image_root of csv:FILE."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Names what is in pictures.
+    """Classify images.
 
-    Goes on after a bad picture, and then exits with 3.
+    Goes on after an image that cannot be read, and then exits with 3.
     """
     from densekit import api
+    from densekit.api.prediction_table import prediction_table
+    from densekit.api.sorting import Sorter
 
+    if min_probability is not None and sort_into is None:
+        raise InvalidInput("--min-probability is for --sort-into DIR; name the folder, or leave it out")
     classifier = api.load(model)
-    named = list(sources(paths))
-    outcomes = classifier.predict_each((source() if callable(source) else source for _, source in named), invert=invert)
-    bad = 0
-    for (name, source), outcome in zip(named, outcomes, strict=True):
-        if isinstance(outcome, BadImage):
-            bad += 1
-            if as_json:
-                typer.echo(strict_json.dumps({"path": name, "error": {"code": outcome.code, "message": str(outcome)}}))
-            else:
-                place = f"{'standard input' if name == '-' else printable(name)}: " if callable(source) else ""
-                typer.echo(f"densekit: {place}{outcome}", err=True)
-            continue
-        for notice in outcome.notices:
-            typer.echo(f"densekit: {printable(name)}: {notice}", err=True)
-        if as_json:
-            typer.echo(strict_json.dumps({"path": name, "top": outcome.top(top)}))
-        else:
-            best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
-            typer.echo(printable(f"{name}  {best}"))
+    config = _read_by(classifier, settings)
+    images = list(sources(paths, config))
+    sorter = None if sort_into is None else Sorter(sort_into, classifier, min_probability or 0.0)
+    if sorter is not None:
+        images = _without_own(sorter, images)
+    files = table is not None or sorter is not None
+    show = _printer(top, as_json=as_json, quiet=files)
+    outcomes = classifier.predict_each((image.read() for image in images), invert=invert, max_pixels=config.max_pixels)
+    with ExitStack() as stack:
+        takers = [_until_closed(show) if as_json and files else show]
+        if table is not None:
+            takers.append(stack.enter_context(prediction_table(table, classifier)))
+        if sorter is not None:
+            takers.append(sorter.place)
+        if files:
+            takers.append(stack.enter_context(_bar(len(images))))
+        bad = 0
+        for image, outcome in zip(images, outcomes, strict=True):
+            bad += isinstance(outcome, BadImage)
+            for take in takers:
+                take(image, outcome)
+    if not as_json:
+        _say_what_was_written(len(images), bad, table, sorter)
     if bad:
         raise typer.Exit(3)
 
 
+@contextmanager
+def _bar(images: int) -> Iterator["Taker"]:
+    """Progress on standard error."""
+    from densekit.api.run import display_of
+    from densekit.cli.show import console
+    from densekit.engine.processes import ALONE
+
+    with display_of(console(), ALONE).counting("predicting", images) as advance:
+        yield lambda image, outcome: advance(1)
+
+
+def _until_closed(show: "Taker") -> "Taker":
+    """`show`, until the reader of standard output, such as `head`, has seen enough: files are still written."""
+    closed = False
+
+    def guarded(image: "ImageFile", outcome: "Prediction | BadImage") -> None:
+        nonlocal closed
+        try:
+            if not closed:
+                show(image, outcome)
+        except BrokenPipeError:
+            closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return guarded
+
+
+def _printer(top: int, *, as_json: bool, quiet: bool) -> "Taker":
+    """What tells people, or with `as_json` programs, of an image; `quiet`: only what is wrong."""
+
+    def show(image: "ImageFile", outcome: "Prediction | BadImage") -> None:
+        name = image.name
+        if isinstance(outcome, BadImage):
+            error = {"code": outcome.code, "message": str(outcome)}
+            if as_json:
+                typer.echo(strict_json.dumps({"path": name, "error": error}))
+            else:
+                place = f"{'standard input' if name == '-' else printable(name)}: " if callable(image.source) else ""
+                typer.echo(f"densekit: {place}{outcome}", err=True)
+            return
+        for notice in outcome.notices:
+            typer.echo(f"densekit: {printable(name)}: {notice}", err=True)
+        if as_json:
+            typer.echo(strict_json.dumps({"path": name, "top": outcome.top(top)}))
+        elif not quiet:
+            best = "   ".join(f"{row['class']} {row['probability']:.1%}{_verdict(row)}" for row in outcome.top(top))
+            typer.echo(printable(f"{name}  {best}"))
+
+    return show
+
+
+def _say_what_was_written(images: int, bad: int, table: Path | None, sorter: "Sorter | None") -> None:
+    unread = f", {bad:,} could not be read" if bad else ""
+    if table is not None:
+        typer.echo(printable(f"{table}: {counted(images, 'image')}{unread}"))
+    if sorter is not None:
+        typer.echo(printable(f"{sorter.folder}: {counted(images, 'image')}{unread}"))
+        width = max(map(len, sorter.counts), default=0)
+        for name, count in sorted(sorter.counts.items(), key=lambda item: (-item[1], item[0])):
+            typer.echo(printable(f"  {name:<{width}}  {count:>7,}"))
+        if sorter.unplaced:
+            typer.echo(f"  not copied, as they cannot be opened: {len(sorter.unplaced):,}")
+
+
+def _without_own(sorter: "Sorter", images: Sequence["ImageFile"]) -> list["ImageFile"]:
+    """Without what was sorted before."""
+    others = sorter.without_own(images)
+    if len(others) < len(images):
+        left = counted(len(images) - len(others), "image")
+        typer.echo(f"densekit: left out {left} in the folders of {printable(sorter.folder)}", err=True)
+    return others
+
+
+def _read_by(classifier: "Classifier", settings: list[str] | None) -> "DataConfig":
+    """How tables and images are read. Raises UnknownName or InvalidInput for settings that are not about that."""
+    config = classifier.table_config()
+    if not settings:
+        return config
+    from densekit.api.evaluation import with_data_settings
+
+    given = parse(settings)
+    for key in given:
+        if key not in _SETTINGS:
+            raise UnknownName("setting of predict", key, _SETTINGS)
+    return with_data_settings(config, given)
+
+
+@functools.cache
 def _read_standard_input() -> bytes:
     return b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: it is closed
 
@@ -65,50 +190,15 @@ def _verdict(row: dict[str, Any]) -> str:
     return "" if "present" not in row else " yes" if row["present"] else " no"
 
 
-def _below(folder: str) -> Iterator[tuple[str, str]]:
-    from densekit.data.decode import IMAGE_SUFFIXES
-    from densekit.data.scan import scan, summary
+def sources(paths: list[str], table: "DataConfig") -> Iterator["ImageFile"]:
+    """The images that the arguments name. Raises BadData for a folder or pattern without any."""
+    from densekit.data.image_files import ImageFile, find_images
 
-    found = scan(Path(folder))
-    unused = summary(found.unused)
-    if not found.images:
-        looked = unused or f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        raise BadData(f"no pictures in {folder}; {looked}")
-    if unused:
-        typer.echo(f"densekit: {printable(folder)}: {unused}", err=True)
-    yield from ((str(path), str(path)) for path in found.images)
-
-
-def _matching(pattern: str) -> Iterator[tuple[str, str]]:
-    """The files that match; where only folders do, what is below them."""
-    from densekit.data.scan import is_litter
-
-    # Litter that the pattern names itself is what was asked for.
-    named = Path(pattern).parts
-    matches = [
-        match
-        for match in sorted(glob.glob(pattern, recursive=True))
-        if not any(is_litter(part) for part in Path(match).parts if part not in named)
-    ]
-    files = [match for match in matches if not Path(match).is_dir()]
-    if not matches:
-        raise BadData(f"nothing matches {pattern}; check the path, or quote it for the shell")
-    for match in files or matches:
-        yield from [(match, match)] if files else _below(match)
-
-
-def sources(paths: list[str]) -> Iterator[tuple[str, str | Callable[[], bytes]]]:
-    """(name, path or what reads the bytes) of each picture. Raises BadData for a folder or pattern without any."""
-    from densekit.data.shards import pictures
+    def note(folder: str, line: str) -> None:
+        typer.echo(f"densekit: {printable(folder)}: {line}", err=True)
 
     for path in paths:
         if path == "-":
-            yield "-", _read_standard_input
-        elif path.startswith("wds:"):
-            yield from pictures(path.removeprefix("wds:"))
-        elif Path(path).is_dir():
-            yield from _below(path)
-        elif not Path(path).exists() and glob.has_magic(path):
-            yield from _matching(path)
+            yield ImageFile("-", _read_standard_input)
         else:
-            yield path, path  # a missing file is one bad picture, not the end
+            yield from find_images([path], table=table, note=note)

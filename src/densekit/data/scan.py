@@ -40,6 +40,7 @@ _OUTPUTS = (
     ("parity.json",),  # an export
     ("study.yaml",),
     ("analysis.json", "report.html"),
+    ("metrics.json", "predictions.csv", "report.html"),
 )
 # Beyond this many files of other suffixes a look into each costs minutes; then only the suffix counts.
 _LOOKED_INTO = 200_000
@@ -121,7 +122,7 @@ def is_litter(name: str) -> bool:
 
 
 def is_output(folder: str | Path) -> bool:
-    """Whether densekit has written this folder: a run, a model, an export, a study or an analysis."""
+    """Whether densekit has written this folder: a run, a model, an export, a study, an analysis or an evaluation."""
     return any(all(os.path.lexists(os.path.join(folder, name)) for name in names) for names in _OUTPUTS)
 
 

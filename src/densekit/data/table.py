@@ -27,7 +27,7 @@ _SPLIT = ("split",)
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Which column is what."""
 
     images: str
@@ -47,10 +47,10 @@ def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     `strict`, for somebody who looks for faults: with groups in several splits, and any number of unreadable files.
     """
     content = read_table(path)
-    columns = _columns(content, config)
+    columns = columns_of(content, config)
     found = read_labels(content, columns.labels, config)
     content = content.only(found.at)
-    root = path.parent if config.image_root is None else expanded(config.image_root)
+    root = table_root(path, config)
     names, notes = with_slashes(content.filled(columns.images), root)
     _refuse_twice(content, names)
     groups = None if columns.groups is None else _groups(content, columns.groups)
@@ -81,7 +81,12 @@ def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     )
 
 
-def _columns(content: Table, config: DataConfig) -> _Columns:
+def table_root(path: Path, config: DataConfig) -> Path:
+    """The folder that the paths of the table at `path` start from."""
+    return path.parent if config.image_root is None else expanded(config.image_root)
+
+
+def columns_of(content: Table, config: DataConfig) -> Columns:
     """As the settings say, else by usual names. Raises InvalidInput where a column would be two things."""
     given = [
         *(name for name in (config.path_column, config.group_column, config.split_column) if name is not None),
@@ -90,12 +95,17 @@ def _columns(content: Table, config: DataConfig) -> _Columns:
     for name in given:
         if given.count(name) > 1:
             raise InvalidInput(f"the column {name} is named for two things; name another for one of them")
-    return _Columns(
-        config.path_column or _usual(content, _PATHS, given, "path_column", "the images"),
+    return Columns(
+        image_column(content, config, given),
         config.label_columns or (_usual(content, _LABELS, given, "label_columns", "the labels"),),
         config.group_column or content.usual(_GROUPS, given),
         config.split_column or content.usual(_SPLIT, given),
     )
+
+
+def image_column(content: Table, config: DataConfig, taken: Sequence[str] = ()) -> str:
+    """The column of image files. Raises InvalidInput where the settings name none, and no name is usual for one."""
+    return config.path_column or _usual(content, _PATHS, taken, "path_column", "the images")
 
 
 def _usual(content: Table, usual: Sequence[str], taken: Sequence[str], setting: str, what: str) -> str:

@@ -1,6 +1,7 @@
 """A network with its classes and preprocessing: images in, named probabilities out."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from densekit.config import Preprocessing
+from densekit.config import DataConfig, Preprocessing
 from densekit.data.decode import MAX_PIXELS, Decoded, decode
+from densekit.data.image_files import find_images
 from densekit.data.in_memory import ImageSource, check_several
 from densekit.data.loader import normalise, pixels_of
 from densekit.engine.setup import device_named, placed
@@ -51,8 +53,13 @@ class Prediction:
     @property
     def present(self) -> tuple[str, ...]:
         """Of a multi-label model, the classes whose probability reaches their threshold."""
-        chances = zip(self.classes, self.probabilities.tolist(), self.thresholds, strict=bool(self.thresholds))
-        return tuple(name for name, probability, threshold in chances if probability >= threshold)
+        return tuple(name for name, there in zip(self.classes, self.reached, strict=bool(self.thresholds)) if there)
+
+    @property
+    def reached(self) -> tuple[bool, ...]:
+        """(classes,): of a multi-label model, whether the probability reaches the threshold; else empty."""
+        chances = zip(self.probabilities.tolist(), self.thresholds, strict=bool(self.thresholds))
+        return tuple(probability >= threshold for probability, threshold in chances)
 
 
 class Classifier:
@@ -127,6 +134,50 @@ class Classifier:
             predictions = iter(self._predict(good, invert) if good else ())
             for source, outcome in zip(chunk, outcomes, strict=True):
                 yield outcome if isinstance(outcome, BadImage) else next(predictions) or not_finite(source)
+
+    def predict_files(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        invert: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        batch_size: int = 32,
+    ) -> Iterator[tuple[str, Prediction | BadImage]]:
+        """Classify the images in files and folders.
+
+        Args:
+            paths: One or several of: a file, a folder (all images below it), a glob such as `photos/*.jpg`,
+                `csv:FILE` (the images that a table names), `wds:PATTERN` (the images in tar shards).
+            invert: Swap dark and light first.
+            max_pixels: Refuse larger images.
+            batch_size: Images that are computed at once.
+
+        Returns:
+            An iterator over (path, prediction or BadImage) in the order of the paths; of an image in a shard the path
+            is SHARD/FILE. A bad image does not stop the others. Pictures in a folder that are of no format that is
+            read are told by a warning.
+
+        Raises:
+            BadData: a folder or pattern without images, or a table or shard that cannot be read; at once.
+            InvalidInput: a table whose column of images is not known, or an impossible `batch_size`; at once.
+        """
+        check_positive("batch_size", batch_size)
+        given = [paths] if isinstance(paths, str | os.PathLike) else paths
+        told: list[str] = []
+        images = list(
+            find_images(given, table=self.table_config(), note=lambda folder, line: told.append(f"{folder}: {line}"))
+        )
+        for line in told:
+            warnings.warn(line, stacklevel=2)
+        outcomes = self._predict_each((image.read() for image in images), invert, max_pixels, batch_size)
+        return zip((image.name for image in images), outcomes, strict=True)
+
+    def table_config(self) -> DataConfig:
+        """How a table of images to classify is read: by the column that the model's own table had, if it had one."""
+        trained = self.card.data
+        if trained is None or not trained.source.startswith("csv:"):
+            return DataConfig(source="csv:")
+        return DataConfig(source="csv:", path_column=trained.path_column)
 
     def decode(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Decoded:
         """One image, with the channels and the window that this network reads. Raises BadImage."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from densekit.engine.calibration import expected_error, reliability
 from densekit.errors import BadData
 
-_UNDECIDED = 0.5  # a threshold where validation cannot choose one
+UNDECIDED = 0.5
+"""A threshold where validation cannot choose one."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class MultiLabel:
 
     def decisions(self) -> tuple[float, ...]:
         """A threshold for each class."""
-        return self.thresholds or (_UNDECIDED,) * len(self.classes)
+        return self.thresholds or (UNDECIDED,) * len(self.classes)
 
     def decided(self, validation: Callable[[], Any]) -> "MultiLabel":
         """With thresholds by the records of a validation, whose images never are those of the test."""
@@ -151,7 +152,7 @@ class MultiLabel:
 def best_threshold(target: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """Where F1 is highest: midway between the lowest score that is taken and the next below; 1/2 without a choice."""
     if not 0 < target.sum() < len(target):
-        return _UNDECIDED
+        return UNDECIDED
     from sklearn.metrics import precision_recall_curve  # slow to import, and of no use to a prediction
 
     precision, recall, scores = precision_recall_curve(target, score)

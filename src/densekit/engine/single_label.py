@@ -26,6 +26,8 @@ class Records:
     """How many classes scored above the true one."""
     loss: NDArray[np.float64]
     """Cross entropy, without label smoothing."""
+    score: NDArray[np.float64] | None = None
+    """(N, classes): probability of each class, where the task keeps scores."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class SingleLabel:
     weights: Tensor | None = None
     """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     label_smoothing: float = 0.0
+    keep_scores: bool = False
+    """Whether records hold the probability of each class: 8 bytes a class and image."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training lowers, summed over the images."""
@@ -96,7 +100,8 @@ class SingleLabel:
         """A batch's part of `Records`, without the samples."""
         confidence, predicted = logits.softmax(1).max(1)
         loss = F.cross_entropy(logits, targets, reduction="none")
-        return targets, predicted, confidence.double(), _rank(logits, targets), loss.double()
+        kept = (logits.double().softmax(1),) if self.keep_scores else ()  # in float32 they would not sum to 1
+        return targets, predicted, confidence.double(), _rank(logits, targets), loss.double(), *kept
 
     def measure(self, columns: Sequence[NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Result, Records]:
         """From the columns of all samples, in the split's order; `facts` are what else a `Result` holds."""

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
-from densekit.engine.setup import Prepared
 from densekit.report import pictures, plots
 
 TEMPLATE = "multi_label.html"
@@ -28,26 +27,24 @@ def figures(
     yield "reliability", plots.reliability_diagram(result.reliability, was="was there", answers="labels")
 
 
-def facts(prepared: Prepared, result: MultiLabelResult, records: MultiLabelRecords) -> dict[str, Any]:
+def facts(measured: pictures.Measured, result: MultiLabelResult, records: MultiLabelRecords) -> dict[str, Any]:
     """What only the template of this kind shows."""
     known = ~np.isnan(records.target)
     wrongness = np.where(known, np.abs(records.target - records.score), 0)
     decisions = np.array([row["threshold"] for row in result.per_class])
     wrong = known & ((records.score >= decisions) != (records.target == 1))
     order = np.argsort(-np.where(wrong, wrongness, -1), axis=None, kind="stable")[: min(pictures.MOST, wrong.sum())]
-    answers = (
-        _answer(records, *divmod(int(cell), len(prepared.data.classes)), classes=prepared.data.classes)
-        for cell in order
-    )
+    answers = (_answer(records, *divmod(int(cell), len(measured.classes)), classes=measured.classes) for cell in order)
     return {
         "labels": int(known.sum()),
         "undefined": [row["class"] for row in result.per_class if row["auroc"] is None],
         "frequent": float(np.mean([row["count"] / row["known"] for row in result.per_class if row["known"]])),
         "chance_loss": _loss_of_frequencies(result),
         "calibration": _calibration_in_words(result, records),
-        "chosen": "val" in prepared.data.splits,
+        "chosen": measured.thresholds_chosen,
+        "chose": measured.chose_thresholds,
         "wrong": int(wrong.sum()),
-        "mistakes": list(pictures.mistakes(prepared, result.split, answers)),
+        "mistakes": list(pictures.mistakes(measured, answers)),
     }
 
 

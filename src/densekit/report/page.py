@@ -18,7 +18,7 @@ from densekit.words import printable
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 # Each has figures and facts of its own kind of result, and the template that shows them.
-_KINDS: dict[str, Any] = {"single-label": single_label, "multi-label": multi_label}
+KINDS: dict[str, Any] = {"single-label": single_label, "multi-label": multi_label}
 
 
 def write_report(run: Path, prepared: Prepared, result: Result, records: Records) -> Path:
@@ -26,7 +26,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
 
     `result` and `records` are of the split `result.split` of `prepared.data`.
     """
-    rows, kind = runs.metrics(run), _KINDS[prepared.task.kind]
+    rows, kind = runs.metrics(run), KINDS[prepared.task.kind]
     drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
     drawn["learning_rate"] = plots.rate_curve(prepared.recipe)
     figures = {name: plots.svg(figure) for name, figure in drawn.items()}
@@ -35,7 +35,8 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
     page = pictures.template(kind.TEMPLATE).render(
-        kind.facts(prepared, result, records),
+        kind.facts(_measured(prepared, result), result, records),
+        layout="page.html",
         result=result,
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
@@ -58,13 +59,25 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     return path
 
 
+def _measured(prepared: Prepared, result: Result) -> pictures.Measured:
+    return pictures.Measured(
+        prepared.data.splits[result.split],
+        prepared.data.classes,
+        prepared.preprocessing,
+        prepared.recipe.data.max_pixels,
+        prepared.task.decisions(),
+        thresholds_chosen="val" in prepared.data.splits,
+        chose_thresholds=result.split == "val",
+    )
+
+
 def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, split: str) -> list[str]:
     """Which weights these are, what chose them, and what that means for the numbers."""
     recipe, validated = prepared.recipe, "val" in prepared.data.splits
     averaged = f", averaged over the last steps (EMA, decay {recipe.ema.decay:g})" if recipe.ema.decay else ""
     best = kept_epoch(rows, prepared)
     if best is not None:
-        chosen = _KINDS[prepared.task.kind].MOST_ACCURATE
+        chosen = KINDS[prepared.task.kind].MOST_ACCURATE
         words = [f"The weights are those of epoch {best}, {chosen}{averaged}."]
     else:
         words = [f"The weights are those of the last epoch{averaged}; no image chose them."]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from densekit.config import Preprocessing
 from densekit.data.dicom import Window
 from densekit.data.sets import ArrayImages, Images, label_names
 from densekit.engine.setup import Prepared
@@ -36,12 +37,28 @@ class Picture:
     confidence: float = 0.0
 
 
-def mistakes(prepared: Prepared, split: str, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:
-    """Pictures of samples of a split, with what each is, what was predicted, and how sure that was."""
-    images = prepared.data.splits[split]
-    channels, window = prepared.preprocessing.channels, prepared.preprocessing.window
+@dataclass(frozen=True)
+class Measured:
+    """The images that a result is about, and how they are read."""
+
+    images: Images
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    max_pixels: int
+    thresholds: tuple[float, ...] = ()
+    """Of a multi-label model, the probability from which on an image is taken to be of each class."""
+    thresholds_chosen: bool = False
+    """Whether validation images chose them."""
+    chose_thresholds: bool = False
+    """Whether these images did."""
+
+
+def mistakes(measured: Measured, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:
+    """Pictures of samples, with what each is, what was predicted, and how sure that was."""
+    images = measured.images
+    channels, window = measured.preprocessing.channels, measured.preprocessing.window
     for sample, true, predicted, confidence in answers:
-        picture = image_of(images, sample, channels, prepared.recipe.data.max_pixels, window)
+        picture = image_of(images, sample, channels, measured.max_pixels, window)
         yield Picture(
             uri=None if picture is None else picture_uri(picture),
             small=picture is not None and max(picture.size) <= SMALL,

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from densekit.engine.setup import Prepared
 from densekit.engine.single_label import Records, Result
 from densekit.report import pictures, plots
 
@@ -28,9 +27,9 @@ def figures(
     yield "reliability", plots.reliability_diagram(result.reliability)
 
 
-def facts(prepared: Prepared, result: Result, records: Records) -> dict[str, Any]:
+def facts(measured: pictures.Measured, result: Result, records: Records) -> dict[str, Any]:
     """What only the template of this kind shows."""
-    right, classes = round(result.top1 * result.count), prepared.data.classes
+    right, classes = round(result.top1 * result.count), measured.classes
     wrong = np.flatnonzero(records.predicted != records.target)
     surest = wrong[np.argsort(-records.confidence[wrong], kind="stable")][: pictures.MOST]
     answers = (
@@ -46,7 +45,7 @@ def facts(prepared: Prepared, result: Result, records: Records) -> dict[str, Any
         "most_numbered": plots.MOST_NUMBERED,
         "pairs": confused_pairs(result),
         "wrong": len(wrong),
-        "mistakes": list(pictures.mistakes(prepared, result.split, answers)),
+        "mistakes": list(pictures.mistakes(measured, answers)),
     }
 
 

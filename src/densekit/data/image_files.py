@@ -1,0 +1,84 @@
+"""Files, folders, globs, tables and tar shards -> the images in them, for prediction, which needs no labels."""
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from densekit.config import DataConfig
+from densekit.data.decode import IMAGE_SUFFIXES
+from densekit.data.scan import is_litter, scan, summary
+from densekit.data.shards import pictures
+from densekit.data.table_rows import table_images
+from densekit.errors import BadData
+from densekit.folders import expanded
+
+Note = Callable[[str, str], None]
+
+
+class ImageFile(NamedTuple):
+    """An image that was asked for."""
+
+    name: str
+    """A path; of an image in a tar file SHARD/FILE."""
+    source: str | Callable[[], bytes]
+    """The path, or what reads the bytes."""
+
+    def read(self) -> str | bytes:
+        """What `Classifier.predict` takes. Raises BadData where a shard cannot be read."""
+        return self.source() if callable(self.source) else self.source
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, note: Note) -> Iterator[ImageFile]:
+    """The images that `paths` name.
+
+    Args:
+        paths: Files, folders, globs, csv:FILE or wds:PATTERN. A file that does not exist is one of the images.
+        table: How a table is read: its column of images, and the folder that its paths start from.
+        note: Gets a folder and a line about the pictures in it that are not used.
+
+    Raises:
+        BadData: a folder or pattern without images, a table or shard that cannot be read.
+        InvalidInput: a table whose column of images is not known.
+    """
+    for given in paths:
+        path = os.fspath(given)
+        if path.startswith("wds:"):
+            yield from (ImageFile(*each) for each in pictures(path.removeprefix("wds:")))
+        elif path.startswith("csv:"):
+            files = table_images(expanded(path.removeprefix("csv:")), table)
+            yield from (ImageFile(str(file), str(file)) for file in files)
+        elif Path(path).is_dir():
+            yield from _below(path, note)
+        elif not Path(path).exists() and glob.has_magic(path):
+            yield from _matching(path, note)
+        else:
+            yield ImageFile(path, path)  # a missing file is one bad picture, not the end
+
+
+def _below(folder: str, note: Note) -> Iterator[ImageFile]:
+    found = scan(Path(folder))
+    unused = summary(found.unused)
+    if not found.images:
+        looked = unused or f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise BadData(f"no pictures in {folder}; {looked}")
+    if unused:
+        note(folder, unused)
+    yield from (ImageFile(str(path), str(path)) for path in found.images)
+
+
+def _matching(pattern: str, note: Note) -> Iterator[ImageFile]:
+    """The files that match; where only folders do, what is below them."""
+    # Litter that the pattern names itself is what was asked for.
+    named = Path(pattern).parts
+    matches = [
+        match
+        for match in sorted(glob.glob(pattern, recursive=True))
+        if not any(is_litter(part) for part in Path(match).parts if part not in named)
+    ]
+    files = [match for match in matches if not Path(match).is_dir()]
+    if not matches:
+        raise BadData(f"nothing matches {pattern}; check the path, or quote it for the shell")
+    for match in files or matches:
+        yield from [ImageFile(match, match)] if files else _below(match, note)
