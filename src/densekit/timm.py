@@ -229,10 +229,11 @@ def registered() -> list[str]:
 
 
 def _entrypoint(theirs: str, config: DenseNetConfig | ResNetConfig) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **given: Any) -> nn.Module:
+    def create(pretrained: bool = False, feature_cfg: dict[str, Any] | None = None, **given: Any) -> nn.Module:
         kind = TimmDenseNet if isinstance(config, DenseNetConfig) else TimmResNet
         indices = tuple(range(5 if isinstance(config, DenseNetConfig) and config.stem == "imagenet" else 3))
         features = {"feature_cls": "getter", "out_indices": indices, "flatten_sequential": True}
+        features |= feature_cfg or {}
         return build_model_with_cfg(kind, theirs, pretrained, model_cfg=config, feature_cfg=features, **given)
 
     create.__name__ = create.__qualname__ = theirs

@@ -1,13 +1,17 @@
 """Several processes train one network: the one that a single process trains, where statistics are shared."""
 
 import json
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS
-from tests.faults.command import run
+from tests.faults.command import ENVIRONMENT, command, finish, run
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +53,31 @@ def test_two_processes_have_the_gradient_of_one_where_labels_are_unknown(xrays: 
         assert (one - two).norm() < 1e-3 * one.norm()
     first, second = (rows(tmp_path / f"by-{ranks}")[0]["train_loss"] for ranks in (1, 2))
     assert second == pytest.approx(first, rel=1e-5)
+
+
+def test_hosts_may_keep_the_same_images_in_different_folders(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    processes = []
+    for rank, host in enumerate(("a", "b")):
+        write_photos(tmp_path / host / "photos", count=6)
+        words = command("train", "photos", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run")
+        settings = ("--image-size", "16", "--set", "batch_size=4", "--set", "plan=concat")
+        place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(
+            subprocess.Popen(
+                [*words, *settings],
+                cwd=tmp_path / host,
+                env=os.environ | ENVIRONMENT | {key: str(value) for key, value in place.items()},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+    said = [finish(process, timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert rows(tmp_path / "a/run")
 
 
 def test_pieces_one_after_the_other_train_on_several_processes(tmp_path: Path) -> None:

@@ -243,3 +243,72 @@ def test_timms_optimizer_groups_parameters_by_depth() -> None:
     scales = [group["lr_scale"] for group in groups]
     assert scales == sorted(scales)
     assert scales[-1] == 1
+
+
+@pytest.mark.parametrize("name", [*_SMALL, "densenet121"])
+def test_configs_name_the_first_and_the_last_layer_and_sizes_of_the_head(name: str) -> None:
+    _has(name)
+    net = timm.create_model(f"densekit_{name}", num_classes=42, device="meta")
+    state = net.state_dict()
+    first, last = (state[net.pretrained_cfg[key] + ".weight"] for key in ("first_conv", "classifier"))
+    assert (first.shape[1], tuple(last.shape)) == (net.in_chans, (42, net.head_hidden_size))
+    net.reset_classifier(0)
+    assert net.num_classes == 0
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pretrained_weights_fit_other_channels_and_classes(channels: int, classes: int) -> None:
+    """The first convolution is spread over the channels: a grey image in all of them has the same features."""
+    name = "densekit_densenet_bc_40_12.fashion_mnist"
+    net = timm.create_model(name, pretrained=True, in_chans=channels, num_classes=classes).eval()
+    grey = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        expected = timm.create_model(name, pretrained=True).eval().forward_features(grey)
+        torch.testing.assert_close(net.forward_features(grey.expand(2, channels, 28, 28)), expected)
+        pyramid = timm.create_model(name, pretrained=True, features_only=True).eval()
+        torch.testing.assert_close(pyramid(grey)[-1], expected)
+        assert net(grey.expand(2, channels, 28, 28)).shape == (2, classes or net.num_features)
+
+
+def test_checkpointing_changes_no_answer_and_no_map() -> None:
+    _has("densenet_bc_16_8")
+    net, x = timm.create_model("densekit_densenet_bc_16_8").eval(), torch.randn(2, 3, 32, 32)
+    answer, (final, maps) = net(x), net.forward_intermediates(x)
+    net.set_grad_checkpointing()
+    found, others = net.forward_intermediates(x)
+    for mine, other in zip((net(x), found, *others), (answer, final, *maps), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning:torch")
+@pytest.mark.parametrize("name", _SMALL)
+def test_settings_of_a_feature_extractor_are_timms_and_its_graph_is_scripted(name: str) -> None:
+    _has(name)
+    settings = {"feature_cls": "fx", "out_indices": (0, 2)}
+    net = timm.create_model(f"densekit_{name}", features_only=True, feature_cfg=settings).eval()
+    x = torch.randn(2, 3, 32, 32)
+    maps = torch.jit.script(net)(x)
+    assert [each.shape[1] for each in maps] == net.feature_info.channels()
+    for mine, other in zip(maps, net(x), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("name", _SMALL)
+@pytest.mark.parametrize("part", [None, "classifier", "stage"])
+def test_what_timm_freezes_stays_as_it_is_in_training(name: str, part: str | None) -> None:
+    """Its batch norms become others, which densekit's plans do not know."""
+    _has(name)
+    net = timm.create_model(f"densekit_{name}")
+    stage = "features.denseblock2" if "dense" in name else "stages.1"
+    timm.utils.freeze(net, *([] if part is None else [stage if part == "stage" else part]))
+    prefix = {None: "", "stage": f"{stage}.", "classifier": "classifier."}[part]
+    before = {key: value.clone() for key, value in net.train().state_dict().items()}
+    logits = net(torch.randn(2, 3, 32, 32))
+    if part is not None:
+        logits.square().sum().backward()
+    for key, parameter in net.named_parameters():
+        assert (parameter.grad is None) == key.startswith(prefix), key
+    for key, value in net.state_dict().items():
+        if key.startswith(prefix):
+            assert torch.equal(value, before[key]), key

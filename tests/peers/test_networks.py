@@ -1,18 +1,19 @@
 """What torchvision, timm, MONAI and Keras test of their networks, asked of ours, alone and in timm's registry."""
 
 import copy
+import io
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from densekit import create_model
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet
-from densekit.ops import PLANS
+from densekit.models.build import build
 
 
 def in_timm(name: str, **settings: object) -> nn.Module:
@@ -200,6 +201,104 @@ def test_in_evaluation_an_image_does_not_depend_on_its_batch(make: Callable[...,
     torch.testing.assert_close(model(x), alone, rtol=1e-4, atol=1e-5)
 
 
+@every
+def test_a_network_reads_what_another_layer_makes(make: Callable[..., nn.Module]) -> None:
+    """Of images of four channels and any size, as Keras's networks read a tensor that is given to them."""
+    first = nn.Conv2d(4, 3, 2, stride=2)
+    whole = nn.Sequential(first, make(), nn.Softmax(1))
+    answers = whole(images(2, 4, 67, 90))
+    torch.testing.assert_close(answers.sum(1), torch.ones(2))
+    answers[:, 1].sum().backward()
+    assert first.weight.grad is not None
+    assert first.weight.grad.isfinite().all()
+    assert first.weight.grad.any()
+
+
+@every
+@pytest.mark.parametrize("classes", [1, 4, 20])
+def test_each_class_has_a_gradient_even_of_an_image_without_contrast(
+    make: Callable[..., nn.Module], classes: int
+) -> None:
+    """One grey value all over: in training its maps hardly vary where no border is near."""
+    model = make(num_classes=classes, **{"in_chans" if "timm" in type(make()).__module__ else "in_channels": 1})
+    assert model.get_submodule("classifier").weight.shape[0] == classes
+    for training in (False, True):
+        x = torch.ones(1, 1, 64, 64, requires_grad=True)
+        logits = model.train(training)(x)
+        (slopes,) = torch.autograd.grad(logits[:, classes - 1], x)
+        assert slopes.shape == x.shape
+        assert logits.isfinite().all()
+        assert slopes.isfinite().all()
+
+
+@every
+def test_settings_make_the_network_again(make: Callable[..., nn.Module]) -> None:
+    model = make(num_classes=7).eval()
+    config = type(model.config).model_validate_json(model.config.model_dump_json())
+    twin = build(config).eval()
+    twin.load_state_dict(model.state_dict())
+    torch.testing.assert_close(twin(images()), model(images()))
+
+
+@every
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning:torch")
+def test_a_graph_of_the_nodes_trains_as_the_network_and_can_be_scripted(make: Callable[..., nn.Module]) -> None:
+    model = make()
+    twin = copy.deepcopy(model)
+    nodes = get_graph_node_names(twin)
+    graph = create_feature_extractor(twin, train_return_nodes=nodes[0][-1:], eval_return_nodes=nodes[1][-1:])
+    for training in (True, False):
+        expected, (found,) = model.train(training)(images()), graph.train(training)(images()).values()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        if training:
+            expected.square().sum().backward()
+            found.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in graph.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4)
+    (scripted,) = torch.jit.script(graph)(images()).values()
+    torch.testing.assert_close(scripted, model(images()), rtol=1e-4, atol=1e-5)
+
+
+@every
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_torchs_older_exporter_writes_a_file_for_any_batch_and_size(make: Callable[..., nn.Module]) -> None:
+    """Traced; files of the newer one take a few seconds each, and stand below."""
+    model, file = make().eval(), io.BytesIO()
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(model, (images(),), file, dynamo=False, input_names=["images"], dynamic_axes=axes)
+    assert_answers(file.getvalue(), model)
+
+
+def assert_answers(file: bytes, model: nn.Module) -> None:
+    """That a file of ONNX answers as the network, at sizes and batches that it was not written for."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra export")
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for shape in ((5, 3, 48, 64), (1, 3, 33, 47)):
+        (found,) = session.run(None, {session.get_inputs()[0].name: images(*shape).numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(images(*shape)).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@every
+@pytest.mark.parametrize("sides", [torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO], ids=["dynamic", "auto"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_torch_writes_a_file_for_any_batch_and_size(make: Callable[..., nn.Module], sides: Any) -> None:
+    """Of the module itself, and of its program, whose dynamic dimensions torch finds."""
+    model, x = make().eval(), (images(2, 3, 40, 36),)
+    if sides is torch.export.Dim.AUTO:
+        program = torch.export.export(model, x, dynamic_shapes=({0: sides, 2: sides, 3: sides},))
+        for shape in ((5, 3, 48, 64), (1, 3, 33, 47)):
+            found = program.module()(images(*shape))
+            torch.testing.assert_close(found, model(images(*shape)), rtol=1e-4, atol=1e-4)
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+    else:
+        shapes = ({0: torch.export.Dim("batch"), 2: sides, 3: sides},)
+        written = torch.onnx.export(model, x, dynamo=True, verbose=False, dynamic_shapes=shapes)
+    assert written is not None
+    assert_answers(written.model_proto.SerializeToString(), model)
+
+
 @pytest.mark.slow
 @every
 def test_a_compiled_network_has_the_same_gradients(make: Callable[..., nn.Module]) -> None:
@@ -211,31 +310,6 @@ def test_a_compiled_network_has_the_same_gradients(make: Callable[..., nn.Module
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert mine.grad is not None
         torch.testing.assert_close(other.grad, mine.grad, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_fully_sharded_parameters_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
-    """FSDP2 on gloo, a block at a time, by every plan; hooks and sharded tensors lead to the plain form."""
-    from torch.distributed import destroy_process_group, init_process_group
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        for plan in PLANS:
-            model = create_model("densenet_bc_16_8", plan=plan)
-            twin = copy.deepcopy(model)
-            for module in twin.features:
-                fully_shard(module, mesh=mesh)
-            fully_shard(twin, mesh=mesh)
-            for each in (model, twin):
-                each(images()).square().sum().backward()
-            for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-                assert mine.grad is not None
-                torch.testing.assert_close(other.grad.full_tensor(), mine.grad, rtol=1e-3, atol=1e-4)
-    finally:
-        destroy_process_group()
 
 
 @pytest.mark.slow

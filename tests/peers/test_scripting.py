@@ -26,9 +26,9 @@ def network(name: str, plan: str = "auto", **settings: object) -> ImageClassifie
     return model.eval()
 
 
-def assert_same(compiled: nn.Module, model: nn.Module) -> None:
+def assert_same(compiled: nn.Module, model: nn.Module, channels: int = 3) -> None:
     """In evaluation and training, at another size than any that was seen."""
-    x = torch.randn(3, 3, 40, 36)
+    x = torch.randn(3, channels, 40, 36)
     for training in (False, True):
         found = []
         for each in (model, compiled):
@@ -59,6 +59,29 @@ def test_a_scripted_network_has_the_names_and_numbers(name: str, plan: str) -> N
 def test_dropout_of_a_compiled_network_still_follows_the_mode(site: str, way: object) -> None:
     model = network("densenet_bc_16_8", dropout_rate=0.5, dropout_sites=(site,))
     assert_same(way(model), model)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "settings"),
+    [
+        *(("densenet_bc_16_8", part, {"dropout_rate": 0.5}) for part in ("denseblock1", "denselayer2", "transition1")),
+        ("densenet_bc_16_8", "features", {}),
+        ("densenet_10_8", "features", {}),
+        ("resnet_8", "stages", {}),
+        ("preact_resnet_20", "stages", {}),
+    ],
+)
+def test_a_part_of_a_network_is_scripted_by_itself(name: str, part: str, settings: dict[str, float]) -> None:
+    """As the bodies of torchvision's detectors are."""
+    model = network(name, **settings)
+    path = next(path for path, _ in model.named_modules() if path.split(".")[-1] == part)
+    module = model.get_submodule(path)
+    first = next(each for each in module.modules() if isinstance(each, nn.Conv2d | nn.BatchNorm2d))
+    channels = first.in_channels if isinstance(first, nn.Conv2d) else first.num_features
+    scripted = torch.jit.script(module)
+    assert scripted.state_dict().keys() == module.state_dict().keys()
+    assert_same(scripted, module, channels)
+    assert type(model.get_submodule(path)) is type(module)
 
 
 def test_other_libraries_networks_are_scripted_under_their_names() -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from densekit.config import flatten, recipe_from
 from densekit.engine import runs
-from densekit.engine.setup import Prepared, absolute_paths
+from densekit.engine.setup import PLACES, Prepared, absolute_paths
 from densekit.errors import InvalidInput
 
 # Settings that decide when, where and from which processes the same numbers are computed, not which.
 _FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
-# Where the images are: free to change while they are the same images.
-_PLACES = ("data.source", "data.image_root")
+_PLACES = tuple(f"data.{name}" for name in PLACES)
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
 _EXECUTION = ("plan", "device")
 # Settings by which batch statistics or draws are over each process's own images: at other values than these, the number

@@ -68,6 +68,10 @@ class Prepared:
         )
 
 
+PLACES = ("source", "image_root")
+"""Settings of data that say where the images are, which is free to differ while they are the same images."""
+
+
 def absolute_paths(recipe: Recipe) -> Recipe:
     """`recipe` with absolute paths to data and weights, for use from any working directory."""
     init = None if recipe.init is None else located_model(recipe.init)
@@ -91,11 +95,15 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     data = divide(loaded, recipe.data)
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     kept = {name: own for name, images in data.splits.items() if (own := kept_hashes(images)) is not None}
-    odd = [rank for rank, theirs in enumerate(world.gather((recipe, fingerprint))) if theirs != (recipe, fingerprint)]
+    # Not where the images are: hosts may keep the same ones in different folders.
+    unplaced = recipe.model_copy(update={"data": recipe.data.model_copy(update=dict.fromkeys(PLACES))})
+    odd = [
+        rank for rank, theirs in enumerate(world.gather((unplaced, fingerprint))) if theirs != (unplaced, fingerprint)
+    ]
     if odd:
         raise BadData(
             f"rank {', '.join(map(str, odd))} has other images or settings than rank {world.rank}; give all hosts the "
-            "same command, and the same files in the same folders"
+            "same settings and the same files"
         )
     preprocessing = preprocessing_for(data, recipe.data)
     shape = {

@@ -7,8 +7,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 from densekit import ops
@@ -20,6 +22,8 @@ from densekit.models.initialisation import INITIALISERS
 
 class DenseLayer(nn.Module):
     """BN-ReLU-Conv3x3, after BN-ReLU-Conv1x1 if bottlenecked: (N, C, H, W) -> (N, k, H, W). Paper sec. 3."""
+
+    __constants__ = ("bottleneck",)  # torch.jit.script looks for no module that is not there
 
     def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
         super().__init__()
@@ -66,7 +70,13 @@ class DenseBlock(nn.ModuleDict):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + L*k, H, W)."""
-        return ops.run_block(x, tuple(self.values()), self.plan)
+        # A block that is scripted by itself: whole networks are as graphs.
+        if is_scripting():
+            for layer in self.values():
+                x = torch.cat((x, layer(x)), dim=1)
+            return x
+        else:  # noqa: RET505 - what follows a return is compiled, too
+            return ops.run_block(x, tuple(self.values()), self.plan)
 
     def forward_with(self, tail: ops.Tail, x: Tensor) -> tuple[Tensor, bool]:
         """(N, C, H, W) -> (N, C + L*k, H // pool, W // pool), as batch norm, ReLU and pool leave it, and true.
@@ -94,7 +104,10 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, floor(theta*C), H//2, W//2)."""
         x = self.relu(self.norm(x))
-        return self.reduce(self.pool(x) if self.pools_first() else x)
+        if is_scripting():  # likewise
+            return self.pool(self.drop(self.conv(x)))
+        else:  # noqa: RET505
+            return self.reduce(self.pool(x) if self.pools_first() else x)
 
     def reduce(self, x: Tensor) -> Tensor:
         """What follows norm and ReLU, and the pool if it comes first."""

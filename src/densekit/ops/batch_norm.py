@@ -58,8 +58,8 @@ def together() -> bool:
 
 
 def pools(norm: nn.Module) -> bool:
-    """Whether this norm takes statistics over several processes now."""
-    return type(norm) is SyncedBatchNorm and norm.training and together()
+    """Whether this norm takes statistics over several processes now; also one that FSDP2 gave a class of its own."""
+    return isinstance(norm, SyncedBatchNorm) and norm.training and together()
 
 
 def any_pools(layers: Sequence[nn.Module]) -> bool:
