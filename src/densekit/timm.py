@@ -16,7 +16,8 @@ from densekit.config import DenseNetConfig, Preprocessing, ResNetConfig
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet, ImageClassifier, config_for, model_names
 from densekit.models.base import chosen_stages
-from densekit.models.resnet import WIDTHS, ResNet
+from densekit.models.counts import RESNET_WIDTHS
+from densekit.models.resnet import ResNet
 from densekit.weights import model_folder, read_card, shipped_names
 from densekit.weights.folder import WEIGHTS
 
@@ -183,9 +184,10 @@ class TimmResNet(_Timm, ResNet):  # type: ignore[misc]  # likewise
         with _on(device):
             ResNet.__init__(self, _settled(cfg, given))
         self._as_timm(global_pool, drop_rate, dtype)
-        wide = self.num_features // WIDTHS[-1]
+        wide = self.num_features // RESNET_WIDTHS[-1]
         self.feature_info = [
-            {"num_chs": width * wide, "reduction": 2**i, "module": f"stages.{i}"} for i, width in enumerate(WIDTHS)
+            {"num_chs": width * wide, "reduction": 2**i, "module": f"stages.{i}"}
+            for i, width in enumerate(RESNET_WIDTHS)
         ]
         if self.config.preactivation:
             self.feature_info[-1]["module"] = "tail.relu5"
@@ -281,7 +283,7 @@ def _pixels(config: DenseNetConfig | ResNetConfig, given: Preprocessing) -> dict
 def _pool_size(config: DenseNetConfig | ResNetConfig, size: tuple[int, int]) -> tuple[int, ...]:
     """Height and width of the final features for images of this size."""
     if isinstance(config, ResNetConfig):
-        return tuple(-(-side // 2 ** (len(WIDTHS) - 1)) for side in size)
+        return tuple(-(-side // 2 ** (len(RESNET_WIDTHS) - 1)) for side in size)
     stem = 1 if config.stem == "cifar" else 4  # rounded up, and what transitions halve down
     return tuple(-(-side // stem) >> (len(config.blocks) - 1) for side in size)
 

@@ -12,8 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from densekit import create_model
 from densekit.errors import InvalidInput
-from densekit.models import DenseNet
-from densekit.models.build import build
+from densekit.models import DenseNet, build
 
 
 def in_timm(name: str, **settings: object) -> nn.Module:

@@ -47,7 +47,7 @@ class Here(Crew):
         except BadImage as error:
             return Refusal.of(error)
         pixels, notices = self.classifier.pixels([image.image], invert), self.classifier.notices(image, invert)
-        return {"pixels": wire.image(pixels), "notices": list(notices)}
+        return {"pixels": wire.image(pixels), "size": list(image.image.size), "notices": list(notices)}
 
 
 def app_of(classifier: Classifier, limits: Limits) -> FastAPI:
@@ -117,6 +117,13 @@ class Tab:
         """The first card, as soon as it says why."""
         card = self.page.locator(".card").first
         card.locator("canvas").wait_for()
+        return card
+
+    def opened(self) -> Any:
+        """The first card, as soon as it also says which layers it drew on: by one click."""
+        card = self.explained()
+        card.locator("summary").click()
+        card.locator(".diagram svg").last.wait_for()
         return card
 
     def overflow(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import ExifTags, Image
 
 import densekit
 from densekit.analysis import reuse
@@ -201,3 +201,20 @@ def test_the_page_needs_no_token_and_what_it_asks_does(classifier, picture):
         bearer = {"authorization": "Bearer open-sesame"}
         assert client.get("/v1/model", headers=bearer).status_code == 200
         assert client.post("/v1/explain", content=picture, headers=bearer).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("orientation", "region"),
+    [
+        (1, {"left": 1 / 6, "top": 0.0, "width": 2 / 3, "height": 1.0}),
+        (6, {"left": 0.0, "top": 1 / 6, "width": 1.0, "height": 2 / 3}),
+    ],
+)
+def test_the_part_that_the_network_sees_is_of_the_upright_picture(client, orientation, region):
+    content, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("L", (2100, 1400), 90).save(content, "jpeg", exif=exif)
+    seen = explained(client, content.getvalue())["seen"]
+    upright = (2100, 1400) if orientation == 1 else (1400, 2100)
+    assert seen["image"] == dict(zip(("width", "height"), upright, strict=True))
+    assert seen["region"] == pytest.approx(region)

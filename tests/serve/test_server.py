@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -485,11 +486,28 @@ def test_what_cannot_be_served_is_one_line_and_a_status(
     assert message in line
 
 
-def test_a_taken_port_is_said_so(
+def test_a_port_in_use_is_one_line_with_a_free_port(
     server: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["densekit", "serve", MODEL, "--port", str(server.port)])
+    """Before anything is loaded: the model is not looked at."""
+    monkeypatch.setattr(sys, "argv", ["densekit", "serve", "no-such-model", "--port", str(server.port)])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 3
-    assert "name another --port" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.fullmatch(
+        rf"densekit: port {server.port} of 127.0.0.1 is in use; (\d+) is free: pass --port (\d+)", line
+    )
+    assert found, line
+    assert found[1] == found[2]
+    with socket.create_server(("127.0.0.1", int(found[1]))):
+        pass
+
+
+def test_it_says_where_the_page_is_when_images_are_answered(server: Served) -> None:
+    said = server.said("serving")
+    assert said["model"] == MODEL
+    assert said["url"] == f"{server.url}/"
+    events = [line["event"] for line in server.lines]
+    assert events[0] == "starting"
+    assert events.index("listening") < events.index("ready") < events.index("serving")

@@ -9,7 +9,7 @@ from densekit.cli.options import Json
 
 
 def models(as_json: Json = False) -> None:
-    """Lists every named model: parameters, MACs, depth, input size."""
+    """List every named model: parameters, MACs, depth, input size."""
     from densekit.models import model_names
 
     if as_json:
@@ -17,7 +17,7 @@ def models(as_json: Json = False) -> None:
         return
     typer.echo(f"{'name':<28}{'parameters':>11}{'MACs':>12}{'depth':>7}  {'input':<12}classes")
     for name in model_names():
-        row = _row(name)  # printed one by one, as all of them take seconds
+        row = _row(name)
         size = "x".join(str(n) for n in row["input"])
         macs = f"{row['macs'] / 1e6:,.1f} M"
         typer.echo(f"{name:<28}{row['parameters']:>11,}{macs:>12}{row['depth']:>7}  {size:<12}{row['classes']}")
@@ -25,17 +25,19 @@ def models(as_json: Json = False) -> None:
 
 
 def _row(name: str) -> dict[str, Any]:
+    from densekit.config import PeerConfig
     from densekit.models import config_for
-    from densekit.models.cost import as_published, cost_of
+    from densekit.models.counts import as_published, counted
 
     config = config_for(name)
-    published = cost_of(as_published(config))
+    assert not isinstance(config, PeerConfig)  # networks of other libraries are not listed
+    published = counted(as_published(config))
     return {
         "name": name,
         "parameters": published.parameters,
         "macs": published.macs,
         # Transitions that pool before their convolution need fewer; what runs here by default.
-        "macs_pool_first": cost_of(config).macs if config.family == "densenet" else published.macs,
+        "macs_pool_first": counted(config).macs,
         "depth": published.depth,
         "input": [config.in_channels, *config.image_size],
         "classes": config.num_classes,

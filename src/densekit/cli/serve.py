@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from densekit.cli.options import parse
-from densekit.errors import BadData, InvalidInput
+from densekit.errors import BadData, InvalidInput, UnknownName
 
 _TOKEN = "DENSEKIT_TOKEN"
 _PACKAGES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn", "uvloop")
@@ -29,27 +29,40 @@ def serve(
         Path | None,
         typer.Option(help=f"A file with the token that clients have to bring. Or in the environment: {_TOKEN}."),
     ] = None,
+    style: Annotated[
+        str,
+        typer.Option("--log", metavar="auto|text|json", help="The log's lines. auto: text in a terminal, else JSON."),
+    ] = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A limit, e.g. pixels=20000000; docs/serve.md has them all."),
     ] = None,
 ) -> None:
-    """Answers over HTTP, and with a web page, until it is told to stop."""
+    """Classify images over HTTP and on a web page, until stopped."""
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise InvalidInput(f"serve needs {' and '.join(missing)}, an extra: pip install 'densekit[serve]'")
     from pydantic import ValidationError
 
     from densekit.config import describe
+    from densekit.serve import address, log
     from densekit.serve.limits import Limits
-    from densekit.serve.server import Settings
-    from densekit.serve.server import serve as run
 
+    if style not in log.STYLES:
+        raise UnknownName("--log", style, log.STYLES)
     try:
         limits = Limits.model_validate(parse(settings))
     except ValidationError as error:
         raise InvalidInput(f"--set: {describe(error)}") from error
-    run(Settings(model, host, port, engine, threads, _token(token_file), limits))
+    token = _token(token_file)
+    with address.bound(host, port) as listener:
+        log.begin(style)
+        log.say("starting", model=model)  # torch, which is imported now, takes seconds
+
+        from densekit.serve.server import Settings
+        from densekit.serve.server import serve as run
+
+        run(Settings(model, host, engine, threads, token, limits), listener)
 
 
 def _token(file: Path | None) -> str | None:

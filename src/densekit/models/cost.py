@@ -1,6 +1,5 @@
-"""What a network costs, counted on the meta device: no memory, no arithmetic."""
+"""What a network costs: from its configuration, or counted on the meta device, without memory or arithmetic."""
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -8,27 +7,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from densekit.config import DenseNetConfig, ModelConfig
+from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
 from densekit.errors import InvalidInput
-from densekit.models.build import build
+from densekit.models.counts import Cost, as_published, counted
+from densekit.models.factory import build
+
+__all__ = ["Cost", "as_published", "cost_of", "measured", "needs_two_images", "parameters_of", "saved_bytes_of"]
 
 # The backward nodes of layers with weights. A product of two activations, as in attention, is no layer.
 _LAYERS = frozenset({"ConvolutionBackward0", "AddmmBackward0", "MmBackward0"})
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one image at the configuration's size."""
-
-    parameters: int
-    macs: int
-    """Multiply-accumulates of convolutions, linear layers and attention's products, as built."""
-    depth: int
-    """Convolutions and linear layers on the longest way from image to logits: 18 of ResNet-18, 22 of GoogLeNet."""
-
-
 def cost_of(config: ModelConfig) -> Cost:
     """Parameters, MACs and depth. Raises InvalidInput for a network that does not take images of this size."""
+    return counted(config) if isinstance(config, DenseNetConfig | ResNetConfig) else measured(config)
+
+
+def measured(config: ModelConfig) -> Cost:
+    """As `cost_of`, by a forward pass of the network on the meta device: for any network, but can take seconds."""
     with torch.device("meta"):
         # By plain concatenation: what another plan fuses can neither be counted nor followed.
         model = build(config, "concat").eval()
@@ -51,7 +47,9 @@ def cost_of(config: ModelConfig) -> Cost:
 
 
 def parameters_of(config: ModelConfig) -> int:
-    """`cost_of(config).parameters` alone, at a hundredth of its time."""
+    """`cost_of(config).parameters` alone, without the forward pass that a network of another library would need."""
+    if isinstance(config, DenseNetConfig | ResNetConfig):
+        return counted(config).parameters
     with torch.device("meta"):
         return sum(p.numel() for p in build(config, "concat").parameters())
 
@@ -108,8 +106,3 @@ def needs_two_images(config: ModelConfig, size: tuple[int, int]) -> bool:
             raise
         return True
     return False
-
-
-def as_published(config: ModelConfig) -> ModelConfig:
-    """The same network with convolution before pooling in transitions, as the published MACs count it."""
-    return config.model_copy(update={"pool_first": False}) if isinstance(config, DenseNetConfig) else config

@@ -3,7 +3,6 @@
 Shapes: N images, C channels, H x W pixels, k growth rate, L layers in a block. State dicts use torchvision's names.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
@@ -16,8 +15,8 @@ from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 from densekit import ops
 from densekit.config import DenseNetConfig
-from densekit.errors import InvalidInput
 from densekit.models.base import ImageClassifier, chosen_stages
+from densekit.models.counts import check_size, transition_channels
 from densekit.models.initialisation import INITIALISERS
 
 
@@ -94,9 +93,7 @@ class Transition(nn.Module):
 
     def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
         super().__init__()
-        self.out_channels = math.floor(config.compression * in_channels)
-        if not self.out_channels:
-            raise InvalidInput(f"compression {config.compression} leaves none of {in_channels} maps; raise it")
+        self.out_channels = transition_channels(config, in_channels)
         self.norm = nn.BatchNorm2d(in_channels, eps=config.norm_eps)
         self.relu: nn.Module = nn.ReLU() if config.transition_relu else nn.Identity()
         self.conv = nn.Conv2d(in_channels, self.out_channels, kernel_size=1, bias=False)
@@ -166,15 +163,7 @@ class DenseNet(ImageClassifier):
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InvalidInput if an image of this size does not survive the stem and the transitions."""
-        halvings = len(self.config.blocks) - 1
-        # A transition floors; the ImageNet stem's two strides of 2 are padded and round up, which saves 3 pixels.
-        minimum = 2**halvings if self.config.stem == "cifar" else 4 * 2**halvings - 3
-        if min(height, width) < minimum:
-            remedy = "" if self.config.stem == "cifar" else ", or use a cifar stem (--set model.stem=cifar)"
-            raise InvalidInput(
-                f"image size {height}x{width} is too small for {self.config.name}: its stem and {halvings} transitions "
-                f"halve it to nothing below {minimum}x{minimum}; pass --image-size {minimum} or more{remedy}"
-            )
+        check_size(self.config, height, width)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""

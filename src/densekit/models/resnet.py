@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from densekit.config import ResNetConfig
-from densekit.errors import InvalidInput
 from densekit.models.base import ImageClassifier, chosen_stages
+from densekit.models.counts import RESNET_EXPANSION, RESNET_WIDTHS, check_size
 from densekit.models.initialisation import paper
-
-WIDTHS = (16, 32, 64)  # of the three stages
-EXPANSION = 4  # of a bottleneck's output over its width
 
 
 class PlainBlock(nn.Module):
@@ -87,7 +84,7 @@ class ResNet(ImageClassifier):
         self.config = config
         block = PreactivatedBlock if config.preactivation else PlainBlock
         per_stage = (config.depth - 2) // (9 if config.bottleneck else 6)
-        channels = WIDTHS[0]
+        channels = RESNET_WIDTHS[0]
         stem: OrderedDict[str, nn.Module] = OrderedDict(conv0=_conv(config.in_channels, channels, 3))
         # Pre-activated branches begin with a normalisation and end in a convolution: theirs comes last.
         if not config.preactivation:
@@ -95,7 +92,7 @@ class ResNet(ImageClassifier):
         self.stem = nn.Sequential(stem)
         self.stages = nn.Sequential()  # timm's feature extractors look into no other container
         number = 0
-        for width in WIDTHS:
+        for width in RESNET_WIDTHS:
             stage = nn.Sequential()
             for i in range(per_stage):
                 number += 1
@@ -117,12 +114,7 @@ class ResNet(ImageClassifier):
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InvalidInput if the last stage would see less than one whole pixel."""
-        minimum = 2 ** (len(WIDTHS) - 1)
-        if min(height, width) < minimum:
-            raise InvalidInput(
-                f"image size {height}x{width} is too small for {self.config.name}: it is halved twice and needs "
-                f"{minimum}x{minimum}; pass --image-size {minimum} or more"
-            )
+        check_size(self.config, height, width)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, H/4, W/4), after the last ReLU."""
@@ -157,7 +149,7 @@ def _basic(channels: int, width: int, stride: int) -> list[nn.Conv2d]:
 
 def _bottleneck(channels: int, width: int, stride: int) -> list[nn.Conv2d]:
     # The authors stride in the first 1x1; torchvision's later nets stride in the 3x3, at more multiplications.
-    return [_conv(channels, width, 1, stride), _conv(width, width, 3), _conv(width, EXPANSION * width, 1)]
+    return [_conv(channels, width, 1, stride), _conv(width, width, 3), _conv(width, RESNET_EXPANSION * width, 1)]
 
 
 def _conv(source: int, target: int, size: int, stride: int = 1) -> nn.Conv2d:

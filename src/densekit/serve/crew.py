@@ -26,7 +26,7 @@ _LONGEST_PAUSE = 30.0  # seconds between two attempts
 _STEADY = 10.0  # seconds that a worker must have lived for the next pause to be none
 
 Answer = dict[str, Any] | Refusal
-"""{"top", "notices"}, or {"pixels", "notices"} of a `top` of 0; or why there is none."""
+"""{"top", "notices"}, or {"pixels", "size", "notices"} of a `top` of 0; or why there is none."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
 from densekit.analysis.maps import SIDE
+from densekit.data.framing import region
 from densekit.engine import Classifier
 from densekit.engine.classifier import not_finite
 from densekit.engine.task import finite_rows
@@ -31,14 +32,25 @@ def capabilities(classifier: Classifier) -> dict[str, bool]:
 def explain(
     classifier: Classifier,
     pixels: Tensor,
+    size: tuple[int, int],
     *,
     top: int = 5,
     wanted: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """One image, (1, C, H, W) uint8 -> `seen`, `classes`, `sources` and `reuse` as docs/page.md describes them.
+    """Why one image got its answer, as docs/page.md describes it.
 
-    `wanted` are the classes to explain, by index; none: the `top` most probable. Raises BadImage for an image whose
-    logits are not finite.
+    Args:
+        classifier: the model.
+        pixels: (1, C, H, W) uint8, the image at the network's size.
+        size: (width, height) of the whole image in pixels, upright.
+        top: how many of the most probable classes to explain where none are `wanted`.
+        wanted: the classes to explain, by index.
+
+    Returns:
+        `seen`, `classes`, `sources` and `reuse`, ready for JSON.
+
+    Raises:
+        BadImage: an image whose logits are not finite.
     """
     preprocessing = classifier.card.preprocessing
     x = classifier.inputs(pixels)
@@ -60,6 +72,8 @@ def explain(
             "width": preprocessing.size[1],
             "height": preprocessing.size[0],
             "picture": picture_uri(from_pixels(pixels[0]), _SHOWN),
+            "image": dict(zip(("width", "height"), size, strict=True)),
+            "region": dict(zip(("left", "top", "width", "height"), region(size, preprocessing), strict=True)),
         },
         "classes": [
             {"class": classifier.classes[index], "index": index, "probability": _short(float(probabilities[index]))}

@@ -117,8 +117,8 @@ async def explanation(
     (seen,) = await crew.ask([await read_image(request)], 0, invert)
     if isinstance(seen, Refusal):
         raise seen
-    pixels = pixels_of(seen["pixels"])
-    found = await aside(request, partial(explain, classifier, pixels, top=top, wanted=wanted or ()))
+    pixels, (width, height) = pixels_of(seen["pixels"]), seen["size"]
+    found = await aside(request, partial(explain, classifier, pixels, (width, height), top=top, wanted=wanted or ()))
     milliseconds = round(1e3 * (time.perf_counter() - began), 2)
     return found | {"notices": seen["notices"], "milliseconds": milliseconds}
 

@@ -15,8 +15,8 @@ import uvloop
 
 from densekit.api.run import load
 from densekit.engine import Classifier
-from densekit.errors import BadData, Interrupted, InvalidInput
-from densekit.serve import log
+from densekit.errors import Interrupted
+from densekit.serve import address
 from densekit.serve.app import create_app
 from densekit.serve.crew import Crew
 from densekit.serve.limits import Limits
@@ -34,8 +34,7 @@ class Settings:
     """Of one server."""
 
     model: str
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str
     engine: str | None = None
     """None: the fastest."""
     threads: int | None = None
@@ -44,29 +43,29 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(settings: Settings) -> None:
-    """Answers until SIGTERM or SIGINT, and then what is under way; a second signal ends it at once.
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Answer on a bound socket until SIGTERM or SIGINT, then finish open requests; a second signal ends it at once.
 
-    Raises Interrupted where requests had to be cut off, BadData for an address that cannot be had, and what keeps MODEL
-    from being loaded, proved or run.
+    Raises Interrupted where requests had to be cut off, BadData for a port that another process has taken since it was
+    bound, and what keeps MODEL from being loaded, proved or run.
     """
-    log.begin()
     torch.set_num_threads(1)  # the worker has the cores
-    classifier = load(settings.model)  # which says by its own name what is wrong with it
+    given = settings.model
+    classifier = load(given)  # which says by its own name what is wrong with it
     with scratch() as folder:
         if (place := copied(settings.model, folder)) != settings.model:
             settings = replace(settings, model=place)
             classifier = load(place)
-        listener = _listen(settings.host, settings.port)
+        address.listen(listener)
         if settings.token is None and not settings.host.startswith(_LOOPBACK):
             say("warning", message=f"anybody who reaches {settings.host} may use this server; give it a --token-file")
-        number, cut = uvloop.run(_serve(settings, classifier, listener))
+        number, cut = uvloop.run(_serve(settings, classifier, listener, given))
     if cut:
         raise Interrupted(f"stopped with {counted(cut, 'request')} unanswered; see --set drain_seconds", number)
 
 
-async def _serve(settings: Settings, classifier: Classifier, listener: socket.socket) -> tuple[int, int]:
-    """The signal that ended it, and how many requests it cut off."""
+async def _serve(settings: Settings, classifier: Classifier, listener: socket.socket, given: str) -> tuple[int, int]:
+    """The signal that ended it, and how many requests it cut off. `given` is what the user calls the model."""
     limits, metrics = settings.limits, Metrics()
     crew = Crew(settings.model, limits, metrics, engine=settings.engine, threads=settings.threads)
     app = create_app(crew, classifier, limits, name=classifier.card.model.name, token=settings.token)
@@ -82,10 +81,10 @@ async def _serve(settings: Settings, classifier: Classifier, listener: socket.so
         timeout_graceful_shutdown=limits.drain_seconds,  # type: ignore[arg-type]  # it goes to wait_for
     )
     server = _Server(config)
-    crew.start()
     host, port = listener.getsockname()[:2]
-    say("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid())
-    guard = asyncio.create_task(_end_if_failed(crew, server))
+    crew.start()
+    say("listening", url=address.url(host, port), pid=os.getpid())
+    guard = asyncio.create_task(_announce(crew, server, model=given, url=address.to_open(host, port)))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -98,11 +97,16 @@ async def _serve(settings: Settings, classifier: Classifier, listener: socket.so
     return server.signal_number, front.cut if front else 0
 
 
-async def _end_if_failed(crew: Crew, server: uvicorn.Server) -> None:
+async def _announce(crew: Crew, server: uvicorn.Server, **facts: str) -> None:
+    """Says where to go as soon as images are answered there; ends the server if that will never be."""
     try:
         await crew.settled()
     except Exception:  # it is raised again where all has been closed
         server.should_exit = True
+        return
+    while not server.started:
+        await asyncio.sleep(0.01)
+    say("serving", **facts)
 
 
 class _Server(uvicorn.Server):
@@ -127,19 +131,3 @@ class _Server(uvicorn.Server):
         self.signal_number = number
         self.should_exit = True
         say("draining", signal=signal.Signals(number).name)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bound before anything is measured. Raises BadData or InvalidInput."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError, UnicodeError) as error:
-        raise InvalidInput(f"--host {host} is no address of this machine ({error}); try 127.0.0.1") from error
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise BadData(f"{host}, port {port} cannot be had ({error.strerror}); name another --port") from error
-    return listener

@@ -145,7 +145,8 @@ class Bench:
             return _error(request, error)
         pixels, notices = classifier.pixels([image.image], invert), classifier.notices(image, invert)
         if not request["top"]:
-            return {"id": request["id"], "pixels": wire.image(pixels), "notices": list(notices)}
+            size = list(image.image.size)
+            return {"id": request["id"], "pixels": wire.image(pixels), "size": size, "notices": list(notices)}
         return _Read(request, pixels, notices)
 
     def _computed(self, good: list[_Read]) -> list[dict[str, Any]]:

@@ -108,9 +108,7 @@ function add(files) {
   const fresh = [...files].map((file) => {
     const number = file.name === "image.png" || !file.name ? (pasted += 1) : 0;
     const name = () => (number ? text("card.pasted", { number }) : file.name);
-    const card = new Card(file, name, model, { told: tell, removed: discard, again });
-    card.open = files.length === 1;
-    return card;
+    return new Card(file, name, model, { told: tell, removed: discard, again });
   });
   cards.unshift(...fresh);
   $("results").prepend(...fresh.map((card) => card.node));

@@ -3,11 +3,10 @@
 import { ask, Failure, TRIES } from "./client.js";
 import { element, refill } from "./dom.js";
 import { has, number, percent, text } from "./language.js";
-import { drawMap, strongest } from "./overlay.js";
+import { Picture } from "./picture.js";
 import { blockDiagram, pointsTable } from "./reuse.js";
 
 export const TOP = 5; // classes of an answer
-const SMALL = 64; // pixels; smaller pictures are shown as squares of colour, not blurred
 const NOTICES = [
   [/^light background/, "light"],
   [/^dark background/, "dark"],
@@ -18,7 +17,6 @@ const NOTICES = [
 ];
 // The same bytes will not do better next time.
 const LASTING = /^(empty_file|not_an_image|no_reader|truncated|corrupt|too_many_pixels|unsupported_\w+|body_too_large|unreadable)$/;
-let strength = 0.6; // of the overlay; a new card takes what was chosen last
 
 export class Card {
   // `name` gives the file's name in the current language; `told` is called with what a screen reader should say.
@@ -27,20 +25,22 @@ export class Card {
     this.state = "waiting";
     this.inverted = false;
     this.round = 0; // of asking: an explanation of an earlier one comes too late
-    this.open = false;
     this.url = URL.createObjectURL(file);
-    this.strength = strength;
+    this.diagrams = [];
     this.heading = element("h3", { tabindex: "-1" });
     this.remove = element("button", { type: "button", class: "remove", click: () => removed(this) }, "×");
     this.status = element("div", { class: "status" });
-    this.picture = element("figure", { class: "seen" });
+    this.picture = new Picture(this.url, model.input);
     this.answer = element("div", { class: "answer" });
     this.why = element("div", { class: "why" });
+    // Stays, whatever is told anew within it: a click is never for one that has just been replaced.
+    this.summary = element("summary", { "data-key": "why" });
+    this.details = element("details", { hidden: true, toggle: () => this.fit() }, this.summary, this.why);
     this.node = element("article", { class: "card panel" },
       element("header", { class: "row" }, this.heading, this.remove),
       this.status,
-      element("div", { class: "body" }, this.picture, this.answer),
-      this.why);
+      element("div", { class: "body" }, this.picture.node, this.answer),
+      this.details);
     this.widths = new ResizeObserver(() => this.fit());
     this.widths.observe(this.node);
     this.render();
@@ -135,42 +135,11 @@ export class Card {
 
   renderPicture() {
     if (this.state === "failed" && !this.prediction) {
-      refill(this.picture);
+      this.picture.clear();
       return;
     }
-    const seen = this.reasons?.seen;
-    const { width, height } = seen ?? this.model.input;
-    const image = element("img", {
-      src: seen?.picture ?? this.url,
-      alt: text("card.preview", { file: this.name() }),
-      class: seen && Math.max(width, height) <= SMALL ? "pixels" : null,
-      error: () => image.replaceWith(element("span", { class: "soft" }, text("card.unseen"))),
-    });
-    const frame = element("div", { class: "frame" }, image);
-    frame.style.aspectRatio = `${width} / ${height}`;
-    const row = this.evidence();
-    if (!row?.map) {
-      refill(this.picture, frame, seen ? element("figcaption", {}, text("map.plain", { width, height })) : null);
-      return;
-    }
-    const place = strongest(row.map);
-    const zone = place && text(`zone.${place.join("")}`);
-    if (place) image.alt = text("map.picture", { class: row.class, zone });
-    const canvas = element("canvas", { "aria-hidden": "true" });
-    frame.append(canvas);
-    drawMap(canvas, row.map, this.strength);
-    const slider = element("input", {
-      type: "range", min: 0, max: 100, value: 100 * this.strength, "data-key": "strength",
-      input: () => {
-        strength = this.strength = slider.value / 100;
-        drawMap(canvas, row.map, this.strength);
-      },
-    });
-    const caption = text(place ? "map.caption" : "map.against", { width, height, class: row.class, zone });
-    const coarse = row.coarse ? ` ${text("map.coarse", { rows: row.map.length, columns: row.map[0].length })}` : "";
-    refill(this.picture, frame,
-      element("label", { class: "strength" }, element("span", {}, text("map.strength")), slider),
-      element("figcaption", {}, caption + coarse));
+    const { inverted, reasons } = this;
+    this.picture.render({ seen: reasons?.seen ?? null, row: this.evidence() ?? null, inverted, name: this.name() });
   }
 
   renderAnswer() {
@@ -243,30 +212,25 @@ export class Card {
   renderWhy() {
     this.diagrams = [];
     const row = this.evidence();
-    if (!row?.parts || !this.reasons.reuse) {
+    this.details.hidden = !row?.parts || !this.reasons.reuse;
+    if (this.details.hidden) {
       refill(this.why);
       return;
     }
     const blocks = this.reasons.reuse;
     this.diagrams = blocks.map((block) => blockDiagram(block, blocks.length));
-    const details = element("details", {
-      open: this.open,
-      toggle: () => {
-        this.open = details.open;
-        this.fit();
-      },
-    },
-      element("summary", { "data-key": "why" }, text("why.title")),
+    this.summary.textContent = text("why.title");
+    refill(this.why,
       pointsTable(row, this.reasons.sources, this.model.task),
       element("h4", {}, text("why.reuse")),
       element("p", { class: "soft" }, text("why.reuse.text")),
       element("div", { class: "blocks" }, ...this.diagrams.map((diagram) => diagram.node)),
       element("p", { class: "soft small" }, text("why.reuse.note")));
-    refill(this.why, details);
     this.fit();
   }
 
   fit() {
+    this.picture.fit();
     for (const diagram of this.diagrams) diagram.fit();
   }
 

@@ -1,31 +1,27 @@
-// The class activation map over the picture: a veil that is denser where more speaks for the class, and a line around
-// where that is at least half of the most. The line is there for whoever does not see the colour.
+// The class activation map: a veil that is denser where the evidence for the class is stronger, and a line around
+// everything at least half as strong as the strongest place, for people who do not see the colour.
 
-const SIDE = 240; // pixels of the canvas; the page scales it
+const SIDE = 240; // cells of the grid that the map is interpolated on, along its longer side
 const VEIL = [255, 122, 0];
 const DENSEST = 0.9;
 const EDGE = 0.5;
+const LINES = [["#000", 3.5], ["#fff", 1.6]]; // colours and CSS pixels
 
-// `map` is rows of numbers; `strength` is 0 to 1.
-export function drawMap(canvas, map, strength) {
-  const [rows, columns] = [map.length, map[0].length];
-  canvas.width = columns >= rows ? SIDE : Math.round((SIDE * columns) / rows);
-  canvas.height = rows >= columns ? SIDE : Math.round((SIDE * rows) / columns);
-  const most = Math.max(...map.flat());
-  if (most <= 0 || strength <= 0) return;
-  const { width, height } = canvas;
-  const share = new Float32Array(width * height);
-  const picture = new ImageData(width, height);
-  for (let y = 0; y < height; y += 1) {
-    for (let x = 0; x < width; x += 1) {
-      const at = y * width + x;
-      share[at] = Math.max(0, between(map, ((x + 0.5) * columns) / width - 0.5, ((y + 0.5) * rows) / height - 0.5) / most);
-      picture.data.set([...VEIL, 255 * DENSEST * strength * share[at]], 4 * at);
-    }
-  }
+// Draws a map, rows of numbers, on a canvas of so many device pixels. How strongly it shows is the canvas's opacity.
+export function drawMap(canvas, map, width, height, density) {
+  Object.assign(canvas, { width, height });
+  const grid = shares(map);
+  if (!grid) return;
   const context = canvas.getContext("2d");
-  context.putImageData(picture, 0, 0);
-  outline(context, share, width, height, strength);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(veil(grid), 0, 0, width, height);
+  context.lineCap = context.lineJoin = "round";
+  const path = outline(grid, width / grid.columns, height / grid.rows);
+  for (const [colour, thickness] of LINES) {
+    context.strokeStyle = colour;
+    context.lineWidth = thickness * density;
+    context.stroke(path);
+  }
 }
 
 // [row, column] of the strongest cell, each 0 to 2 from the upper left; null where nothing speaks for the class.
@@ -39,6 +35,23 @@ export function strongest(map) {
   return [third(best.row, map.length), third(best.column, map[0].length)];
 }
 
+// The map on a finer grid, each value from 0 to 1 of the largest; null where nothing speaks for the class.
+function shares(map) {
+  const most = Math.max(...map.flat());
+  if (most <= 0) return null;
+  const [down, along] = [map.length, map[0].length];
+  const columns = along >= down ? SIDE : Math.round((SIDE * along) / down);
+  const rows = down >= along ? SIDE : Math.round((SIDE * down) / along);
+  const values = new Float32Array(columns * rows);
+  for (let y = 0; y < rows; y += 1) {
+    for (let x = 0; x < columns; x += 1) {
+      const value = between(map, ((x + 0.5) * along) / columns - 0.5, ((y + 0.5) * down) / rows - 0.5);
+      values[y * columns + x] = Math.max(0, value / most);
+    }
+  }
+  return { columns, rows, values };
+}
+
 // Bilinear, the value of each cell at its middle.
 function between(map, x, y) {
   const [bottom, right] = [map.length - 1, map[0].length - 1];
@@ -50,26 +63,48 @@ function between(map, x, y) {
   return upper * (1 - down) + lower * down;
 }
 
-function outline(context, share, width, height, strength) {
-  const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && share[y * width + x] >= EDGE;
-  const path = new Path2D();
-  for (let y = 0; y <= height; y += 1) {
-    for (let x = 0; x <= width; x += 1) {
-      if (inside(x, y) !== inside(x - 1, y)) line(path, x, y, x, y + 1);
-      if (inside(x, y) !== inside(x, y - 1)) line(path, x, y, x + 1, y);
-    }
+function veil({ columns, rows, values }) {
+  const picture = new ImageData(columns, rows);
+  for (let at = 0; at < values.length; at += 1) {
+    [picture.data[4 * at], picture.data[4 * at + 1], picture.data[4 * at + 2]] = VEIL;
+    picture.data[4 * at + 3] = 255 * DENSEST * values[at];
   }
-  context.globalAlpha = Math.min(1, 2 * strength);
-  context.lineCap = "round";
-  for (const [colour, thickness] of [["#000", 3.5], ["#fff", 1.6]]) {
-    context.strokeStyle = colour;
-    context.lineWidth = thickness;
-    context.stroke(path);
-  }
-  context.globalAlpha = 1;
+  const canvas = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  return canvas;
 }
 
-function line(path, x1, y1, x2, y2) {
-  path.moveTo(x1, y1);
-  path.lineTo(x2, y2);
+// Marching squares between the middles of neighbouring cells; nothing beyond the border is inside.
+function outline({ columns, rows, values }, wide, high) {
+  const value = (x, y) => (x < 0 || y < 0 || x >= columns || y >= rows ? 0 : values[y * columns + x]);
+  const path = new Path2D();
+  for (let y = -1; y < rows; y += 1) {
+    for (let x = -1; x < columns; x += 1) {
+      const around = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]];
+      const inside = around.filter(([i, j]) => value(i, j) >= EDGE).length;
+      if (inside === 0 || inside === 4) continue;
+      const corners = around.map(([i, j]) => ({ x: i, y: j, value: value(i, j) }));
+      for (const [from, to] of pieces(corners)) {
+        path.moveTo((from.x + 0.5) * wide, (from.y + 0.5) * high);
+        path.lineTo((to.x + 0.5) * wide, (to.y + 0.5) * high);
+      }
+    }
+  }
+  return path;
+}
+
+// The pieces of the line in one square, whose corners go round it: one, or two where it has a saddle.
+function pieces(corners) {
+  const crossings = corners.map((corner, index) => crossing(corner, corners[(index + 1) % 4]));
+  const found = crossings.filter(Boolean);
+  if (found.length === 2) return [found];
+  const middle = corners.reduce((sum, corner) => sum + corner.value, 0) / 4;
+  const [top, right, bottom, left] = crossings;
+  return (middle >= EDGE) === (corners[0].value >= EDGE) ? [[top, right], [bottom, left]] : [[left, top], [right, bottom]];
+}
+
+function crossing(a, b) {
+  if ((a.value >= EDGE) === (b.value >= EDGE)) return null;
+  const share = (EDGE - a.value) / (b.value - a.value);
+  return { x: a.x + share * (b.x - a.x), y: a.y + share * (b.y - a.y) };
 }
