@@ -8,6 +8,7 @@ from typing import Any
 from densekit.data.sets import ArrayImages, Images, groups_of
 from densekit.data.sources import short_name
 from densekit.engine import Result, runs
+from densekit.engine.early_stopping import EarlyStop
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
 from densekit.engine.task import Records
@@ -28,7 +29,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     """
     rows, kind = runs.metrics(run), _KINDS[prepared.task.kind]
     drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
-    drawn["learning_rate"] = plots.rate_curve(prepared.recipe)
+    drawn["learning_rate"] = plots.rate_curve(prepared.recipe, result.early_stop and result.early_stop["epoch"])
     figures = {name: plots.svg(figure) for name, figure in drawn.items()}
     (run / "plots").mkdir(exist_ok=True)
     for name, drawing in figures.items():
@@ -43,7 +44,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         curves=kind.CURVES,
         split=SPLITS[result.split],
         splits=[_split(name, images, result.split) for name, images in _in_order(prepared)],
-        selection=selection_in_words(rows, prepared, result.split),
+        selection=selection_in_words(rows, prepared, result),
         about_curves=_about_curves(rows, prepared),
         batch=pictures.augmented(prepared),
         skipped=[(printable(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
@@ -58,16 +59,21 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     return path
 
 
-def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, split: str) -> list[str]:
+def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, result: Result) -> list[str]:
     """Which weights these are, what chose them, and what that means for the numbers."""
-    recipe, validated = prepared.recipe, "val" in prepared.data.splits
+    recipe, validated, split = prepared.recipe, "val" in prepared.data.splits, result.split
     averaged = f", averaged over the last steps (EMA, decay {recipe.ema.decay:g})" if recipe.ema.decay else ""
     best = kept_epoch(rows, prepared)
     if best is not None:
         chosen = _KINDS[prepared.task.kind].MOST_ACCURATE
         words = [f"The weights are those of epoch {best}, {chosen}{averaged}."]
+    elif result.early_stop is not None:
+        words = [f"The weights are those of the last epoch{averaged}; validation images chose when training ended."]
     else:
         words = [f"The weights are those of the last epoch{averaged}; no image chose them."]
+    if result.early_stop is not None:
+        said = EarlyStop(**result.early_stop).words()
+        words.insert(0, f"{said[0].upper()}{said[1:]}.")
     if recipe.data.protocol == "final" and not validated:
         words.append("Nothing was held out for validation: the protocol is final, and trains on all training images.")
     if split == "test":
