@@ -65,6 +65,7 @@ class Prepared:
             size=self.world.size,
             join_last_image=self.recipe.join_last_image and augmentation is not None,
             shuffle_by_seed=self.recipe.shuffle_by_seed,
+            balanced=self.recipe.sampling == "balanced" and augmentation is not None,
         )
 
 

@@ -29,7 +29,9 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     """
     rows, kind = runs.metrics(run), _KINDS[prepared.task.kind]
     drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
-    drawn["learning_rate"] = plots.rate_curve(prepared.recipe, result.early_stop and result.early_stop["epoch"])
+    drawn["learning_rate"] = plots.rate_curve(
+        prepared.recipe, result.early_stop["epoch"] if result.early_stop else None
+    )
     figures = {name: plots.svg(figure) for name, figure in drawn.items()}
     (run / "plots").mkdir(exist_ok=True)
     for name, drawing in figures.items():

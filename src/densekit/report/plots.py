@@ -55,7 +55,7 @@ def accuracy_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
 
 
 def rate_curve(recipe: Recipe, stopped: int | None = None) -> Figure:
-    """The schedule as it was followed, between epochs too; dotted what early stopping after `stopped` epochs cut off."""
+    """The schedule as it was followed, between epochs too; dotted what was cut off by a stop after `stopped` epochs."""
     figure, axes = _figure("Learning rate")
     done = np.linspace(0, 1, 400, endpoint=False)
     rates = np.array([learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done])
