@@ -45,13 +45,13 @@ def show_(
 
 def lines(found: "Structure", depth: int | None = None) -> list[str]:
     """The table, 80 characters wide; a container's numbers are those of all modules in it."""
-    told = [_line("layer", "kind", "output", "parameters", "MACs")]
+    told = [found.name, _line("layer", "kind", "output", "parameters", "MACs")]
     told.append(_line("input", "", _size(found.input), "", ""))
     for module in found.modules[1:]:
         if (depth is None or module.depth <= depth) and not module.kind.startswith(_WORDLESS):
             told.append(_row(module))
     told.append(_line("total", "", "", f"{found.parameters:,}", _amount(found.macs)))
-    told.append(f"{found.name}: {found.parameters:,} parameters, {found.macs:,} MACs an image, depth {found.depth}")
+    told.append(f"{found.parameters:,} parameters, {found.macs:,} MACs an image, depth {found.depth}")
     if found.macs_pool_first != found.macs:
         told.append(f"as densekit computes it, pooling first in transitions: {found.macs_pool_first:,} MACs")
     return told

@@ -10,8 +10,8 @@ from densekit.weights import atomic
 
 _ENOUGH = 5  # stages; containers are opened until there are as many
 _MOST = 40
-_WIDTH, _TOP, _ROW, _SIDE = 860, 96, 42, 30
-_SQUARES, _BARS, _BAR_WIDTH, _NUMBERS = 250, 292, 290, 610
+_WIDTH, _TOP, _ROW, _SIDE = 940, 116, 38, 28
+_SQUARES, _BARS, _BAR_WIDTH, _NUMBERS, _PARAMETERS, _MACS = 276, 326, 290, 640, 836, 916
 # Okabe and Ito's colours; dark grounds get lighter ones.
 _STYLE = """
 svg { --ground: #fff; --ink: #1c2733; --soft: #566472; --line: #d9dfe5; --enters: #56b4e9; --adds: #bfe2f7;
@@ -21,7 +21,8 @@ svg { --ground: #fff; --ink: #1c2733; --soft: #566472; --line: #d9dfe5; --enters
     --transition: #d99a1c; --other: #71808e }
 }
 text { font-family: Helvetica, Arial, sans-serif; font-size: 14px; fill: var(--ink) }
-.title { font-size: 18px; font-weight: bold } .soft { fill: var(--soft); font-size: 13px } .end { text-anchor: end }
+.title { font-size: 18px; font-weight: bold } .soft { fill: var(--soft); font-size: 13px }
+.end { text-anchor: end } .middle { text-anchor: middle }
 .ground { fill: var(--ground) } .square { fill: none; stroke: var(--soft); stroke-width: 1.5 }
 .enters { fill: var(--enters) } .adds { fill: var(--adds) } .transition { fill: var(--transition) }
 .other { fill: var(--other) } .tick { stroke: var(--ground); stroke-width: 1 } .line { stroke: var(--line) }
@@ -56,16 +57,19 @@ def drawing(found: Structure) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="ground" width="{_WIDTH}" height="{height}" rx="8"/>',
         _text(24, 34, found.name, "title"),
-        _text(24, 56, f"{found.parameters:,} parameters, {found.macs:,} MACs an image", "soft"),
-        _text(_NUMBERS, 82, "output", "soft"),
-        _text(_WIDTH - 104, 82, "parameters", "soft end"),
-        _text(_WIDTH - 24, 82, "MACs", "soft end"),
+        _text(24, 57, f"{found.parameters:,} parameters, {_amount(found.macs)} MACs", "soft"),
+        *_legend(rows),
+        _text(_SQUARES, _TOP - 14, "resolution", "soft middle"),
+        _text(_BARS, _TOP - 14, "channels", "soft"),
+        _text(_NUMBERS, _TOP - 14, "output", "soft"),
+        _text(_PARAMETERS, _TOP - 14, "parameters", "soft end"),
+        _text(_MACS, _TOP - 14, "MACs", "soft end"),
         f'<line class="line" x1="24" x2="{_WIDTH - 24}" y1="{_TOP - 6}" y2="{_TOP - 6}"/>',
     ]
     side = max(found.input[1:])
     parts += _row(0, "input", found.input, side, [(found.input[0] * scale, "other")])
     for i, module in enumerate(rows, start=1):
-        counts = (f"{module.parameters:,}", _amount(module.macs))
+        counts = (f"{module.parameters:,}" if module.parameters else "", _amount(module.macs))
         parts += _row(i, _label(found, module), module.output, side, _bars(module, scale), counts)
         if module.kind == "DenseBlock":
             parts += _ticks(found, module, i, scale)
@@ -92,7 +96,7 @@ def _row(
 ) -> Iterator[str]:
     top = _TOP + index * _ROW
     middle = top + _ROW / 2
-    yield _text(24, middle + 5, label if len(label) <= 28 else f"{label[:27]}…")
+    yield _text(24, middle + 5, label if len(label) <= 30 else f"{label[:29]}…")
     if len(shape) == 3:
         # By the root: 7 pixels of 224 would be a dot.
         height, width = (_SIDE * (pixels / largest) ** 0.5 for pixels in shape[1:])
@@ -103,8 +107,16 @@ def _row(
         yield f'<rect class="{kind}" x="{x:.1f}" y="{middle - 11}" width="{max(1.0, width):.1f}" height="22"/>'
         x += width
     yield _text(_NUMBERS, middle + 5, " × ".join(map(str, shape)))  # noqa: RUF001  # a sign for readers
-    yield _text(_WIDTH - 104, middle + 5, counts[0], "end")
-    yield _text(_WIDTH - 24, middle + 5, counts[1], "end")
+    yield _text(_PARAMETERS, middle + 5, counts[0], "end")
+    yield _text(_MACS, middle + 5, counts[1], "end")
+
+
+def _legend(rows: list[Module]) -> Iterator[str]:
+    """What the colours of dense blocks mean, where there are any."""
+    if any(module.kind == "DenseBlock" for module in rows):
+        for x, kind, words in ((_BARS, "enters", "enters the block"), (_BARS + 150, "adds", "added, one cell a layer")):
+            yield f'<rect class="{kind}" x="{x}" y="45" width="14" height="14"/>'
+            yield _text(x + 20, 57, words, "soft")
 
 
 def _bars(module: Module, scale: float) -> list[tuple[float, str]]:
@@ -128,12 +140,15 @@ def _layers(found: Structure, block: Module) -> int:
 
 
 def _label(found: Structure, module: Module) -> str:
-    own = module.name.rpartition(".")[2]
+    parent, _, own = module.name.rpartition(".")
     if module.kind == "DenseBlock":
         return f"dense block {own.removeprefix('denseblock')}, {_layers(found, module)} layers"
     if module.kind == "Transition":
         return f"transition {own.removeprefix('transition')}"
-    return f"{own}: {module.kind}"
+    named = f"{parent.rpartition('.')[2]}.{own}" if own.isdecimal() else own
+    if module.kind == "Sequential":
+        return f"{named}, {_layers(found, module)} blocks"
+    return f"{named}: {module.kind}"
 
 
 def _amount(macs: int) -> str:
