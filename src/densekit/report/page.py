@@ -13,6 +13,7 @@ from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
 from densekit.engine.task import Records
 from densekit.report import multi_label, pictures, plots, single_label
+from densekit.report.mistake_maps import with_maps
 from densekit.weights import atomic
 from densekit.words import printable
 
@@ -37,8 +38,10 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     for name, drawing in figures.items():
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
+    facts = kind.facts(prepared, result, records)
+    facts["mistakes"], facts["map_layer"] = with_maps(run, prepared, result.split, facts["mistakes"])
     page = pictures.template(kind.TEMPLATE).render(
-        kind.facts(prepared, result, records),
+        facts,
         result=result,
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
