@@ -9,7 +9,9 @@ from densekit.analysis.maps import grad_cam, layer_for
 from densekit.models import DenseNet, create_model
 
 
-@pytest.mark.parametrize(("size", "layer"), [(16, "block 2"), (32, "the last maps"), (8, "block 1"), (4, "block 1")])
+@pytest.mark.parametrize(
+    ("size", "layer"), [(16, "block 2"), (32, "the last feature maps"), (8, "block 1"), (4, "block 1")]
+)
 def test_maps_are_captums_of_the_same_layer(size: int, layer: str) -> None:
     """Coarse last maps show no place: then an earlier block's are taken."""
     model = create_model("densenet_bc_16_8", image_size=size).eval()

@@ -35,13 +35,14 @@ def class_maps(model: ImageClassifier, images: Tensor, classes: Tensor) -> tuple
             return None
         if final.ndim != 4:
             return None
-        layer, maps = "the last maps", final
+        layer, maps = "the last feature maps", final
         if min(final.shape[2:]) < SIDE:
             if not isinstance(model, DenseNet | ResNet):  # whose stages may have their channels last
                 return None
             fine = [i for i, stage in enumerate(stages) if min(stage.shape[2:]) >= SIDE]
             index = fine[-1] if fine else 0
-            layer, maps = f"block {index + 1}", stages[index]
+            part = "block" if isinstance(model, DenseNet) else "stage"
+            layer, maps = f"{part} {index + 1}", stages[index]
         chosen = logits.gather(1, classes[:, None]).sum()
         (gradients,) = torch.autograd.grad(chosen, maps)
     weights = gradients.mean((2, 3), keepdim=True)
