@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ import densekit
 from densekit import Run, resume, train
 from densekit.api.training import compose
 from densekit.config import Recipe
-from densekit.engine import prepare, runs
+from densekit.engine import prepare, runs, state
 from densekit.engine.early_stopping import early_stop
 from densekit.engine.state import Progress
 from densekit.errors import InvalidInput
@@ -21,6 +22,7 @@ from tests.faults.command import state_of, train_until
 # A rate at which the validation loss soon rises again.
 SETTINGS = {
     "data.limit": 120, "batch_size": 40, "ema.decay": 0, "optimizer.lr": 0.5, "early_stopping.patience": 2,
+    "plan": "concat",
 }  # fmt: skip
 WORDS = {"model": "densenet_bc_10_4", "epochs": 30, "settings": SETTINGS}
 
@@ -110,6 +112,24 @@ def test_more_patience_goes_on_as_if_it_had_been_there_from_the_start(tmp_path: 
     assert len(runs.metrics(run.folder)) < len(runs.metrics(whole.folder))
     resume(run.folder, settings={"early_stopping.patience": 4})
     assert state_of(run.folder) == state_of(whole.folder)
+
+
+def test_a_run_of_an_older_version_resumes_to_the_same_bits(stopped: Run, tmp_path: Path) -> None:
+    """Neither its config.yaml nor its checkpoint knows of early stopping, balanced sampling or validations."""
+    words = WORDS | {"epochs": 3, "settings": SETTINGS | {"early_stopping.patience": None}}
+    whole = train("digits", out=tmp_path / "whole", **words)
+    train_until(5, "digits", out=tmp_path / "run", **words)
+    older = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    file = tmp_path / "run" / "checkpoints" / "last" / state.STATE_JSON
+    document = json.loads(file.read_text())
+    for recipe_then in (older, document["made_by"]["recipe"]):
+        del recipe_then["early_stopping"], recipe_then["sampling"]
+    del document["progress"]["val_losses"], document["progress"]["val_scores"]
+    document["sha256"][state.STATE_JSON] = state._own_sha256(document)
+    file.write_text(json.dumps(document))
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(older))
+    resume(tmp_path / "run")
+    assert state_of(tmp_path / "run") == state_of(whole.folder)
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -20,7 +20,7 @@ from tests.faults.command import run
 
 __all__ = ["densekit"]
 
-SETTINGS = {"data.limit": 600, "batch_size": 30}
+SETTINGS = {"data.limit": 600, "batch_size": 30, "plan": "concat"}
 WORDS = {"model": "densenet_bc_16_8", "settings": SETTINGS}
 
 
@@ -55,6 +55,7 @@ def test_the_first_loss_is_that_of_the_runs_own_start(curve: RateCurve, tmp_path
     assert still.losses[0] == pytest.approx(curve.losses[0], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_suggestion_trains_well(curve: RateCurve, tmp_path: Path) -> None:
     """Better than a hundredth of it, and than the rate at which the test ended."""
     scores = []

@@ -1,6 +1,7 @@
 """A network module by module: what each makes is what it makes when it runs, and all of it adds up."""
 
 import json
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.api.structure import show
+from densekit.api import structure
 from densekit.cli.models import _row
 from densekit.cli.show_ import lines
 from densekit.errors import InvalidInput, UnknownName
@@ -20,9 +21,11 @@ from tests.cli.test_errors import Command, densekit
 
 __all__ = ["densekit"]
 
+show = cache(structure.show)
+
 NAMES = (
     "densenet121", "densenet_40_12", "densenet_bc_22_12", "resnet_20", "preact_resnet_164", "torchvision:resnet18",
-    "torchvision:densenet121", "timm:vit_tiny_patch16_224",
+    "timm:vit_tiny_patch16_224",
 )  # fmt: skip
 
 
