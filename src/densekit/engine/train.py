@@ -94,7 +94,8 @@ def fit(
                 raise _interrupted(stop, run)
     stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
     if stopped is not None:
-        display.say(stopped.words())
+        hint = "" if recipe.select == "best" else "; --set select=best keeps the weights of the best epoch instead"
+        display.say(stopped.words() + hint)
         if world.leads:
             runs.note(run, "early stop", **asdict(stopped))
     result, records = report(state, prepared, run, display)
