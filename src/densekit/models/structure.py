@@ -110,7 +110,6 @@ def structure_of(config: ModelConfig) -> Structure:
     modules = []
     for name, module in model.named_modules():
         below = sum(macs[f"{name}.{child}".removeprefix(".")] for child, _ in module.named_children())
-        macs[name] = max(macs[name], below)
         given, made = shapes.get(name, ((), ()))
         modules.append(
             Module(
