@@ -6,7 +6,7 @@ from densekit import lazily
 from densekit.version import __version__
 
 if TYPE_CHECKING:
-    from densekit.api import Run, analyse, evaluate, export_model, import_model, load, push, resume, train
+    from densekit.api import Run, analyse, evaluate, export_model, find_lr, import_model, load, push, resume, train
     from densekit.config import Recipe
     from densekit.engine.classifier import Classifier, Prediction
     from densekit.engine.multi_label import MultiLabelResult
@@ -26,6 +26,7 @@ _HOMES = {
     "create_model": "densekit.models",
     "evaluate": "densekit.api",
     "export_model": "densekit.api",
+    "find_lr": "densekit.api",
     "import_model": "densekit.api",
     "load": "densekit.api",
     "model_names": "densekit.models",
@@ -48,6 +49,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export_model",
+    "find_lr",
     "import_model",
     "load",
     "model_names",

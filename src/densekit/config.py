@@ -344,6 +344,17 @@ class DivergenceConfig(Frozen):
     """What the rate is multiplied by, each time."""
 
 
+class EarlyStoppingConfig(Frozen):
+    """Ends training when a metric of the validation images stops improving."""
+
+    patience: PositiveInt | None = None
+    """Epochs in a row without an improvement after which training ends; none: it never does."""
+    metric: Literal["loss", "score"] = "loss"
+    """The validation loss, or what select=best compares: accuracy, or AUROC of several labels."""
+    min_delta: NonNegativeFloat = 0.0
+    """By how much more than this the metric has to change to count as improved."""
+
+
 class Recipe(Frozen):
     """Everything that decides a run's result."""
 
@@ -356,6 +367,7 @@ class Recipe(Frozen):
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     divergence: DivergenceConfig = DivergenceConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     epochs: PositiveInt
     batch_size: PositiveInt = 64
     """Images of an update, over all processes."""
@@ -376,6 +388,11 @@ class Recipe(Frozen):
     label_smoothing: Fraction = 0.0
     class_weights: Literal["equal", "balanced"] = "equal"
     """balanced: a class's images weigh in the loss as if all classes had equally many."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: each epoch has every training image once. balanced: as many images, equally many of each class.
+
+    Of several labels: of each label, and of no label where there are such images. Rare images repeat in an epoch.
+    """
     resize: tuple[tuple[Fraction, PositiveInt], ...] = ()
     """Progressive resizing: from these shares of the epochs on, training images are scaled to so many pixels square."""
     select: Literal["last", "best"] = "last"
@@ -402,6 +419,8 @@ class Recipe(Frozen):
     def _consistent(self) -> Self:
         if self.select == "best" and self.data.protocol == "final":
             raise ValueError("select=best needs validation images, which data.protocol=final does not hold out")
+        if self.sampling == "balanced" and self.class_weights == "balanced":
+            raise ValueError("sampling=balanced and class_weights=balanced correct for the same counts; choose one")
         if [share for share, _ in self.resize] != sorted({share for share, _ in self.resize}):
             raise ValueError("resize needs shares that rise, such as [[0.0, 24], [0.5, 32]]")
         return self

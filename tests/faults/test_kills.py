@@ -104,3 +104,17 @@ def test_so_does_the_modern_recipe_on_files(ranks: int, number: int, tmp_path: P
 def test_so_does_one_that_is_killed_at_many_moments(ranks: int, number: int, tmp_path: Path) -> None:
     """Fifty-two in all."""
     survive(tmp_path, ranks, number, 13)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_early_stopping_ends_a_killed_run_at_the_same_epoch(ranks: int, tmp_path: Path) -> None:
+    """With balanced sampling, which draws an order of its own for each epoch."""
+    arguments = (
+        "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "30", "--out", "run",
+        "--set", "data.limit=300", "--set", "batch_size=40", "--set", "ema.decay=0", "--set", "optimizer.lr=0.5",
+        "--set", "early_stopping.patience=2", "--set", "sampling=balanced", "--set", "checkpoint.every_steps=3",
+    )  # fmt: skip
+    survive(tmp_path, ranks, signal.SIGKILL, 2, arguments)
+    assert len((tmp_path / "whole" / "run" / "metrics.jsonl").read_text().splitlines()) < 30

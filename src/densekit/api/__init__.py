@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from densekit.api.evaluation import evaluate
     from densekit.api.exporting import ExportedModel, export_model
     from densekit.api.importing import ImportedModel, import_model
+    from densekit.api.lr_finding import find_lr
     from densekit.api.pushing import PushedModel, push
     from densekit.api.reproducing import Reproduced, reproduce
     from densekit.api.run import Run, claim_folder, data_folder, load, write_samples
@@ -31,6 +32,7 @@ _HOMES = {
     "data_folder": "densekit.api.run",
     "evaluate": "densekit.api.evaluation",
     "export_model": "densekit.api.exporting",
+    "find_lr": "densekit.api.lr_finding",
     "import_model": "densekit.api.importing",
     "load": "densekit.api.run",
     "push": "densekit.api.pushing",
@@ -57,6 +59,7 @@ __all__ = [
     "data_folder",
     "evaluate",
     "export_model",
+    "find_lr",
     "import_model",
     "load",
     "push",

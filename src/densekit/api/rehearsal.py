@@ -48,7 +48,8 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
     first = progress["step"]
     # As if it had more epochs: there are steps left in a run that is finished, also where an epoch is one step.
     epochs = max(recipe.epochs, progress["epoch"]) + _STEPS
-    recipe = with_settings(recipe, {"epochs": epochs, "checkpoint.every_steps": 1, "trackers": []})
+    longer = {"epochs": epochs, "early_stopping.patience": None}
+    recipe = with_settings(recipe, longer | {"checkpoint.every_steps": 1, "trackers": []})
     with TemporaryDirectory(prefix="densekit-doctor-") as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
         for copy in (whole, cut):

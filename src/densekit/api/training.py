@@ -14,6 +14,7 @@ from densekit.config import Recipe, flatten, with_settings
 from densekit.data.loader import worker_lost
 from densekit.data.sources import missing, short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
+from densekit.engine.early_stopping import is_finished
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
@@ -152,7 +153,8 @@ def resume(
     """Goes on where `run` stopped, from its last checkpoint; a finished run is returned as it is.
 
     `settings` change the recipe. Raises ProofFailed when the recipe or the images are not those of the checkpoint,
-    unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks and trackers may change.
+    unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks, early_stopping.* and
+    trackers may change.
     Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding; a
     changed number of processes too, with the settings by which it is another training.
     """
@@ -185,9 +187,11 @@ def _resume(
             )
         world.from_leader(lambda: require(recipe.trackers))
         display = display_of(console, world)
-        if result is not None and checkpoint is not None and checkpoint.document["progress"]["epoch"] >= recipe.epochs:
-            longer = f"{runs.resuming(folder)} --epochs {recipe.epochs + 10}"
-            display.say(f"{folder} is finished; to train it longer: {longer}")
+        if result is not None and checkpoint is not None and is_finished(recipe, checkpoint.document["progress"]):
+            longer = f"--epochs {recipe.epochs + 10}"
+            if result.early_stop is not None:
+                longer = f"--set early_stopping.patience={result.early_stop['patience'] + 10}"
+            display.say(f"{folder} is finished; to train it longer: {runs.resuming(folder)} {longer}")
             return Run(folder, result)
         data_dir = data_dir or world.from_leader(lambda: runs.data_dir_of(folder))
         _require_there(recipe, folder)

@@ -58,12 +58,14 @@ def assemble() -> typer.Typer:
         evaluate,
         export,
         import_,
+        lr,
         models,
         predict,
         push,
         reproduce,
         resume,
         serve,
+        show_,
         study,
         train,
     )
@@ -71,7 +73,9 @@ def assemble() -> typer.Typer:
     for verb in (
         demo,
         models,
+        show_,
         train,
+        lr,
         resume,
         evaluate,
         predict,
@@ -86,7 +90,7 @@ def assemble() -> typer.Typer:
         bench,
     ):
         name = verb.__name__.rpartition(".")[2]
-        app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's
+        app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's, show a module
     app.add_typer(data.app, name="data")
     return app
 

@@ -25,6 +25,7 @@ from densekit.data import augment
 from densekit.data.decode import MAX_PIXELS
 from densekit.data.framing import framed, resized
 from densekit.data.policy import policy_for
+from densekit.data.sampling import balanced_order
 from densekit.data.sets import ArrayImages, EncodedImages, Images
 from densekit.errors import BadImage, WorkerLost
 
@@ -76,6 +77,8 @@ class Loader:
     """A last batch of one image joins the batch before it."""
     shuffle_by_seed: bool = False
     """Shuffled by seed and epoch, not by the epoch alone."""
+    balanced: bool = False
+    """Equally many images of each class in an epoch, by seed and epoch; some more than once, others not at all."""
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be partial, and is kept."""
@@ -95,8 +98,8 @@ class Loader:
         shares = [self._share(batch) for batch in batches]
         raw = (self._arrays if isinstance(self.images, ArrayImages) else self._files)(shares, epoch)
         with closing(raw):
-            for (pixels, samples, failures), batch in zip(raw, batches, strict=True):
-                yield self._finish(pixels, samples, epoch, len(batch), tuple(failures))
+            for (pixels, draws, failures), batch in zip(raw, batches, strict=True):
+                yield self._finish(pixels, draws, epoch, len(batch), tuple(failures))
 
     @contextmanager
     def reading(self, epoch: int = 0, skip: int = 0) -> Iterator[Iterator[Batch]]:
@@ -123,22 +126,25 @@ class Loader:
         return batch if self.augmentation is None or len(batch) < self.size else batch[self.rank :: self.size]
 
     def _order(self, epoch: int) -> Tensor:
+        """(N,) draws: positions in the split, plus N for each time that a balanced epoch repeats one."""
         if self.augmentation is None:
             return torch.arange(len(self.images))
         # Mixed into 32 bits: torch's generator for the CPU takes no more, and drops what stands above them.
         mixed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(mixed if self.shuffle_by_seed else epoch)
+        generator = torch.Generator().manual_seed(mixed if self.shuffle_by_seed or self.balanced else epoch)
+        if self.balanced:
+            return balanced_order(self.images.labels, generator)
         return torch.randperm(len(self.images), generator=generator)
 
     def _arrays(self, batches: list[Tensor], epoch: int) -> Generator[_Raw, None, None]:
         assert isinstance(self.images, ArrayImages)
         policy = policy_for(self.augmentation) if self.augmentation is not None else None
-        for samples in batches:
-            pixels = self.images.pixels[samples]
+        for draws in batches:
+            pixels = self.images.pixels[draws % len(self.images)]
             if policy is not None:
-                changed = (policy(x, self.seed, epoch, i) for x, i in zip(pixels, samples.tolist(), strict=True))
+                changed = (policy(x, self.seed, epoch, i) for x, i in zip(pixels, draws.tolist(), strict=True))
                 pixels = torch.stack(list(changed))
-            yield pixels, samples, []
+            yield pixels, draws, []
 
     def _files(self, batches: list[Tensor], epoch: int) -> Generator[_Raw, None, None]:
         assert isinstance(self.images, EncodedImages)
@@ -162,8 +168,8 @@ class Loader:
         )
         decoded = iter(loader)
         try:
-            for pixels, samples, failures in decoded:
-                yield pixels, torch.tensor(samples, dtype=torch.int64), failures
+            for pixels, draws, failures in decoded:
+                yield pixels, torch.tensor(draws, dtype=torch.int64), failures
         except (Exception, KeyboardInterrupt) as error:
             # The frames of its traceback hold the iterator, and with it the decoding processes.
             raise error.with_traceback(None) from None
@@ -171,13 +177,14 @@ class Loader:
             del decoded
 
     def _finish(
-        self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
+        self, pixels: Tensor, draws: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
     ) -> Batch:
+        samples = draws % len(self.images)
         if not len(samples):
             empty = torch.empty(0, self.preprocessing.channels, *self.preprocessing.size, device=self.device)
             return Batch(empty, self.images.labels[samples].to(self.device), samples, total, failures)
         pixels = pixels.to(self.device, non_blocking=True)
-        u = None if self._of_batches is None else augment.draws(self.seed, epoch, samples).to(self.device)
+        u = None if self._of_batches is None else augment.draws(self.seed, epoch, draws).to(self.device)
         at_once = max(1, _CACHED * len(pixels) // pixels.numel()) if self.device.type == "cpu" else len(pixels)
         x = self._input(pixels, u) if len(pixels) <= at_once else self._inputs(pixels, u, at_once)
         targets = self.images.labels[samples].to(self.device, non_blocking=True)
@@ -283,7 +290,7 @@ class _Lists:
 
 
 class _Decoder(Dataset[Any]):
-    """Position in a split -> pixels (C, H, W), or the reason why not."""
+    """Draw -> pixels (C, H, W) of the sample, or the reason why not."""
 
     def __init__(
         self,
@@ -304,10 +311,10 @@ class _Decoder(Dataset[Any]):
         self.cut = cut
         self.policy = policy_for(augmentation) if augmentation is not None else None
 
-    def __getitem__(self, sample: int) -> tuple[int, Tensor | tuple[Path, BadImage]]:
-        crop = None
+    def __getitem__(self, draw: int) -> tuple[int, Tensor | tuple[Path, BadImage]]:
+        crop, sample = None, draw % len(self.images)
         if self.augmentation is not None and self.augmentation.crop == "resized":
-            crop = _RandomCrop(augment.draws(self.seed, self.epoch, torch.tensor([sample]))[0], self.augmentation)
+            crop = _RandomCrop(augment.draws(self.seed, self.epoch, torch.tensor([draw]))[0], self.augmentation)
         plain = self.preprocessing
         try:
             image = self.images.decoded(
@@ -318,9 +325,9 @@ class _Decoder(Dataset[Any]):
                 part=None if crop is None else crop.box,
             ).image
         except BadImage as error:
-            return sample, (self.images.path(sample), error)
+            return draw, (self.images.path(sample), error)
         pixels = self.cut(image, plain) if crop is None else crop.finish(image, plain.size)
-        return sample, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, sample)
+        return draw, pixels if self.policy is None else self.policy(pixels, self.seed, self.epoch, draw)
 
 
 class _RandomCrop(NamedTuple):
@@ -365,9 +372,9 @@ def _end_with(parent: int) -> None:
 def _collate(
     rows: list[tuple[int, Tensor | tuple[Path, BadImage]]],
 ) -> tuple[Tensor, list[int], list[tuple[Path, BadImage]]]:
-    good = [(sample, pixels) for sample, pixels in rows if isinstance(pixels, Tensor)]
+    good = [(draw, pixels) for draw, pixels in rows if isinstance(pixels, Tensor)]
     bad = [failure for _, failure in rows if not isinstance(failure, Tensor)]
     # In a worker, this stacks in memory that the training process sees. All else goes through a pipe: a tensor would be
     # shared by a thread of the worker's, and where that finds no memory the batch is lost without an error.
     pixels = default_collate([pixels for _, pixels in good]) if good else _NONE
-    return pixels, [sample for sample, _ in good], bad
+    return pixels, [draw for draw, _ in good], bad

@@ -56,6 +56,8 @@ class MultiLabelResult:
     """Per bin of probability: count, mean, and share that was so."""
     seconds: float
     skipped: list[dict[str, str]] = field(default_factory=list)
+    early_stop: dict[str, Any] | None = None
+    """Of a run that early stopping ended: `early_stopping.EarlyStop` as a dictionary."""
     top1: None = None
     """Not defined here, as `top5`; there so that a program may ask."""
     top5: None = None

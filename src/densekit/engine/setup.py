@@ -65,6 +65,7 @@ class Prepared:
             size=self.world.size,
             join_last_image=self.recipe.join_last_image and augmentation is not None,
             shuffle_by_seed=self.recipe.shuffle_by_seed,
+            balanced=self.recipe.sampling == "balanced" and augmentation is not None,
         )
 
 
@@ -93,6 +94,11 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
         loaded = load(recipe.data, data_dir)
     check_learnable(loaded)
     data = divide(loaded, recipe.data)
+    if recipe.early_stopping.patience is not None and "val" not in data.splits:
+        raise InvalidInput(
+            f"early_stopping.patience={recipe.early_stopping.patience} needs validation images, and {data.name} has "
+            "none under data.protocol=final; hold some out with --set data.protocol=tune, or leave it out"
+        )
     fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     kept = {name: own for name, images in data.splits.items() if (own := kept_hashes(images)) is not None}
     # Not where the images are: hosts may keep the same ones in different folders.

@@ -50,6 +50,8 @@ class Result:
     """Per bin: count, mean confidence, accuracy."""
     seconds: float
     skipped: list[dict[str, str]] = field(default_factory=list)
+    early_stop: dict[str, Any] | None = None
+    """Of a run that early stopping ended: `early_stopping.EarlyStop` as a dictionary."""
 
     def headline(self) -> dict[str, float | None]:
         """What a model card says."""

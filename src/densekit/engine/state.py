@@ -52,6 +52,10 @@ class Progress:
     """Trained so far, over all sessions."""
     best_top1: float = -1.0
     """The highest `Result.score`; called so since it was always top-1, and checkpoints have it by this name."""
+    val_losses: list[float] = field(default_factory=list)
+    """Of each validation so far; checkpoints of older versions have none."""
+    val_scores: list[float] = field(default_factory=list)
+    """`Result.score` of each."""
     rollbacks: int = 0
     """How often training went back to a checkpoint because something was not finite."""
 

@@ -4,7 +4,7 @@ import shutil
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from densekit.config import Recipe
 from densekit.engine import allocation, runs
 from densekit.engine.continuity import made_by
 from densekit.engine.divergence import diverged, fault_of_outputs, fault_of_step, fault_of_weights
+from densekit.engine.early_stopping import early_stop
 from densekit.engine.ema import average_of
 from densekit.engine.evaluate import evaluate
 from densekit.engine.interrupt import Stop, catch_signals
@@ -56,6 +57,8 @@ def fit(
 ) -> tuple[Result, Records]:
     """Trains from the start, or from `checkpoint`, to the recipe's last epoch or step `until`, and writes `run`.
 
+    Early stopping may end it before.
+
     Returns the result on the reported split. Raises Diverged where the loss, the weights or the outputs are not finite,
     Interrupted after a signal, with the state saved, and BadData where the disk is full.
     """
@@ -71,7 +74,7 @@ def fit(
     with catch_signals(until) as stop, display.training(recipe.epochs, steps, progress.step):
         if stop.reached(progress.step):
             raise _interrupted(stop, run)
-        while state.progress.epoch < recipe.epochs:
+        while _goes_on(state.progress, prepared):
             try:
                 # What is kept has holes; the plan for scarce memory is better off with page faults.
                 with nullcontext() if recipe.plan == "checkpoint" else allocation.kept():
@@ -87,9 +90,24 @@ def fit(
             if tracking is not None:
                 tracking.row(row)
             save(state, prepared, run)
-            if agreed(stop, world)[0] and state.progress.epoch < recipe.epochs:
+            if agreed(stop, world)[0] and _goes_on(state.progress, prepared):
                 raise _interrupted(stop, run)
-    return report(state, prepared, run, display)
+    stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
+    if stopped is not None:
+        hint = "" if recipe.select == "best" else "; --set select=best keeps the weights of the best epoch instead"
+        display.say(stopped.words() + hint)
+        if world.leads:
+            runs.note(run, "early stop", **asdict(stopped))
+    result, records = report(state, prepared, run, display)
+    return replace(result, early_stop=None if stopped is None else asdict(stopped)), records
+
+
+def _goes_on(progress: Progress, prepared: Prepared) -> bool:
+    """Whether another epoch is to be trained."""
+    recipe = prepared.recipe
+    if progress.epoch >= recipe.epochs:
+        return False
+    return early_stop(recipe, progress, prepared.task.metric, prepared.world) is None
 
 
 def start(prepared: Prepared) -> TrainState:
@@ -192,6 +210,8 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
             save_unvalidated(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
         row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
+        progress.val_losses.append(result.loss)
+        progress.val_scores.append(result.score)
         better = recipe.select == "best" and result.score > progress.best_top1
         if better:
             progress.best_top1 = result.score

@@ -39,6 +39,7 @@ def write_evaluation(path: Path, done: Evaluated) -> None:
     page = pictures.template(kind.TEMPLATE).render(
         kind.facts(done.measured, result, done.records),
         layout="evaluation.html",
+        map_layer="",
         result=result,
         model=printable(result.model if result.model.startswith("hf:") else Path(result.model).name or result.model),
         data=printable(result.data),

@@ -8,10 +8,12 @@ from typing import Any
 from densekit.data.sets import ArrayImages, Images, groups_of
 from densekit.data.sources import short_name
 from densekit.engine import Result, runs
+from densekit.engine.early_stopping import EarlyStop
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
 from densekit.engine.task import Records
 from densekit.report import multi_label, pictures, plots, single_label
+from densekit.report.mistake_maps import with_maps
 from densekit.weights import atomic
 from densekit.words import printable
 
@@ -28,14 +30,18 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     """
     rows, kind = runs.metrics(run), KINDS[prepared.task.kind]
     drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
-    drawn["learning_rate"] = plots.rate_curve(prepared.recipe)
+    drawn["learning_rate"] = plots.rate_curve(
+        prepared.recipe, result.early_stop["epoch"] if result.early_stop else None
+    )
     figures = {name: plots.svg(figure) for name, figure in drawn.items()}
     (run / "plots").mkdir(exist_ok=True)
     for name, drawing in figures.items():
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
+    facts = kind.facts(_measured(prepared, result), result, records)
+    facts["mistakes"], facts["map_layer"] = with_maps(run, prepared, result.split, facts["mistakes"])
     page = pictures.template(kind.TEMPLATE).render(
-        kind.facts(_measured(prepared, result), result, records),
+        facts,
         layout="page.html",
         result=result,
         data=_data_name(prepared, result),
@@ -44,7 +50,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         curves=kind.CURVES,
         split=SPLITS[result.split],
         splits=[_split(name, images, result.split) for name, images in _in_order(prepared)],
-        selection=selection_in_words(rows, prepared, result.split),
+        selection=selection_in_words(rows, prepared, result),
         about_curves=_about_curves(rows, prepared),
         batch=pictures.augmented(prepared),
         skipped=[(printable(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
@@ -71,16 +77,21 @@ def _measured(prepared: Prepared, result: Result) -> pictures.Measured:
     )
 
 
-def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, split: str) -> list[str]:
+def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, result: Result) -> list[str]:
     """Which weights these are, what chose them, and what that means for the numbers."""
-    recipe, validated = prepared.recipe, "val" in prepared.data.splits
+    recipe, validated, split = prepared.recipe, "val" in prepared.data.splits, result.split
     averaged = f", averaged over the last steps (EMA, decay {recipe.ema.decay:g})" if recipe.ema.decay else ""
     best = kept_epoch(rows, prepared)
     if best is not None:
         chosen = KINDS[prepared.task.kind].MOST_ACCURATE
         words = [f"The weights are those of epoch {best}, {chosen}{averaged}."]
+    elif result.early_stop is not None:
+        words = [f"The weights are those of the last epoch{averaged}; validation images chose when training ended."]
     else:
         words = [f"The weights are those of the last epoch{averaged}; no image chose them."]
+    if result.early_stop is not None:
+        said = EarlyStop(**result.early_stop).words()
+        words.insert(0, f"{said[0].upper()}{said[1:]}.")
     if recipe.data.protocol == "final" and not validated:
         words.append("Nothing was held out for validation: the protocol is final, and trains on all training images.")
     if split == "test":

@@ -35,6 +35,10 @@ class Picture:
     """File name, or position in the split."""
     predicted: str = ""
     confidence: float = 0.0
+    sample: int = -1
+    """Position in the split."""
+    map_uri: str | None = None
+    """The class activation map of `predicted` over what the network sees; none where there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def mistakes(measured: Measured, answers: Iterable[tuple[int, str, str, float]])
             name=images.name(sample).rsplit("/", 1)[-1],  # its folder is its class
             predicted=predicted,
             confidence=confidence,
+            sample=sample,
         )
 
 

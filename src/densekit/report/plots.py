@@ -54,13 +54,18 @@ def accuracy_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
     return figure
 
 
-def rate_curve(recipe: Recipe) -> Figure:
-    """The schedule as it was followed, between epochs too."""
+def rate_curve(recipe: Recipe, stopped: int | None = None) -> Figure:
+    """The schedule as it was followed, between epochs too; dotted what was cut off by a stop after `stopped` epochs."""
     figure, axes = _figure("Learning rate")
     done = np.linspace(0, 1, 400, endpoint=False)
-    axes.plot(
-        done * recipe.epochs, [learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done], color=RATE, lw=2
-    )
+    rates = np.array([learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done])
+    epochs = done * recipe.epochs
+    followed = epochs < (recipe.epochs if stopped is None else stopped)
+    if stopped is not None:
+        axes.plot(epochs, rates, color=RATE, lw=1.2, ls=":", label="not followed")
+    axes.plot(epochs[followed], rates[followed], color=RATE, lw=2, label="followed")
+    if stopped is not None:
+        axes.legend(frameon=False, labelcolor=INK)
     axes.set_xlim(0, recipe.epochs)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_ylim(bottom=0)
