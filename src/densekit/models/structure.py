@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densekit.config import ModelConfig
 from densekit.errors import InvalidInput
-from densekit.models.factory import build
 from densekit.models.cost import as_published, cost_of
+from densekit.models.factory import build
 
 
 @dataclass(frozen=True)
