@@ -26,7 +26,7 @@ from densekit.weights.image_hashes import Hashes
 from densekit.words import counted
 
 _LEARNED_FROM = ("train", "val")
-_DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "limit")
+_DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "stratify", "limit")
 
 
 @dataclass(frozen=True)
