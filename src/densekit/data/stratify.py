@@ -8,7 +8,7 @@ label, at the same places: the first to the test, the next to the validation, th
 Shapes: N images, U units, C classes, D labels of the unit that has most, P pairs of a unit and a label of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,7 +110,8 @@ def units_of(keys: NDArray[np.uint64], labels: Tensor, classes: int) -> tuple[Un
     rank = np.empty(classes + 1, np.int64)
     rank[rarest] = np.arange(classes + 1)
     pairs = np.concatenate((unit * (classes + 1) + rank[label], np.arange(len(unique)) * (classes + 1) + classes))
-    unit, place = np.divmod(np.unique(pairs), classes + 1)
+    pairs.sort()
+    unit, place = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], classes + 1)
     return Units(unique, sizes.astype(np.int64), unit, rarest[place], rarest), member
 
 
@@ -122,12 +123,12 @@ def assign(units: Units, test: float, val: float | int) -> Ints:
     bound = test + (1 - test) * val if isinstance(val, float) else test
     split = np.where(units.places < test, TEST, np.where(units.places < bound, VAL, TRAIN))
     filled = _Filled(units, split)
-    filled.fill(TRAIN, (VAL, TEST), least=1)
+    filled.fill(TRAIN, {VAL: 1, TEST: 1})
     if test:
-        filled.fill(TEST, (TRAIN, VAL), least=2)
+        filled.fill(TEST, {TRAIN: 2, VAL: 1})
     if isinstance(val, float):
         if val:
-            filled.fill(VAL, (TRAIN, TEST), least=2)
+            filled.fill(VAL, {TRAIN: 2, TEST: 2})
     else:
         filled.count_out(val)
     return filled.split
@@ -142,11 +143,14 @@ class _Filled:
         codes = self.split[units.unit] * every + units.label
         self.counts = np.bincount(codes, minlength=3 * every).reshape(3, every)
 
-    def fill(self, target: int, donors: tuple[int, ...], least: int) -> None:
-        """Gives `target` a unit of every label that it lacks, from the first donor with `least` units of its labels."""
+    def fill(self, target: int, donors: Mapping[int, int]) -> None:
+        """Gives `target` a unit of every label that it lacks, from the first donor that has one to spare.
+
+        `donors` says how many units of each of its labels a split has at least, before one is taken.
+        """
         for label in self.units.rarest:
             if not self.counts[target, label]:
-                unit = next(self._spare(int(label), donors, least), None)
+                unit = next(self._spare(int(label), donors), None)
                 if unit is not None:
                     self._move(unit, target)
 
@@ -162,10 +166,10 @@ class _Filled:
         sizes = self.units.sizes[order]
         self.split[order[np.cumsum(sizes) - sizes < count]] = VAL
 
-    def _spare(self, label: int, donors: tuple[int, ...], least: int) -> Iterator[int]:
+    def _spare(self, label: int, donors: Mapping[int, int]) -> Iterator[int]:
         """Units that may be moved: of the training split the first, of others the last."""
         of_label = self.units.having(label)
-        for donor in donors:
+        for donor, least in donors.items():
             there = of_label[self.split[of_label] == donor]
             for unit in there if donor == TRAIN else there[::-1]:
                 first, last = self.units.starts[unit : unit + 2]
