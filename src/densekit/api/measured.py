@@ -17,8 +17,8 @@ from densekit.data import load as load_data
 from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
 from densekit.data.sources import at_hand, missing, same_source
 from densekit.data.split import divide
-from densekit.engine.state import STATE_JSON
 from densekit.data.together import together
+from densekit.engine.state import STATE_JSON
 from densekit.errors import BadData, DensekitError, UnknownName
 from densekit.export.exported import is_exported
 from densekit.parsing import read_json
@@ -133,7 +133,7 @@ def choose_split(
         split = next((name for name in ("test", "val") if name in data.splits), "all")
     if split == "all":
         return split, together(data.splits)
-    if split in data.splits and (split != "train" or (brought and not own)):
+    if split is not None and split in data.splits and (split != "train" or (brought and not own)):
         return split, data.splits[split]
     if brought and not own:
         raise UnknownName("split", str(split), [*data.splits, "all"])

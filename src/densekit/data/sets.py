@@ -245,7 +245,7 @@ def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data source's classes and splits; `train`, and where it brings them `val` and `test`; for evaluation any of them."""
+    """A data source's classes and splits; `train`, and where it brings them `val` and `test`; to evaluate, any."""
 
     name: str
     classes: tuple[str, ...]

@@ -68,7 +68,9 @@ def _lacking(made: Mapping[str, Images], data: DataSet) -> tuple[str, ...]:
         counts = np.array(class_counts(images, data.classes))
         names = [data.classes[i] for i in np.flatnonzero(there & (counts == 0))]
         if names:
-            lines.append(f"no {split} image of {counted(len(names), 'class', 'classes')} with few images: {listed(names)}")
+            lines.append(
+                f"no {split} image of {counted(len(names), 'class', 'classes')} with few images: {listed(names)}"
+            )
     return tuple(lines)
 
 
