@@ -33,7 +33,9 @@ def findings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head, *rows = table.read_text().splitlines()
     table.write_text("\n".join([head.replace("Path", "Scan"), *(row.removeprefix("images/") for row in rows)]))
     settings = SETTINGS | {"data.path_column": "Scan", "data.image_root": str(root / "xrays/images")}
-    return densekit.train(f"csv:{table}", model="densenet_bc_10_4", epochs=1, out=root / "run", settings=settings).folder
+    return densekit.train(
+        f"csv:{table}", model="densenet_bc_10_4", epochs=1, out=root / "run", settings=settings
+    ).folder
 
 
 @pytest.fixture
