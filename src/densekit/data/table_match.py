@@ -76,8 +76,9 @@ def _listed_labels(table: Table, config: DataConfig, trained: DataConfig, classe
     separator = config.label_separator or trained.label_separator or _separator(table, column, {*classes, no_label})
     if separator is None and not (columns and len(columns) > 1):
         raise InvalidInput(
-            f"{column} of {table.path} is to list classes of the model ({listed(list(classes))}); say what stands "
-            "between them with --set data.label_separator='|', or name other columns with data.label_columns"
+            f"{column} of {table.path} does not list classes of the model ({listed(list(classes))}), of which an image "
+            "may have several; set data.label_separator to what stands between them, or name columns that are called "
+            "like the classes with data.label_columns"
         )
     blank = config.blank_labels or trained.blank_labels
     return {
