@@ -165,6 +165,10 @@ class DataConfig(Frozen):
     """An exact number instead (5,000 for CIFAR, 6,000 for SVHN in the paper)."""
     test_fraction: Fraction = 0.1
     """Share set aside for the test where a data set brings none."""
+    stratify: bool = False
+    """Divide every class by the same shares; set by training. Runs of older versions stay as they were: shares of all
+    images, by hash alone.
+    """
     image_size: ImageSize | None = None
     """Resize to (height, width); none: as the data set is, 224 for folders."""
     channels: Literal[1, 3, 4] | None = None

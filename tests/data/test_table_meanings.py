@@ -184,7 +184,7 @@ def test_images_of_several_labels_are_counted_once(tmp_path: Path) -> None:
 
 def test_another_table_has_its_own_folder() -> None:
     trained = DataConfig(source="csv:a.csv", image_root="images", path_column="id")
-    assert config_of("csv:b.csv", trained) == DataConfig(source="csv:b.csv", path_column="id")
+    assert config_of("csv:b.csv", trained) == DataConfig(source="csv:b.csv", stratify=True)
 
 
 def test_what_a_table_may_mean_otherwise_is_a_warning_of_a_check(tmp_path: Path) -> None:

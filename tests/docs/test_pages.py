@@ -220,5 +220,7 @@ def test_what_needs_something_says_what() -> None:
     """And which pages have such blocks: a test that nobody runs is not added unseen."""
     assert all(block.needs.strip() for _, block in EVERY if block.needs)
     waived = {page for page, block in EVERY if block.needs}
-    known = "container.md data.md findings.md hub.md serve.md study.md training.md tutorial.md zh/tutorial.md"
+    known = (
+        "container.md data.md evaluate.md findings.md hub.md serve.md study.md training.md tutorial.md zh/tutorial.md"
+    )
     assert waived == set(known.split())

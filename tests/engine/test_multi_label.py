@@ -23,7 +23,7 @@ from densekit.data.sets import ArrayImages, SkipList
 from densekit.engine import prepare, train
 from densekit.engine.evaluate import evaluate
 from densekit.engine.multi_label import MultiLabel, best_threshold
-from densekit.errors import BadData, Interrupted, ProofFailed
+from densekit.errors import BadData, Interrupted, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.recipes import recipe_for
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
@@ -123,7 +123,7 @@ def test_another_table_is_read_by_the_columns_of_the_first(run: densekit.Run, tm
     result = densekit.evaluate(run.folder, f"csv:{other}")
     assert (result.split, result.auroc is not None) == ("all", True)
     (tmp_path / "one.csv").write_text(f"path,label\n{other.parent}/images/00000_000.png,a\n{table_row(other)},b\n")
-    with pytest.raises(BadData, match=r"several labels, and .* has one label an image"):
+    with pytest.raises(InvalidInput, match=r"label of .*one.csv does not list classes of the model \(Cardiomegaly"):
         densekit.evaluate(run.folder, f"csv:{tmp_path}/one.csv", settings={"data.label_columns": "label"})
 
 

@@ -222,4 +222,4 @@ def test_the_papers_small_recipes(
     assert optimizer.weight_decay == 1e-4
     assert recipe.label_smoothing == recipe.ema.decay == 0
     if name == "svhn":
-        assert recipe.data == DataConfig(source="cifar10", val_count=6000, normalise="unit")
+        assert recipe.data == DataConfig(source="cifar10", val_count=6000, normalise="unit", stratify=True)

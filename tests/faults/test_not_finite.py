@@ -172,7 +172,7 @@ def test_neither_evaluate_nor_analyse_measures_such_outputs(tmp_path: Path, dens
     model = digits_net(tmp_path)
     status, out, err = densekit("evaluate", model, "digits", "--split", "val", "--json")
     assert (status, out) == (3, "")
-    assert "are not finite for 145 of 145 images of digits, val (" in err
+    assert "are not finite for 163 of 163 images of digits, val (" in err
     status, out, err = densekit("analyse", model, "digits", "--only", "gradients", "--out", tmp_path / "analysis")
     assert (status, out) == (3, "")
     assert "outputs are not finite for" in err

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from densekit.api import structure
-from densekit.cli.models import _row
 from densekit.cli.show_ import lines
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import create_model
-from densekit.models.cost import cost_of
+from densekit.models.cost import as_published, cost_of
 from densekit.models.names import config_for
 from densekit.report.network_drawing import drawing, stages, write_drawing
 from tests.cli.test_errors import Command, densekit
@@ -32,10 +31,11 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_totals_are_those_of_densekit_models_and_layers_add_up_to_them(name: str) -> None:
     """Also where a network keeps parameters outside its layers, as a transformer its class token."""
-    found, row = show(name), _row(name)
-    assert (found.parameters, found.macs, found.depth) == (row["parameters"], row["macs"], row["depth"])
-    assert found.macs_pool_first == row["macs_pool_first"]
-    assert list(found.input) == row["input"]
+    found, config = show(name), config_for(name)
+    published = cost_of(as_published(config))
+    assert (found.parameters, found.macs, found.depth) == (published.parameters, published.macs, published.depth)
+    assert found.macs_pool_first == cost_of(config).macs
+    assert found.input == (config.in_channels, *config.image_size)
     assert sum(layer.own_parameters for layer in found.layers()) == found.parameters
     assert sum(layer.own_macs for layer in found.layers()) == found.macs
     for module in found.modules:

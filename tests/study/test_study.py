@@ -114,6 +114,17 @@ def test_a_changed_grid_is_refused_by_name(densekit, copy, grid):
     assert err.count("\n") == 1
 
 
+def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(densekit, copy, grid, monkeypatch):
+    monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was run again"))
+    for path in [copy / "study.yaml", *copy.rglob("config.yaml")]:
+        assert "stratify: true" in path.read_text()
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if "stratify" not in line))
+    status, _, err = densekit("study", grid, "--out", copy)
+    assert status == 0, err
+    assert "not stratified" in err
+    assert not any(arm.recipe.data.stratify for arm in study_at(copy).arms.values())
+
+
 def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy, grid):
     config = copy / "runs" / "small" / "seed0" / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 50", "batch_size: 25"))

@@ -13,7 +13,7 @@ from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
-from densekit.api.evaluation import config_of, with_classes_of, with_data_settings
+from densekit.api.evaluation import config_of, expected_of, with_classes_of, with_data_settings
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import claim_folder, data_folder, display_of, load
 from densekit.config import DenseNetConfig
@@ -138,7 +138,7 @@ def _samples(
     config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
     config = with_data_settings(config, settings)
     place = data_folder(data_dir)
-    loaded = load_data(config, place)
+    loaded = load_data(config, place, expected=expected_of(card, config.source))
     device = next(network.model.parameters()).device
     loaded, notes = with_classes_of(card, loaded, network.name)
     chosen = to_measure(network.name, card, loaded, config, split, data_dir=place, settings=settings)
@@ -150,8 +150,8 @@ def _samples(
         return draw(of, card.preprocessing, count, device, config.max_pixels)
 
     test = some(images)
-    divided = divide(loaded, chosen.config).splits if name != "all" else {}
-    if name in ("all", "train"):
+    divided = divide(loaded, chosen.config).splits if name != "all" and "train" in loaded.splits else {}
+    if name == "train" or "train" not in divided:
         train, test = test.halves()
     else:
         train = some(divided["train"])

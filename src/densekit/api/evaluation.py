@@ -1,6 +1,6 @@
 """`densekit evaluate` as a function."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
+from densekit.data.class_names import unlike
+from densekit.data.expected import Expected
 from densekit.data.sets import EncodedImages, FileImages, SkipList, relabelled
 from densekit.data.sources import missing
+from densekit.data.together import SplitImages
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.processes import joined
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.weights import ModelCard, pinned
+from densekit.words import counted, listed
 
 
 def evaluate(
@@ -59,12 +63,13 @@ def evaluate(
         if data is None and (gone := missing(config)) is not None:
             raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
-            loaded = load_data(config, data_folder(data_dir))
+            loaded = load_data(config, data_folder(data_dir), expected=expected_of(card, config.source))
+        named = loaded.classes
         loaded, notes = with_classes_of(card, loaded, str(model))
         place = data_folder(data_dir)
         chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
         images, display = chosen.images, display_of(console, world)
-        for note in (*notes, *chosen.notes):
+        for note in (*notes, *chosen.notes, *without_images(chosen.split, images, card.classes, named)):
             display.say(note)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
@@ -102,17 +107,36 @@ def evaluate(
 
 
 def config_of(source: str, trained: DataConfig | None) -> DataConfig:
-    """Of other data; a table is read by the columns that the model's own table had, its paths from its own folder."""
-    form = source.partition(":")[0]
-    if trained is not None and form in ("csv", "hf") and trained.source.startswith(f"{form}:"):
-        return trained.model_copy(update={"source": source, "image_root": None})
-    return DataConfig(source=source)
+    """Of other data. A table stands by itself; of the Hub's data sets the training settings name the columns."""
+    if trained is not None and source.startswith("hf:") and trained.source.startswith("hf:"):
+        return trained.model_copy(update={"source": source})
+    return DataConfig(source=source, stratify=True)
+
+
+def expected_of(card: ModelCard, source: str) -> Expected:
+    """What the model tells of DATA; of the data it was trained on, their settings tell all."""
+    if is_own(card, source):
+        return Expected()
+    return Expected(card.classes, card.task == "multi-label", card.data)
+
+
+def without_images(split: str, images: Images, classes: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
+    """A line about those of the model's `classes` that the data name, though this split has no image of them."""
+    labels = images.labels
+    tested = torch.bincount(labels, minlength=len(classes)) > 0 if labels.ndim == 1 else (~labels.isnan()).any(0)
+    lacking = [name for name, known in zip(classes, tested.tolist(), strict=True) if not known and name in named]
+    if not lacking:
+        return ()
+    number = counted(len(lacking), "class", "classes")
+    return (f"the {split} images are of none of these {number}, not tested: {listed(lacking)}",)
 
 
 def _skipped_of(images: Images, skipped: SkipList) -> SkipList:
     """Only the bad files of this split's folder: those of others say nothing about this result."""
     own = SkipList(skipped.budget)
-    if isinstance(images, FileImages):
+    if isinstance(images, SplitImages):
+        own.files = dict(skipped.files)
+    elif isinstance(images, FileImages):
         own.files = {path: error for path, error in skipped.files.items() if path.is_relative_to(images.root)}
     return own
 
@@ -131,10 +155,11 @@ def with_classes_of(card: ModelCard, data: DataSet, model: str) -> tuple[DataSet
         return data, ()
     unknown = [name for name in data.classes if name not in card.classes]
     if unknown:
-        odd = sorted({*unknown, *(set(card.classes) - set(data.classes))})[:5]
+        odd = ", ".join(name + unlike(name, card.classes, "the model") for name in unknown[:5])
+        more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
         raise BadData(
-            f"the classes of {data.name} are not those of {model} ({', '.join(odd)}); "
-            "name its folders or labels after the model's classes, or train on these data"
+            f"the classes of {data.name} are not those of {model}, which does not know {odd}{more}; name its folders "
+            f"or labels after the model's classes ({listed(card.classes)}), leave these out, or train on these data"
         )
     at = torch.tensor([card.classes.index(name) for name in data.classes])
     splits = {

@@ -17,8 +17,9 @@ from densekit.data import load as load_data
 from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
 from densekit.data.sources import at_hand, missing, same_source
 from densekit.data.split import divide
+from densekit.data.together import together
 from densekit.engine.state import STATE_JSON
-from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
+from densekit.errors import BadData, DensekitError, UnknownName
 from densekit.export.exported import is_exported
 from densekit.parsing import read_json
 from densekit.weights import ModelCard, image_hashes, model_folder
@@ -26,7 +27,7 @@ from densekit.weights.image_hashes import Hashes
 from densekit.words import counted
 
 _LEARNED_FROM = ("train", "val")
-_DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "limit")
+_DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "stratify", "limit")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class TrainedWith:
         """(N,): whether each image was one for training or validation."""
         used = [self.hashes[name] for name in _LEARNED_FROM if name in self.hashes]
         return np.isin(images.content_hashes(), np.concatenate(used))
+
+    def division(self, data: DataSet) -> DataSet | None:
+        """`data` in the splits of training, whichever labels are read; none where it has other images."""
+        images = data.splits["train"]
+        at = {name: np.flatnonzero(np.isin(images.content_hashes(), own)) for name, own in self.hashes.items()}
+        if not at or [len(found) for found in at.values()] != [len(own) for own in self.hashes.values()]:
+            return None
+        if sum(map(len, at.values())) != len(images):
+            return None
+        return data.with_splits({name: images.subset(found) for name, found in at.items()})
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,10 @@ def to_measure(
         alike = config.model_copy(update=division)
         if _same(known, loaded, alike):
             own, config = True, alike
-    name, images = choose_split(loaded, config, split, own=own)
+    divided = None
+    if own and set(loaded.splits) == {"train"} and not any(f"data.{name}" in settings for name in _DIVISION):
+        divided = known.division(loaded)
+    name, images = choose_split(loaded, config, split, own=own, divided=divided)
     if own and split not in (None, "test"):
         return Measured(name, images, config, (_used_for(name, images, known),))
     if known.hashes:
@@ -106,24 +120,29 @@ def to_measure(
     return Measured(name, images, config)
 
 
-def choose_split(data: DataSet, config: DataConfig, split: str | None, *, own: bool) -> tuple[str, Images]:
+def choose_split(
+    data: DataSet, config: DataConfig, split: str | None, *, own: bool, divided: DataSet | None = None
+) -> tuple[str, Images]:
     """The split of that name; None: the one to measure on. `own` data are those that the model was trained on.
 
-    That is test, or all images of a folder that the model never saw. Raises UnknownName.
+    That is test, or all images of a folder that the model never saw; of `all` the splits are put together. `divided`
+    has the splits of own data where they are known. Raises UnknownName.
     """
+    brought = set(data.splits) != {"train"}
     if split is None and not own:
         split = next((name for name in ("test", "val") if name in data.splits), "all")
     if split == "all":
-        if set(data.splits) != {"train"}:
-            raise InvalidInput(f"{data.name} brings its own splits, {', '.join(data.splits)}; choose one with --split")
-        return split, data.splits["train"]
-    if split is not None and split in data.splits and split != "train":
+        return split, together(data.splits)
+    if split is not None and split in data.splits and (split != "train" or (brought and not own)):
         return split, data.splits[split]
-    divided = divide(data, config)
-    name: str = split or next(name for name in ("test", "val", "train") if name in divided.splits)
-    if name not in divided.splits:
-        raise UnknownName("split", name, [*divided.splits, "all"])
-    return name, divided.splits[name]
+    if brought and not own:
+        raise UnknownName("split", str(split), [*data.splits, "all"])
+    if "train" in data.splits:
+        data = divided or divide(data, config)
+    name: str = split or next(name for name in ("test", "val", "train") if name in data.splits)
+    if name not in data.splits:
+        raise UnknownName("split", name, [*data.splits, "all"])
+    return name, data.splits[name]
 
 
 def _used_for(name: str, images: Images, known: TrainedWith) -> str:
@@ -149,6 +168,8 @@ def _unseen(name: str, images: Images, known: TrainedWith, data: str) -> tuple[I
 
 
 def _same(known: TrainedWith, loaded: DataSet, config: DataConfig) -> bool:
+    if "train" not in loaded.splits:
+        return False
     try:
         return known.same(divide(loaded, config).splits)
     except BadData:  # too few images to divide

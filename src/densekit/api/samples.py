@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densekit.api.evaluation import config_of, with_classes_of
+from densekit.api.evaluation import config_of, expected_of, with_classes_of
 from densekit.api.measured import to_measure
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import DataSet, Images, Loader
@@ -63,7 +63,9 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
     if not wanted and not at_hand(config.source, data_dir):
         return None
     try:
-        loaded = load_data(config, data_dir)
+        loaded = load_data(config, data_dir, expected=expected_of(card, config.source))
+        if "train" not in loaded.splits:
+            raise BadData(f"{loaded.name} has no training images to calibrate by; name data with a train split")
         loaded, _ = with_classes_of(card, loaded, card.model.name)
         # Of a folder without splits, what is calibrated on must not be measured on.
         split = "test" if set(loaded.splits) == {"train"} else None

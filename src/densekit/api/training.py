@@ -47,6 +47,8 @@ def compose(
     """
     composed = recipe_for(recipe, str(data), config_for(model) if model else None)
     overrides = dict(_read_config(config)) if config else {}
+    if "data.source" in overrides:  # the whole configuration of a run; older ones are not stratified
+        overrides.setdefault("data.stratify", False)
     named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides |= {key: value for key, value in named.items() if value is not None}
     return absolute_paths(with_settings(composed, overrides | dict(settings or {})))

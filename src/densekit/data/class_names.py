@@ -40,7 +40,7 @@ def similar(names: Iterable[str]) -> list[str]:
     return [f"{alike[0]}{more} are different classes, though only upper and lower case differs"]
 
 
-def unlike(name: str, known: Iterable[str]) -> str:
-    """` (train has cat)` for a name that differs from a known one only in case."""
+def unlike(name: str, known: Iterable[str], where: str = "train") -> str:
+    """` (train has cat)` for a name that differs from one that is known there only in case."""
     same = next((other for other in known if other.casefold() == name.casefold()), None)
-    return "" if same is None else f" (train has {same})"
+    return "" if same is None else f" ({where} has {same})"

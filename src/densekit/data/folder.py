@@ -10,6 +10,7 @@ import torch
 from densekit.config import DataConfig
 from densekit.data.class_names import check_names, similar, unlike
 from densekit.data.decode import IMAGE_SUFFIXES, check_header
+from densekit.data.expected import Expected
 from densekit.data.scan import Scan, Unused, scan, subfolders, summary
 from densekit.data.sets import CHECKED_FILES, DataSet, FileImages, SkipList, class_counts
 from densekit.data.split_names import SPLITS
@@ -30,13 +31,16 @@ class Layout:
     """What a person should know about how the folder is read."""
 
 
-def folder(root: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
+def folder(root: Path, config: DataConfig, *, strict: bool = True, expected: Expected | None = None) -> DataSet:
     """The images under `root` by class. Raises BadData for missing, empty or single classes and unreadable files.
 
     Not `strict`, for somebody who looks for faults: classes that only some splits have, or that have no readable
-    images, and any number of unreadable files are part of the data set.
+    images, and any number of unreadable files are part of the data set. `expected`, for an evaluation: any split and
+    any class are enough.
     """
     layout = layout_of(root)
+    if expected is not None:
+        return _for_evaluation(root, layout, config)
     if "train" not in layout.splits:
         found = " and ".join(path.name for path in layout.splits.values())
         raise BadData(
@@ -52,6 +56,22 @@ def folder(root: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     for images in splits.values():
         if not len(images):
             raise BadData(f"no images in {images.root}; add some, or remove the folder")
+    unused, notes = _unused(root, layout, scans), (*layout.notes, *similar(classes))
+    return DataSet(str(root), classes, splits, skipped=skipped, unused=unused, notes=notes)
+
+
+def _for_evaluation(root: Path, layout: Layout, config: DataConfig) -> DataSet:
+    """The splits that are there, and the classes that have images in any of them."""
+    scans = {split: _scans(path) for split, path in layout.splits.items()}
+    classes = tuple(sorted({name for found in scans.values() for name, each in found.items() if each.images}))
+    check_names(classes, root)
+    if not classes:
+        raise BadData(f"no class folders with images in {root}; it needs a subfolder of images for each class")
+    skipped = SkipList(config.max_bad)
+    splits = {split: _images(scans[split], layout.splits[split], classes, skipped, config) for split in scans}
+    splits = {split: images for split, images in splits.items() if len(images)}
+    if not splits:
+        raise BadData(f"no readable images in {root}; data.max_bad={config.max_bad} may be unreadable")
     unused, notes = _unused(root, layout, scans), (*layout.notes, *similar(classes))
     return DataSet(str(root), classes, splits, skipped=skipped, unused=unused, notes=notes)
 

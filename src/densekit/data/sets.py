@@ -245,7 +245,7 @@ def hashes(contents: Iterable[bytes]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data source's classes and splits; `train`, and where it brings them `val` and `test`."""
+    """A data source's classes and splits; `train`, and where it brings them `val` and `test`; to evaluate, any."""
 
     name: str
     classes: tuple[str, ...]
@@ -263,16 +263,18 @@ class DataSet:
     """Of a folder, the pictures in it that are in no split."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the source was read."""
+    division: tuple[str, ...] = ()
+    """Classes that splits made by densekit lack, a line for each split."""
 
     @property
     def multi_label(self) -> bool:
         """Whether an image may be of any number of the classes, not of exactly one."""
-        return self.splits["train"].labels.ndim == 2
+        return next(iter(self.splits.values())).labels.ndim == 2
 
     def remarks(self) -> list[str]:
         """What is to be told before the data are used: what is not used, and the notes."""
         unused = summary(self.unused)
-        return [*([unused] if unused else []), *self.notes]
+        return [*([unused] if unused else []), *self.notes, *self.division]
 
     def with_splits(self, splits: Mapping[str, Images]) -> "DataSet":
         """The same data, divided otherwise."""

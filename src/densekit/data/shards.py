@@ -25,6 +25,7 @@ from torch import Tensor
 
 from densekit.config import DataConfig
 from densekit.data.decode import IMAGE_SUFFIXES, Source
+from densekit.data.expected import Expected
 from densekit.data.scan import scan
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList
 from densekit.data.shard_index import Index, Stamp, images_in, index_of, read_label, stamp_of
@@ -148,11 +149,12 @@ def _opened(path: Path, stamp: Stamp) -> _OpenShard:
     return shard
 
 
-def shards(pattern: str, config: DataConfig) -> DataSet:
+def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None) -> DataSet:
     """A folder of shards, or a pattern with *, ?, {000..123} and {a,b}. Raises BadData.
 
     A word of a shard's name, or its folder's whole name, says which split it is of; without one it is for training, and
     so is all that is of one split only. Class names are the lines of classes.txt beside the shards; else the labels.
+    `expected`, for an evaluation: any split and any class are enough.
     """
     paths = _expanded(pattern)
     by_split: dict[str, list[Path]] = {}
@@ -160,12 +162,12 @@ def shards(pattern: str, config: DataConfig) -> DataSet:
         by_split.setdefault(_split_of(path), []).append(path)
     if len(by_split) == 1:
         by_split = {"train": paths}
-    if "train" not in by_split:
+    if "train" not in by_split and expected is None:
         raise BadData(f"wds:{pattern} has shards for {' and '.join(by_split)} only; add some for training, or name one")
     indices = {split: [index_of(path) for path in of_split] for split, of_split in by_split.items()}
     written = paths[0].parent / CLASSES
-    classes = _listed(written) if written.exists() else _found(indices["train"])
-    if len(classes) < 2:
+    classes = _listed(written) if written.exists() else _found(next(iter(indices.values())))
+    if len(classes) < 2 and expected is None:
         raise BadData(f"wds:{pattern} has one class, {', '.join(classes)}; there is nothing to tell apart")
     splits = {split: _images(of_split, classes, listed=written.exists()) for split, of_split in indices.items()}
     if len({images.labels.ndim for images in splits.values()}) > 1:

@@ -11,6 +11,7 @@ import torch
 
 from densekit.config import DataConfig
 from densekit.data import archives
+from densekit.data.expected import Expected
 from densekit.data.folder import folder
 from densekit.data.hub import hub
 from densekit.data.sets import ArrayImages, DataSet
@@ -40,16 +41,17 @@ _FILE_PREFIXES = tuple(f"{form}:" for form in _FILE_FORMS)
 NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
 
 
-def load(config: DataConfig, data_dir: Path, *, strict: bool = True) -> DataSet:
+def load(config: DataConfig, data_dir: Path, *, strict: bool = True, expected: Expected | None = None) -> DataSet:
     """A known name, `imagenet`, `synthetic:HxWxC:CLASSES[:COUNT]`, a folder, `csv:FILE`, `wds:PATTERN`, or `hf:NAME`.
 
-    Not `strict`: with the faults that would stop training, as far as there is anything left to look at.
-    Raises UnknownName or InvalidInput for a malformed source, BadData for missing or unusable images.
+    Not `strict`: with the faults that would stop training, as far as there is anything left to look at. `expected`: for
+    an evaluation, which needs no training images. Raises UnknownName or InvalidInput for a malformed source, BadData
+    for missing or unusable images.
     """
-    return replace(_load(config, data_dir, strict=strict), name=_title(config.source))
+    return replace(_load(config, data_dir, strict=strict, expected=expected), name=_title(config.source))
 
 
-def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
+def _load(config: DataConfig, data_dir: Path, *, strict: bool, expected: Expected | None) -> DataSet:
     source = config.source
     _check_form(source)
     if source in NAMED:
@@ -57,16 +59,16 @@ def _load(config: DataConfig, data_dir: Path, *, strict: bool) -> DataSet:
     if source.startswith("synthetic:"):
         return synthetic(source)
     if source.startswith("csv:"):
-        return table(expanded(source.removeprefix("csv:")), config, strict=strict)
+        return table(expanded(source.removeprefix("csv:")), config, strict=strict, expected=expected)
     if source.startswith("wds:"):
-        return shards(source.removeprefix("wds:"), config)
+        return shards(source.removeprefix("wds:"), config, expected=expected)
     if source.startswith("hf:"):
         return hub(source.removeprefix("hf:"), config, strict=strict)
     if source == "imagenet":
-        return folder(_imagenet(data_dir), config, strict=strict)
+        return folder(_imagenet(data_dir), config, strict=strict, expected=expected)
     path = expanded(source)
     if path.is_dir():
-        return folder(path, config, strict=strict)
+        return folder(path, config, strict=strict, expected=expected)
     if path.exists():
         form = "wds" if path.suffix == ".tar" else "csv"
         raise BadData(f"{source} is a file; DATA is a folder with a subfolder of images for each class, or {form}:FILE")

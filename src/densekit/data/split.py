@@ -1,22 +1,81 @@
-"""Splits by content: an image's bytes decide where it belongs, so adding or renaming files moves no other file.
+"""Splits by content: names of files play no part, and identical images are in one split.
 
-Of images in groups the group decides, and nothing else. A unit below is a group, or identical images.
+Stratified splits are made by `stratify`. Without it each image's hash decides, so that adding or renaming files moves
+no other file; of images in groups the group's hash decides. A unit below is a group, or identical images.
 """
+
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densekit.config import DataConfig
-from densekit.data.sets import DataSet, Images, groups_of, hashes
+from densekit.data.sets import DataSet, Images, class_counts, groups_of, hashes
+from densekit.data.stratify import TEST, TRAIN, VAL, assign, units_of
 from densekit.errors import BadData
-from densekit.words import counted
+from densekit.words import counted, listed
 
 
 def divide(data: DataSet, config: DataConfig) -> DataSet:
     """`train`, plus `val` unless the protocol is final, plus `test`; identical images always land together.
 
-    Splits that the source brings are kept. `final` trains on what `tune` would have held out.
+    Splits that the source brings are kept. `final` trains on what `tune` would have held out. With `config.stratify`
+    every class is divided by the same shares; the result's `division` names classes that a split lacks.
     """
+    splits = _stratified(data, config) if config.stratify else _by_hash(data, config)
+    for name, images in splits.items():
+        if not len(images):
+            raise BadData(
+                f"no images are left for the {name} split of {data.name}: {_amount(data.splits['train'])} are too few "
+                "to hold some out; add some, or bring your own train, val and test splits"
+            )
+    made = {name: images for name, images in splits.items() if name not in data.splits}
+    return replace(data, splits=splits, division=_lacking(made, data))
+
+
+def _stratified(data: DataSet, config: DataConfig) -> dict[str, Images]:
+    """By the labels of each unit: see `stratify`."""
+    splits, images = dict(data.splits), data.splits["train"]
+    divided = "test" in splits or "val" in splits
+    test = 0.0 if divided else config.test_fraction
+    val: float | int = 0.0
+    if config.protocol == "tune" and "val" not in splits:
+        val = config.val_fraction if config.val_count is None else config.val_count
+    made = {TRAIN: "train", **({} if divided else {TEST: "test"})}
+    if config.protocol == "tune" and "val" not in splits:
+        made[VAL] = "val"
+    if len(made) > 1:
+        units, member = units_of(_keys(images, salt=1), images.labels, len(data.classes))
+        split = assign(units, test, val)[member]
+        if isinstance(val, int) and (split == VAL).sum() < val and groups_of(images) is None:
+            raise BadData(f"cannot hold out {val} of {len(images)} images; lower data.val_count")
+        splits |= {name: images.subset(np.flatnonzero(split == code)) for code, name in made.items()}
+    if config.limit is not None and config.limit < len(splits["train"]):
+        units, member = units_of(_keys(splits["train"], salt=3), splits["train"].labels, len(data.classes))
+        rank = np.empty(len(units.keys), np.int64)
+        rank[units.order] = np.arange(len(units.keys))
+        first = np.argsort(rank[member], kind="stable")[: config.limit]
+        splits["train"] = splits["train"].subset(np.sort(first))
+    return splits
+
+
+def _lacking(made: Mapping[str, Images], data: DataSet) -> tuple[str, ...]:
+    """A line for each split that densekit made without an image of some class that the data have."""
+    lines = []
+    there = np.array(class_counts(data.splits["train"], data.classes)) > 0
+    for split, images in made.items():
+        counts = np.array(class_counts(images, data.classes))
+        names = [data.classes[i] for i in np.flatnonzero(there & (counts == 0))]
+        if names:
+            lines.append(
+                f"no {split} image of {counted(len(names), 'class', 'classes')} with few images: {listed(names)}"
+            )
+    return tuple(lines)
+
+
+def _by_hash(data: DataSet, config: DataConfig) -> dict[str, Images]:
+    """Each image by its hash alone, as runs without `stratify` in their config.yaml have it."""
     splits = dict(data.splits)
     if "test" not in splits and "val" not in splits:
         # A unit is a group, or images that are identical. Leave one for training and, unless data.val_count takes
@@ -31,13 +90,7 @@ def divide(data: DataSet, config: DataConfig) -> DataSet:
     if config.limit is not None and config.limit < len(splits["train"]):
         first = np.argsort(_keys(splits["train"], salt=3), kind="stable")[: config.limit]
         splits["train"] = splits["train"].subset(np.sort(first))
-    for name, images in splits.items():
-        if not len(images):
-            raise BadData(
-                f"no images are left for the {name} split of {data.name}: {_amount(data.splits['train'])} are too few "
-                "to hold some out; add some, or bring your own train, val and test splits"
-            )
-    return data.with_splits(splits)
+    return splits
 
 
 def _amount(images: Images) -> str:

@@ -11,17 +11,18 @@ import torch
 
 from densekit.config import DataConfig
 from densekit.data.decode import check_header, check_there
+from densekit.data.expected import Expected
 from densekit.data.sets import CHECKED_FILES, DataSet, FileImages, SkipList
 from densekit.data.split_names import SPLITS
 from densekit.data.table_file import Table, is_missing, one_number_twice, read_table
 from densekit.data.table_labels import read_labels
+from densekit.data.table_match import LABELS, matched
 from densekit.data.table_paths import missing_files, with_slashes
 from densekit.errors import BadData, BadImage, InvalidInput
 from densekit.folders import expanded
 
 # Columns that are taken where the settings name none, compared without case, spaces, hyphens and underscores.
 _PATHS = ("path", "image", "imagepath", "imageindex", "file", "filename")
-_LABELS = ("label", "class", "findinglabels")
 _GROUPS = ("patient", "patientid", "subject", "subjectid")
 _SPLIT = ("split",)
 
@@ -40,15 +41,19 @@ class Columns:
         return "; ".join(f"{what} {column}" for what, column in used.items() if column is not None)
 
 
-def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
+def table(path: Path, config: DataConfig, *, strict: bool = True, expected: Expected | None = None) -> DataSet:
     """The images that the rows of `path` name. Raises BadData for what the file or its images lack.
 
     Several label columns, or one with `label_separator`, make labels (N, classes): 1, 0, or NaN where not known. Not
     `strict`, for somebody who looks for faults: with groups in several splits, and any number of unreadable files.
+    `expected`, for an evaluation: columns are found by the model's classes too.
     """
     content = read_table(path)
+    remarks: tuple[str, ...] = ()
+    if expected is not None:
+        config, remarks = matched(content, config, expected)
     columns = columns_of(content, config)
-    found = read_labels(content, columns.labels, config)
+    found = read_labels(content, columns.labels, config, expected)
     content = content.only(found.at)
     root = table_root(path, config)
     names, notes = with_slashes(content.filled(columns.images), root)
@@ -66,7 +71,7 @@ def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
     splits = {}
     for split in ("train", "val", "test"):
         at = [i for i in good if places[i] == split]
-        if at or split == "train":
+        if at or (split == "train" and (expected is None or not good)):
             chosen = None if groups is None else tuple(groups[i] for i in at)
             splits[split] = FileImages(
                 tuple(paths[i] for i in at), found.labels[torch.tensor(at, dtype=torch.int64)], root, chosen
@@ -77,7 +82,7 @@ def table(path: Path, config: DataConfig, *, strict: bool = True) -> DataSet:
         splits,
         skipped=skipped,
         columns=str(columns),
-        notes=(*found.notes, *notes),
+        notes=(*found.notes, *notes, *remarks),
     )
 
 
@@ -97,7 +102,7 @@ def columns_of(content: Table, config: DataConfig) -> Columns:
             raise InvalidInput(f"the column {name} is named for two things; name another for one of them")
     return Columns(
         image_column(content, config, given),
-        config.label_columns or (_usual(content, _LABELS, given, "label_columns", "the labels"),),
+        config.label_columns or (_usual(content, LABELS, given, "label_columns", "the labels"),),
         config.group_column or content.usual(_GROUPS, given),
         config.split_column or content.usual(_SPLIT, given),
     )

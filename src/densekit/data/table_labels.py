@@ -13,6 +13,7 @@ from torch import Tensor
 
 from densekit.config import DataConfig
 from densekit.data.class_names import check_names, similar
+from densekit.data.expected import Expected
 from densekit.data.table_file import Table, is_missing, number, one_number_twice
 from densekit.errors import BadData, InvalidInput
 
@@ -35,11 +36,16 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig) -> Labels:
-    """Raises BadData for cells that are no label, InvalidInput for settings that do not fit the columns."""
+def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig, expected: Expected | None = None) -> Labels:
+    """Raises BadData for cells that are no label, InvalidInput for settings that do not fit the columns.
+
+    For an evaluation, which `expected` tells, one class is enough, and one column of ones and zeros is one class of
+    several.
+    """
     blank = 0.0 if config.blank_labels == "absent" else math.nan
     every = range(len(table.rows))
-    if len(columns) > 1:
+    of_several = expected is not None and expected.classes is not None and expected.multi_label
+    if len(columns) > 1 or (of_several and config.label_separator is None):
         if config.blank_labels == "class":
             raise InvalidInput("data.blank_labels=class is for one label column; choose unknown or absent for several")
         labels = torch.tensor([_numbers(table, name, blank) for name in columns]).T.contiguous()
@@ -47,7 +53,7 @@ def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig) -> L
     if config.label_separator is not None:
         classes, labels, notes = _separated(table, columns[0], config, blank)
         return Labels(classes, labels, every, notes)
-    return _single(table, columns[0], config)
+    return _single(table, columns[0], config, least=2 if expected is None else 1)
 
 
 def _numbers(table: Table, column: str, blank: float) -> list[float]:
@@ -102,8 +108,8 @@ def _perhaps_no_label(column: str, classes: tuple[str, ...], found: Sequence[set
     )
 
 
-def _single(table: Table, column: str, config: DataConfig) -> Labels:
-    """One class an image."""
+def _single(table: Table, column: str, config: DataConfig, least: int) -> Labels:
+    """One class an image, of `least` classes or more."""
     if config.blank_labels == "absent":
         raise InvalidInput(
             f"data.blank_labels=absent is for several label columns or a separator, and {column} is one column of "
@@ -117,7 +123,7 @@ def _single(table: Table, column: str, config: DataConfig) -> Labels:
     classes = tuple(sorted(counts))
     if not classes:
         raise BadData(f"no row of {table.path} has a {column}; there is nothing to learn")
-    _check_classes(table, column, classes, len(cells))
+    _check_classes(table, column, classes, len(cells), least)
     index = {name: i for i, name in enumerate(classes)}
     notes = similar(classes)
     if len(at) < len(table.rows):
@@ -145,10 +151,10 @@ def _unlabelled(table: Table, column: str, cells: Sequence[str], config: DataCon
     return set()
 
 
-def _check_classes(table: Table, column: str, classes: tuple[str, ...], rows: int) -> None:
+def _check_classes(table: Table, column: str, classes: tuple[str, ...], rows: int, least: int) -> None:
     """Raises BadData for values that are not classes, or that mean the same class."""
     where = f"{column} of {table.path}"
-    if len(classes) < 2:
+    if len(classes) < least:
         raise BadData(f"{where} is {classes[0]} in every row; there is nothing to tell apart")
     _refuse_combinations(where, classes)
     twice = one_number_twice(classes) or _one_boolean_twice(classes)

@@ -189,7 +189,7 @@ def _of_class(name: str, target: NDArray[np.bool_], score: NDArray[np.float64], 
         "auroc": auroc(target, score),
         "ap": float(average_precision_score(target, score)) if both else None,
         "threshold": threshold,
-        "precision": float(target[taken].mean()) if taken.any() else None,
+        "precision": float(target[taken].mean()) if taken.any() and count else None,
         "recall": float(taken[target].mean()) if count else None,
         "specificity": float(1 - taken[~target].mean()) if count < known else None,
     }

@@ -25,13 +25,12 @@ _PAPER = {"cifar10": c10_plus, "cifar100": c100_plus, "svhn": svhn, "imagenet": 
 
 
 def recipe_for(name: str, data: str, model: ModelConfig | None = None) -> Recipe:
-    """The recipe `name` for DATA and a network (none: the recipe's own). Raises UnknownName."""
-    if name == "paper":
-        # Data that the paper does not know are trained as its CIFAR-10 with augmentation.
-        return _PAPER.get(data, c10_plus)(data, model)
-    if name not in RECIPES:
+    """The recipe `name` for DATA and a network (none: the recipe's own), with stratified splits. Raises UnknownName."""
+    if name != "paper" and name not in RECIPES:
         raise UnknownName("recipe", name, [*RECIPES, "paper"])
-    return RECIPES[name](data, model)
+    # Data that the paper does not know are trained as its CIFAR-10 with augmentation.
+    recipe = (_PAPER.get(data, c10_plus) if name == "paper" else RECIPES[name])(data, model)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"stratify": True})})
 
 
 __all__ = ["RECIPES", "recipe_for"]

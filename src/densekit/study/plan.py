@@ -116,17 +116,31 @@ def continued(before: Study, now: Study, folder: Path) -> tuple[Study, list[str]
     More or fewer seeds and arms are said: each run stands for itself. Raises ProofFailed for an arm that is no longer
     the same, as its finished runs would be of another recipe than the others.
     """
+    now, said = _split_as_before(before, now)
     changed = {arm: _changes(before.arms[arm].recipe, now.arms[arm].recipe) for arm in now.arms if arm in before.arms}
     if other := _together({arm: found for arm, found in changed.items() if found}, len(before.arms)):
         raise ProofFailed(
             f"{folder} holds another grid, since these have changed: {'; '.join(other)}; put them back, or name "
             "another folder with --out"
         )
-    said = [
+    said += [
         *_membership("arm", before.arms, now.arms),
         *_membership("seed", map(str, before.seeds), map(str, now.seeds)),
     ]
     return now.model_copy(update={"threads": before.threads}), said
+
+
+def _split_as_before(before: Study, now: Study) -> tuple[Study, list[str]]:
+    """A study of a version without stratified splits goes on without them, for all its runs to see the same images."""
+    if any(arm.recipe.data.stratify for arm in before.arms.values()):
+        return now, []
+    if not all(arm.recipe.data.stratify for arm in now.arms.values()):
+        return now, []
+    arms = {}
+    for name, arm in now.arms.items():
+        data = arm.recipe.data.model_copy(update={"stratify": False})
+        arms[name] = arm.model_copy(update={"recipe": arm.recipe.model_copy(update={"data": data})})
+    return now.model_copy(update={"arms": arms}), ["the splits stay those of the study's other runs: not stratified"]
 
 
 def _changes(before: Recipe, now: Recipe) -> list[str]:

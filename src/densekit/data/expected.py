@@ -1,0 +1,16 @@
+"""What the model that is evaluated tells of the data."""
+
+from dataclasses import dataclass
+
+from densekit.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Data for an evaluation: neither training images nor two classes are needed."""
+
+    classes: tuple[str, ...] | None = None
+    """The model's, by which columns of a table are found; none: the settings are those of training."""
+    multi_label: bool = False
+    trained: DataConfig | None = None
+    """How the training data were read; its columns and words are taken where a table has them."""
