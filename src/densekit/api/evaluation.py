@@ -15,11 +15,13 @@ from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
-from densekit.data.sets import EncodedImages, FileImages, SkipList, relabelled
+from densekit.data.sets import EncodedImages, FileImages, SkipList, groups_of, relabelled
 from densekit.data.sources import missing
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
+from densekit.engine.intervals import with_intervals
 from densekit.engine.processes import joined
+from densekit.engine.task import task_of
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.weights import ModelCard, pinned
 
@@ -50,6 +52,8 @@ def evaluate(
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
         config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
+        if config.binary is None and card.task == "multi-label" and len(card.classes) == 1:
+            config = config.as_trained()
         if data is None and (gone := missing(config)) is not None:
             raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
@@ -78,16 +82,17 @@ def evaluate(
         for remark in loaded.remarks():
             display.say(remark)
         with display.evaluating(chosen.split, len(images)) as advance:
-            result, _ = measure(
+            result, records = measure(
                 classifier.model,
                 loader,
-                task=classifier.task,
+                task=task_of(card, config.positive),
                 names=(str(model), loaded.name, chosen.split),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
             )
-        return result
+        measured: Result = with_intervals(result, records, groups_of(images))
+        return measured
 
 
 def config_of(source: str, trained: DataConfig | None) -> DataConfig:
@@ -118,6 +123,9 @@ def with_classes_of(card: ModelCard, data: DataSet, model: str) -> tuple[DataSet
         )
     if card.classes == data.classes:
         return data, ()
+    if data.multi_label and len(card.classes) == len(data.classes) == 1:
+        note = f"{data.classes[0]} of {data.name} is compared with {card.classes[0]} of {model}"
+        return replace(data, classes=card.classes), (note,)
     unknown = [name for name in data.classes if name not in card.classes]
     if unknown:
         odd = sorted({*unknown, *(set(card.classes) - set(data.classes))})[:5]

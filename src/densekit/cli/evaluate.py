@@ -1,6 +1,5 @@
 """densekit evaluate."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -24,6 +23,7 @@ def evaluate(
     """Measures a model on a split of a data set."""
     from densekit import api
     from densekit.cli.show import console, leads, print_result
+    from densekit.engine.task import document_of
 
     result = api.evaluate(
         model,
@@ -38,6 +38,6 @@ def evaluate(
         return
     if as_json:
         # Without the time it took: the same question has the same answer, on any number of processes.
-        typer.echo(strict_json.dumps({key: value for key, value in asdict(result).items() if key != "seconds"}))
+        typer.echo(strict_json.dumps({key: value for key, value in document_of(result).items() if key != "seconds"}))
     else:
         print_result(result, per_class=True)
