@@ -4,7 +4,8 @@ Shapes: N images of which the label is known.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,15 @@ class Measures:
     f1_interval: Interval | None = None
     accuracy_interval: Interval | None = None
     balanced_accuracy_interval: Interval | None = None
+
+    def rates_of(self, names: Sequence[str]) -> dict[str, Any]:
+        """Metrics by name."""
+        return {name: getattr(self, name) for name in names}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Those that are known, by field."""
+        names = [each.name for each in fields(self) if each.name.endswith("_interval")]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def areas(target: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[float | None, float | None]:

@@ -1,7 +1,7 @@
 """The bootstrap (Efron 1987) of any metric that can be written with a weight for each image.
 
 A statistic is a function of weights (R, N), how often each of N images is in each of R samples, to M values (M, R).
-The same function gives the values on the resamples and, by its gradient where all weights are 1, each image's influence.
+The same function gives the values on the resamples and, by its gradient where all weights are 1, the influence of each.
 
 Shapes: N images, U sampling units (images, or groups of them), R resamples, M metrics.
 """

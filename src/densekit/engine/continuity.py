@@ -10,8 +10,9 @@ from densekit.engine import runs
 from densekit.engine.setup import Prepared, absolute_paths
 from densekit.errors import InvalidInput
 
-# Settings that decide when, where and from which processes the same numbers are computed, not which.
-_FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
+# Settings that decide when, where and from which processes the same numbers are computed, not which; and a threshold,
+# which is chosen after training.
+_FREE = ("epochs", "threshold", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 # Where the images are: free to change while they are the same images.
 _PLACES = ("data.source", "data.image_root")
 # Those that decide by which operations: as much a matter of the machine as of the recipe.

@@ -61,7 +61,7 @@ class MultiLabelResult(binary.Measures):
 
     def headline(self) -> dict[str, float | None]:
         """What a model card says."""
-        rates = {name: getattr(self, name) for name in binary.HEADLINE} if self.positive is not None else {}
+        rates = self.rates_of(binary.HEADLINE) if self.positive is not None else {}
         return {"count": self.count, "auroc": self.auroc, "ap": self.ap, **rates, "loss": self.loss, "ece": self.ece}
 
     def epoch_row(self) -> dict[str, float | None]:

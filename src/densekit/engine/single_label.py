@@ -57,7 +57,7 @@ class Result(binary.Measures):
     def headline(self) -> dict[str, float | None]:
         """What a model card says."""
         names = ("auroc", "average_precision", *binary.HEADLINE) if self.positive is not None else ()
-        rates = {name: getattr(self, name) for name in names}
+        rates = self.rates_of(names)
         return {"count": self.count, "top1": self.top1, "top5": self.top5, **rates, "loss": self.loss, "ece": self.ece}
 
     def epoch_row(self) -> dict[str, float | None]:

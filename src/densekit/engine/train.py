@@ -250,7 +250,7 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
     result, rows = evaluate_split(state, prepared, run, split, display)
     result = with_intervals(result, rows, groups_of(prepared.data.splits[split]))
     if prepared.world.leads:
-        metrics = {"split": split, **result.headline()}
+        metrics = {"split": split, **result.headline(), **result.intervals()}
         card = card_for(prepared, state.progress).model_copy(
             update={"metrics": metrics, "sha256": read_card(folder).sha256}
         )

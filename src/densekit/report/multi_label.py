@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
 from densekit.engine.setup import Prepared
-from densekit.report import pictures, plots
+from densekit.report import binary, pictures, plots
 
 TEMPLATE = "multi_label.html"
 CURVES = {"auroc": "AUROC", "loss": "Loss"}
@@ -23,8 +23,11 @@ def figures(
         yield "loss", plots.loss_curve(rows, kept)
     if any("val_auroc" in row for row in rows):
         yield "auroc", plots.auroc_curve(rows, kept)
-    yield "roc", plots.roc_curves(result, records)
-    yield "precision_recall", plots.precision_recall_curves(result, records)
+    if result.positive is not None:
+        yield from binary.figures(result, *records.known(0))
+    else:
+        yield "roc", plots.roc_curves(result, records)
+        yield "precision_recall", plots.precision_recall_curves(result, records)
     yield "reliability", plots.reliability_diagram(result.reliability, was="was there", answers="labels")
 
 
@@ -40,12 +43,12 @@ def facts(prepared: Prepared, result: MultiLabelResult, records: MultiLabelRecor
         for cell in order
     )
     return {
+        **binary.facts(result, prepared.task.rule, chosen="val" in prepared.data.splits),
         "labels": int(known.sum()),
         "undefined": [row["class"] for row in result.per_class if row["auroc"] is None],
         "frequent": float(np.mean([row["count"] / row["known"] for row in result.per_class if row["known"]])),
         "chance_loss": _loss_of_frequencies(result),
         "calibration": _calibration_in_words(result, records),
-        "chosen": "val" in prepared.data.splits,
         "wrong": int(wrong.sum()),
         "mistakes": list(pictures.mistakes(prepared, result.split, answers)),
     }
