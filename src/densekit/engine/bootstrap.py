@@ -144,11 +144,14 @@ def bca(metric: Sampled) -> Interval | None:
 
 
 def basic(metric: Sampled) -> Interval | None:
-    """Percentiles mirrored at the estimate, not below 0: for a metric that resampling biases upwards, as ECE."""
+    """Percentiles mirrored at the estimate (basic bootstrap): for a metric that resampling biases upwards, as ECE.
+
+    It ends at 0, and holds the estimate even where the bias is larger than the noise.
+    """
     if metric.constant:
         return None
     low, high = np.nanquantile(metric.replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return [max(0.0, float(2 * metric.estimate - high)), max(0.0, float(2 * metric.estimate - low))]
+    return [max(0.0, float(2 * metric.estimate - high)), max(metric.estimate, float(2 * metric.estimate - low))]
 
 
 def wilson(share: float, count: float) -> Interval:

@@ -45,13 +45,7 @@ _NUMBERS = {
 _BINARY = {"auroc": "AUROC", "ap": "average precision", "average_precision": "average precision"}
 """Of one label, or two classes."""
 _PERCENT = ("ece", "sensitivity", "specificity")
-_TYPES = {
-    "top1": "accuracy",
-    "top5": "top_5_accuracy",
-    "auroc": "roc_auc",
-    "ap": "average_precision",
-    "average_precision": "average_precision",
-}
+_TYPES = {"top1": "accuracy", "top5": "top_5_accuracy", "auroc": "roc_auc", "ap": "average_precision"}
 
 
 @dataclass(frozen=True)
