@@ -80,7 +80,7 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     data = read(tmp_path, ["0", "-1", "", "1"], blank_labels="unknown")
     assert (labels(data), data.splits["train"].names()) == ([[0], [1]], ["0.png", "3.png"])
     assert data.notes[1] == "2 of 4 rows have no ill, and are left out"
-    with pytest.raises(BadData, match="line 4 .* has no ill"):
+    with pytest.raises(BadData, match=r"line 4 .* has no ill"):
         read(tmp_path, ["0", "1", ""])
 
 
