@@ -30,6 +30,11 @@ def lines(result: Result) -> Iterator[str]:
     if result.positive is not None:
         at = f"{printable(result.positive)} from a probability of {result.threshold:.4g} on"
         yield f"  positive: {escape(at)}; 95 % intervals in brackets"
+    elif not isinstance(result, MultiLabelResult):
+        if result.top1_interval is not None:
+            yield f"  95 % interval of top-1{_interval(result.top1_interval, percent=True)}"
+    else:
+        yield f"  means of {len(result.per_class)} labels at their thresholds; 95 % intervals in brackets"
     names = [name for name in _BINARY if _shown(result, name)]
     width = max((len(_BINARY[name][0]) for name in names), default=0)
     for name in names:
@@ -41,30 +46,28 @@ def lines(result: Result) -> Iterator[str]:
 def table_of(result: Result) -> Table:
     """A row a class."""
     several = isinstance(result, MultiLabelResult)
-    areas = ("AUROC", "AP") if several else ()
-    table = Table("class", "images", *areas, "precision", "recall", box=None, pad_edge=False)
+    areas, more = (("AUROC", "AP", "threshold"), ("specificity",)) if several else ((), ())
+    table = Table("class", "images", *areas, "precision", "recall", *more, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in result.per_class:
-        numbers = (_number(row["auroc"]), _number(row["ap"])) if several else ()
-        shares = (_share(row["precision"]), _share(row["recall"]))
+        numbers = [_number(row[name]) for name in ("auroc", "ap", "threshold")] if several else []
+        shares = [_share(row[name]) for name in ("precision", "recall", *more)]
         table.add_row(Text(printable(str(row["class"]))), f"{row['count']:,}", *numbers, *shares)
     return table
 
 
 def _headline(result: Result) -> str:
     if isinstance(result, MultiLabelResult):
-        if result.positive is not None:
-            return f"[bold]AUROC {_of(result, 'auroc')}[/]"
-        means = f"[bold]AUROC {_of(result, 'auroc')}[/]  average precision {_of(result, 'average_precision')}"
-        return f"means of {len(result.per_class)} labels: {means}"
+        return f"[bold]AUROC {_of(result, 'auroc')}[/]"
     top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
-    return f"[bold]top-1 {result.top1:.2%}{_interval(result.top1_interval, percent=True)}[/]{top5}"
+    return f"[bold]top-1 {result.top1:.2%}[/]{top5}"
 
 
 def _shown(result: Result, name: str) -> bool:
-    """Binary metrics, but for what the headline has."""
-    return result.positive is not None and not (name == "auroc" and isinstance(result, MultiLabelResult))
+    """Binary metrics, of several labels their means, but for what the headline has."""
+    several = isinstance(result, MultiLabelResult)
+    return name != "auroc" if several else result.positive is not None
 
 
 def _of(result: Result, name: str) -> str:
