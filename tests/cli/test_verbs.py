@@ -117,17 +117,8 @@ def test_evaluate_and_predict_know_several_labels(
     assert (result["count"], result["auroc"]) == (trained["count"], pytest.approx(trained["auroc"], abs=1e-6))
     metrics = {"auroc", "average_precision", "sensitivity", "specificity", "precision", "f1", "accuracy"}
     metrics |= {"balanced_accuracy"}
-    names = {
-        "class",
-        "count",
-        "known",
-        "ap",
-        "threshold",
-        "recall",
-        *metrics,
-        *(f"{name}_interval" for name in metrics),
-    }
-    assert all(set(row) == names for row in result["per_class"])
+    names = {"class", "count", "known", "ap", "threshold", "recall"} | metrics
+    assert all(set(row) == names | {f"{name}_interval" for name in metrics} for row in result["per_class"])
     assert all(result[f"{name}_interval"][0] <= result[name] <= result[f"{name}_interval"][1] for name in metrics)
     status, out, _ = densekit("evaluate", xray_run.folder)
     assert f"AUROC {result['auroc']:.4f}" in out
