@@ -67,6 +67,20 @@ Separator = Annotated[
 Window = tuple[float, PositiveFloat]
 
 
+def _rule(text: str) -> str:
+    name, colon, wanted = text.partition(":")
+    try:
+        known = 0 < float(wanted) <= 1 if name == "sensitivity" else name in ("youden", "f1") and not colon
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("it is youden, f1, or sensitivity:S with S above 0 and at most 1, such as sensitivity:0.95")
+    return text
+
+
+ThresholdRule = Annotated[str, AfterValidator(_rule)]
+
+
 class Frozen(BaseModel):
     """Immutable; an unknown key is an error, and so is a number that is not finite."""
 
@@ -211,10 +225,27 @@ class DataConfig(Frozen):
     unknown: with one label such rows are left out, and those of -1 beside 0 and 1. absent: the image is not of the
     class; for several labels. class: such words are names of classes.
     """
+    binary: Literal["label", "classes"] | None = None
+    """csv: whether one column of two values such as 0 and 1, or no and yes, is one label, which an image has or has not
+    and which is called like the column, or two classes. None: a label, set by training.
+
+    Runs of older versions stay as they were: classes.
+    """
+    positive: str | None = None
+    """Of two classes, the one that sensitivity, precision and AUROC are about; none: the second in order.
+
+    Of a column that is one label, the value that stands for present; none: 1, yes, true, positive or present.
+    """
     group_column: str | None = None
     """csv: rows that agree in it stay in one split; none: one called patient, Patient ID, subject or subject_id."""
     split_column: str | None = None
     """csv: train, val or test for each row; none: one called split, if there is one, else as folders are split."""
+
+    def as_trained(self) -> Self:
+        """The same, where nothing else is set with two values of a table's column as one label."""
+        if self.binary is not None or not self.source.startswith("csv:"):
+            return self
+        return self.model_copy(update={"binary": "label"})
 
     @model_validator(mode="after")
     def _tables_only(self) -> Self:
@@ -233,6 +264,7 @@ _TABLE_SETTINGS = {
     "label_separator": ("csv",),
     "no_label": ("csv",),
     "blank_labels": ("csv",),
+    "binary": ("csv",),
     "group_column": ("csv",),
     "split_column": ("csv",),
 }
@@ -396,6 +428,10 @@ class Recipe(Frozen):
     """shuffled: each epoch has every training image once. balanced: as many images, equally many of each class.
 
     Of several labels: of each label, and of no label where there are such images. Rare images repeat in an epoch.
+    """
+    threshold: ThresholdRule | None = None
+    """How the validation images choose the probability from which on a label, or the positive class of two, is present:
+    youden, f1, or sensitivity:0.95 for at least that sensitivity. None: youden; of several labels f1.
     """
     resize: tuple[tuple[Fraction, PositiveInt], ...] = ()
     """Progressive resizing: from these shares of the epochs on, training images are scaled to so many pixels square."""

@@ -115,8 +115,11 @@ def test_evaluate_and_predict_know_several_labels(
     assert {"model", "data", "split", "count", "top1", "top5", "loss", "ece", "per_class"} <= set(result)
     assert result["top1"] is result["top5"] is None
     assert (result["count"], result["auroc"]) == (trained["count"], pytest.approx(trained["auroc"], abs=1e-6))
-    names = {"class", "count", "known", "auroc", "ap", "threshold", "precision", "recall", "specificity"}
-    assert all(set(row) == names for row in result["per_class"])
+    metrics = {"auroc", "average_precision", "sensitivity", "specificity", "precision", "f1", "accuracy"}
+    metrics |= {"balanced_accuracy"}
+    names = {"class", "count", "known", "ap", "threshold", "recall"} | metrics
+    assert all(set(row) == names | {f"{name}_interval" for name in metrics} for row in result["per_class"])
+    assert all(result[f"{name}_interval"][0] <= result[name] <= result[f"{name}_interval"][1] for name in metrics)
     status, out, _ = densekit("evaluate", xray_run.folder)
     assert f"AUROC {result['auroc']:.4f}" in out
     pictures = sorted((xrays.parent / "images").iterdir())[:3]

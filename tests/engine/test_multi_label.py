@@ -22,7 +22,8 @@ from densekit.data.mixing import mixing_for
 from densekit.data.sets import ArrayImages, SkipList
 from densekit.engine import prepare, train
 from densekit.engine.evaluate import evaluate
-from densekit.engine.multi_label import MultiLabel, best_threshold
+from densekit.engine.multi_label import MultiLabel
+from densekit.engine.thresholds import best_f1, choose
 from densekit.errors import BadData, Interrupted, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.recipes import recipe_for
@@ -247,10 +248,10 @@ def test_a_threshold_is_where_f1_is_highest() -> None:
     random = np.random.default_rng(0)
     target = random.random(200) < 0.2
     score = np.round(random.random(200) + 0.4 * target, 2) / 1.5  # with equal ones
-    found = best_threshold(target, score)
+    found = best_f1(target, score)
     assert f1_score(target, score >= found) == max(f1_score(target, score >= t) for t in score)
     assert found not in score  # so that rounding decides nothing
-    assert best_threshold(np.ones(3, bool), np.ones(3)) == best_threshold(np.zeros(3, bool), np.ones(3)) == 0.5
+    assert choose("f1", np.ones(3, bool), np.ones(3)) == choose("f1", np.zeros(3, bool), np.ones(3)) == 0.5
 
 
 class Fixed(nn.Module):

@@ -322,7 +322,9 @@ def test_the_card_of_an_imported_model_calls_unknown_what_is_unknown(tmp_path: P
 def test_the_card_of_a_multi_label_run_has_areas_and_no_accuracy(xray_run: Any) -> None:
     card = read_card(model_folder(xray_run.folder))
     text = model_card(card, Story.read(xray_run.folder), repository="ann/xrays", license=None)
-    assert f"| AUROC, mean over the classes | {card.metrics['auroc']:.4f} | not computed |" in text
+    low, high = card.metrics["auroc_interval"]
+    assert f"| AUROC, mean over the classes | {card.metrics['auroc']:.4f} | {low:.4f} to {high:.4f} |" in text
+    assert "by group where the data have groups" in text
     assert "top-1" not in text
     assert "thresholds suit its own validation images" in text
     assert "multi-label" in header_of(text)["tags"]

@@ -37,7 +37,7 @@ def check(
     `settings` are dotted keys below `data.`; `group` is a regular expression whose first group is, in a file's name,
     what must not be in two splits. Raises BadData where there is nothing to look at, InvalidInput.
     """
-    config = with_data_settings(DataConfig(source=str(data), stratify=True), settings or {})
+    config = with_data_settings(DataConfig(source=str(data), stratify=True), settings or {}).as_trained()
     page = None if out is None else Path(out)
     if page is not None and (page.is_dir() or not page.absolute().parent.is_dir()):
         raise InvalidInput(f"--out {page} cannot be written; name a file in a folder that exists, such as check.html")

@@ -18,12 +18,14 @@ from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.class_names import unlike
 from densekit.data.expected import Expected
-from densekit.data.sets import EncodedImages, FileImages, SkipList, relabelled
+from densekit.data.sets import EncodedImages, FileImages, SkipList, groups_of, relabelled
 from densekit.data.sources import missing
 from densekit.data.together import SplitImages
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
+from densekit.engine.intervals import with_intervals
 from densekit.engine.processes import joined
+from densekit.engine.task import task_of
 from densekit.errors import BadData, InvalidInput, UnknownName
 from densekit.weights import ModelCard, pinned
 from densekit.words import counted, listed
@@ -88,16 +90,18 @@ def evaluate(
         )
         for remark in loaded.remarks():
             display.say(remark)
+        task = task_of(card, config.positive)
         with display.evaluating(chosen.split, len(images)) as advance:
             result, records = measure(
                 classifier.model,
                 loader,
-                task=classifier.task if out is None else keeping_scores(classifier.task),
+                task=task if out is None else keeping_scores(task),
                 names=(str(model), loaded.name, chosen.split),
                 skipped=_skipped_of(images, loaded.skipped),
                 world=world,
                 advance=advance,
             )
+        result = with_intervals(result, records, groups_of(images))
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
             world.from_leader(
@@ -153,6 +157,9 @@ def with_classes_of(card: ModelCard, data: DataSet, model: str) -> tuple[DataSet
         )
     if card.classes == data.classes:
         return data, ()
+    if data.multi_label and len(card.classes) == len(data.classes) == 1:
+        note = f"{data.classes[0]} of {data.name} is compared with {card.classes[0]} of {model}"
+        return replace(data, classes=card.classes), (note,)
     unknown = [name for name in data.classes if name not in card.classes]
     if unknown:
         odd = ", ".join(name + unlike(name, card.classes, "the model") for name in unknown[:5])

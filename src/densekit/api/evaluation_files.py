@@ -6,7 +6,7 @@ Shapes: N images of the split.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from densekit.data.sets import FileImages, groups_of
 from densekit.data.sources import place_of
 from densekit.data.table_rows import TableRows, rows_of
 from densekit.engine import Classifier, Result
-from densekit.engine.multi_label import UNDECIDED, MultiLabelRecords
+from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.single_label import Records as SingleLabelRecords
 from densekit.engine.single_label import SingleLabel
-from densekit.engine.task import Records, Task
+from densekit.engine.task import Records, Task, document_of
+from densekit.engine.thresholds import UNDECIDED
 from densekit.errors import BadData, InvalidInput
 from densekit.weights import atomic
 
@@ -32,7 +33,7 @@ _FIRST = ("path", "split")
 
 def as_document(result: Result) -> dict[str, Any]:
     """What `evaluate --json` prints: without the time it took, the same question has the same answer."""
-    return {key: value for key, value in asdict(result).items() if key != "seconds"}
+    return {key: value for key, value in document_of(result).items() if key != "seconds"}
 
 
 def keeping_scores(task: Task) -> Task:

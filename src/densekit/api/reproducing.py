@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from densekit.api.studying import Execution, carry_on
 from densekit.config import Recipe, flatten, with_settings
 from densekit.engine.continuity import differences
 from densekit.engine.processes import ALONE
+from densekit.engine.task import document_of
 from densekit.errors import BadData, InvalidInput
 from densekit.study.findings import Findings
 from densekit.study.grid import Options
@@ -106,7 +107,7 @@ def _ten_crop(
         kept = run / _TEN_CROP
         if not kept.is_file():
             result = evaluate(run, split=found.split, ten_crop=True, data_dir=data_dir, console=console)
-            _write(kept, strict_json.dumps(asdict(result), indent=1) + "\n")
+            _write(kept, strict_json.dumps(document_of(result), indent=1) + "\n")
         errors[row.seed] = 1 - float(json.loads(kept.read_text(encoding="utf-8"))["top1"])
     return errors
 

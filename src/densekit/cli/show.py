@@ -15,7 +15,6 @@ from densekit.api.analysing import Analysed
 from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
-from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
 from densekit.report.study_page import answer, spread
 from densekit.study.ledger import BASIS, Cell
@@ -41,31 +40,20 @@ def print_run(run: Run) -> None:
 
 def print_result(result: Result, *, per_class: bool = False) -> None:
     """Headline metrics, and optionally a row a class."""
+    from densekit.cli.show_result import lines, table_of
+
     out = Console(highlight=False)
     out.print(
         f"{result.split} of {result.data}, {result.count:,} images, {result.seconds:.1f} s",
         soft_wrap=True,
         markup=False,
     )
-    if isinstance(result, MultiLabelResult):
-        best = f"[bold]AUROC {_number(result.auroc)}[/]  average precision {_number(result.ap)}"
-    else:
-        top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
-        best = f"[bold]top-1 {result.top1:.2%}[/]{top5}"
-    out.print(f"  {best}  loss {result.loss:.4f}  calibration error {result.ece:.2%}", soft_wrap=True)
+    for line in lines(result):
+        out.print(line, soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"skipped: {skipped['message']}", soft_wrap=True, markup=False)
     if per_class:
-        several = isinstance(result, MultiLabelResult)
-        areas = ("AUROC", "AP") if several else ()
-        table = Table("class", "images", *areas, "precision", "recall", box=None, pad_edge=False)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in result.per_class:
-            numbers = (_number(row["auroc"]), _number(row["ap"])) if several else ()
-            shares = (_share(row["precision"]), _share(row["recall"]))
-            table.add_row(Text(printable(str(row["class"]))), f"{row['count']:,}", *numbers, *shares)
-        out.print(table)
+        out.print(table_of(result))
 
 
 def print_import(done: ImportedModel, file: Path) -> None:
@@ -278,11 +266,3 @@ def _item(item: Item, found: Check) -> str:
     more = [f"{len(item.rows) - 4:,} more"] if len(item.rows) > 4 else []
     told = [*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])]
     return printable("; ".join(told))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -15,7 +15,8 @@ from densekit.config import DataConfig
 from densekit.data.class_names import check_names, similar
 from densekit.data.expected import Expected
 from densekit.data.table_file import Table, is_missing, number, one_number_twice
-from densekit.errors import BadData, InvalidInput
+from densekit.data.two_values import absent_and_present
+from densekit.errors import BadData, InvalidInput, UnknownName
 
 _KNOWN = {1.0: 1.0, 0.0: 0.0, -1.0: math.nan}
 _BOOLEANS = {"true": True, "yes": True, "y": True, "t": True, "false": False, "no": False, "n": False, "f": False}
@@ -44,7 +45,7 @@ def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig, expe
     """
     blank = 0.0 if config.blank_labels == "absent" else math.nan
     every = range(len(table.rows))
-    of_several = expected is not None and expected.classes is not None and expected.multi_label
+    of_several = expected is not None and expected.multi_label and len(expected.classes or ()) > 1
     if len(columns) > 1 or (of_several and config.label_separator is None):
         if config.blank_labels == "class":
             raise InvalidInput("data.blank_labels=class is for one label column; choose unknown or absent for several")
@@ -109,7 +110,7 @@ def _perhaps_no_label(column: str, classes: tuple[str, ...], found: Sequence[set
 
 
 def _single(table: Table, column: str, config: DataConfig, least: int) -> Labels:
-    """One class an image, of `least` classes or more."""
+    """One class an image, of `least` classes or more; or one label."""
     if config.blank_labels == "absent":
         raise InvalidInput(
             f"data.blank_labels=absent is for several label columns or a separator, and {column} is one column of "
@@ -123,12 +124,38 @@ def _single(table: Table, column: str, config: DataConfig, least: int) -> Labels
     classes = tuple(sorted(counts))
     if not classes:
         raise BadData(f"no row of {table.path} has a {column}; there is nothing to learn")
+    left_out = f"{len(table.rows) - len(at):,} of {len(table.rows):,} rows have no {column}, and are left out"
+    notes = [left_out] if len(at) < len(table.rows) else []
+    if config.binary == "label" and (said := _absent_and_present(column, classes, config.positive)) is not None:
+        return _one_label(table, column, said, cells, at, notes)
     _check_classes(table, column, classes, len(cells), least)
     index = {name: i for i, name in enumerate(classes)}
-    notes = similar(classes)
-    if len(at) < len(table.rows):
-        notes.append(f"{len(table.rows) - len(at):,} of {len(table.rows):,} rows have no {column}, and are left out")
-    return Labels(classes, torch.tensor([index[cell] for cell in cells]), at, tuple(notes))
+    return Labels(classes, torch.tensor([index[cell] for cell in cells]), at, (*similar(classes), *notes))
+
+
+def _absent_and_present(
+    column: str, values: Sequence[str], positive: str | None
+) -> tuple[str | None, str | None] | None:
+    said = absent_and_present(values, positive)
+    if said is not None and positive is not None and positive not in values:
+        raise UnknownName(f"value of {column}", positive, values)
+    return said
+
+
+def _one_label(
+    table: Table,
+    column: str,
+    said: tuple[str | None, str | None],
+    cells: Sequence[str],
+    at: Sequence[int],
+    notes: Sequence[str],
+) -> Labels:
+    """(N, 1): whether a cell says present."""
+    absent, present = said
+    check_names((column,), table.path, what="column", fix="rename one")
+    labels = torch.tensor([[float(cell == present)] for cell in cells])
+    told = " and ".join(f"'{value}' {word}" for value, word in ((present, "present"), (absent, "absent")) if value)
+    return Labels((column,), labels, at, (f"{column} is one label: {told}", *notes))
 
 
 def _unlabelled(table: Table, column: str, cells: Sequence[str], config: DataConfig) -> set[str]:

@@ -31,6 +31,9 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
         if getattr(config, setting) is None and column in table.header:
             changes[setting] = column
     taken = {getattr(config, setting) or changes.get(setting) for setting in ("path_column", "group_column")}
+    if expected.multi_label and len(expected.classes) == 1 and config.label_separator is None:
+        changes |= _one_label(table, config, trained, expected.classes, taken)
+        return config.model_copy(update={"binary": "label"} | changes), ()
     if not expected.multi_label:
         changes |= _one_label(table, config, trained, expected.classes, taken)
         return config.model_copy(update=changes), ()
@@ -52,7 +55,7 @@ def _one_label(
     """The column of one class an image, and what its words for an empty cell mean."""
     changes: dict[str, Any] = {}
     if config.label_columns is None:
-        column = _trained_column(table, trained)
+        column = _trained_column(table, trained) or next((name for name in classes if name in table.header), None)
         if column is None and table.usual(LABELS) is None:
             holding = [name for name in table.header if name not in taken and _holds(table.column(name), classes)]
             column = holding[0] if len(holding) == 1 else None

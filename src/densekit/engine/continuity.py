@@ -10,8 +10,18 @@ from densekit.engine import runs
 from densekit.engine.setup import PLACES, Prepared, absolute_paths
 from densekit.errors import InvalidInput
 
-# Settings that decide when, where and from which processes the same numbers are computed, not which.
-_FREE = ("epochs", "checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "early_stopping.", "trackers")
+# Settings that decide when, where and from which processes the same numbers are computed, not which; and a threshold,
+# which is chosen after training.
+_FREE = (
+    "epochs",
+    "threshold",
+    "checkpoint.",
+    "data.workers",
+    "data.max_bad",
+    "divergence.rollbacks",
+    "early_stopping.",
+    "trackers",
+)
 _PLACES = tuple(f"data.{name}" for name in PLACES)
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
 _EXECUTION = ("plan", "device")

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densekit.engine import binary, thresholds
 from densekit.engine.calibration import expected_error, reliability
 from densekit.errors import BadData
-
-UNDECIDED = 0.5
-"""A threshold where validation cannot choose one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class MultiLabelRecords:
 
 
 @dataclass(frozen=True)
-class MultiLabelResult:
+class MultiLabelResult(binary.Measures):
     """Metrics of one split, of the labels that are known; fractions, not percent."""
 
     model: str
@@ -51,7 +49,8 @@ class MultiLabelResult:
     ece: float
     """Expected calibration error of all probabilities, 15 equal bins, L1."""
     per_class: list[dict[str, Any]]
-    """count of images that are of it, known, auroc, ap; and at `threshold` precision, recall, specificity."""
+    """count of images that are of it, known, and of each label what `Measures` has of all: areas, and the metrics at
+    `threshold`; `ap` and `recall` are other names of average_precision and sensitivity."""
     reliability: list[dict[str, float]]
     """Per bin of probability: count, mean, and share that was so."""
     seconds: float
@@ -64,7 +63,8 @@ class MultiLabelResult:
 
     def headline(self) -> dict[str, float | None]:
         """What a model card says."""
-        return {"count": self.count, "auroc": self.auroc, "ap": self.ap, "loss": self.loss, "ece": self.ece}
+        rates = self.rates_of(binary.HEADLINE) if self.positive is not None else {}
+        return {"count": self.count, "auroc": self.auroc, "ap": self.ap, **rates, "loss": self.loss, "ece": self.ece}
 
     def epoch_row(self) -> dict[str, float | None]:
         """What metrics.jsonl says of a validation."""
@@ -93,6 +93,8 @@ class MultiLabel:
     """Known labels of a training image, on average: by it the loss is one of a label, whatever a batch lacks."""
     thresholds: tuple[float, ...] = ()
     """From which probability on an image is taken to be of a class; none: 1/2."""
+    rule: str = "f1"
+    """How validation chooses them."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training lowers, summed over the images: the mean over an image's labels, those not known left out."""
@@ -130,45 +132,43 @@ class MultiLabel:
             for i, (name, threshold) in enumerate(zip(self.classes, self.decisions(), strict=True))
         ]
         bins = reliability(rows.score[known], rows.target[known] == 1)
+        counts = np.array([(row["count"], row["known"]) for row in per_class]).T
         return MultiLabelResult(
             **facts,
             count=len(rows.sample),
             auroc=_mean([row["auroc"] for row in per_class]),
             ap=_mean([row["ap"] for row in per_class]),
+            average_precision=_mean([row["ap"] for row in per_class]),
             loss=float(rows.loss[known].mean()),
             ece=expected_error(bins, int(known.sum())),
             per_class=per_class,
             reliability=bins,
+            cautions=binary.cautions(self.classes, counts[0].tolist(), (counts[1] - counts[0]).tolist()),
+            **self._rates(rows, per_class),
         ), rows
+
+    def _rates(self, rows: MultiLabelRecords, per_class: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What is measured at thresholds, and what is there of one label alone."""
+        means = {name: _mean([row[name] for row in per_class]) for name in binary.RATES}
+        if len(self.classes) > 1:
+            return means
+        one = {"positive": self.classes[0], "threshold": self.decisions()[0]}
+        return means | one | binary.curves(*rows.known(0))
 
     def decisions(self) -> tuple[float, ...]:
         """A threshold for each class."""
-        return self.thresholds or (UNDECIDED,) * len(self.classes)
+        return self.thresholds or (thresholds.UNDECIDED,) * len(self.classes)
 
     def decided(self, validation: Callable[[], Any]) -> "MultiLabel":
         """With thresholds by the records of a validation, whose images never are those of the test."""
         rows: MultiLabelRecords = validation()
-        return replace(self, thresholds=tuple(best_threshold(*rows.known(i)) for i in range(len(self.classes))))
-
-
-def best_threshold(target: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Where F1 is highest: midway between the lowest score that is taken and the next below; 1/2 without a choice."""
-    if not 0 < target.sum() < len(target):
-        return UNDECIDED
-    from sklearn.metrics import precision_recall_curve  # slow to import, and of no use to a prediction
-
-    precision, recall, scores = precision_recall_curve(target, score)
-    # No row is 0/0: at every score something is taken, and where none of it is right both are 0.
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    best = int(f1[:-1].argmax())
-    return float((scores[best] + (scores[best - 1] if best else 0.0)) / 2)
+        chosen = (thresholds.choose(self.rule, *rows.known(i)) for i in range(len(self.classes)))
+        return replace(self, thresholds=tuple(chosen))
 
 
 def auroc(target: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
     """Area under the ROC curve of one class; none where all images are of it, or none is."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(target, score)) if 0 < target.sum() < len(target) else None
+    return binary.areas(target, score)[0]
 
 
 def mean_auroc(target: NDArray[np.float32], score: NDArray[np.float64]) -> float | None:
@@ -178,20 +178,18 @@ def mean_auroc(target: NDArray[np.float32], score: NDArray[np.float64]) -> float
 
 
 def _of_class(name: str, target: NDArray[np.bool_], score: NDArray[np.float64], threshold: float) -> dict[str, Any]:
-    from sklearn.metrics import average_precision_score
-
-    taken, count, known = score >= threshold, int(target.sum()), len(target)
-    both = 0 < count < known
+    area, precision = binary.areas(target, score)
+    rates = binary.rates(target, score >= threshold)
     return {
         "class": name,
-        "count": count,
-        "known": known,
-        "auroc": auroc(target, score),
-        "ap": float(average_precision_score(target, score)) if both else None,
+        "count": int(target.sum()),
+        "known": len(target),
+        "auroc": area,
+        "ap": precision,
+        "average_precision": precision,
         "threshold": threshold,
-        "precision": float(target[taken].mean()) if taken.any() and count else None,
-        "recall": float(taken[target].mean()) if count else None,
-        "specificity": float(1 - taken[~target].mean()) if count < known else None,
+        "recall": rates["sensitivity"],
+        **rates,
     }
 
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +25,7 @@ from densekit.config import Recipe, recipe_from
 from densekit.data import DataSet, Images
 from densekit.data.sets import groups_of, label_names
 from densekit.engine.multi_label import MultiLabelRecords
-from densekit.engine.task import Result, result_from
+from densekit.engine.task import Result, document_of, result_from
 from densekit.errors import BadData, InvalidInput
 from densekit.parsing import JSON_BYTES, Malformed, parse_json, read_json, read_text, read_yaml
 from densekit.version import __version__
@@ -287,7 +286,7 @@ def forget_result(folder: Path) -> None:
 
 def write_result(folder: Path, result: Result) -> None:
     """result.json: the metrics of the reported split."""
-    atomic.write(folder / "result.json", strict_json.dumps(asdict(result), indent=2) + "\n")
+    atomic.write(folder / "result.json", strict_json.dumps(document_of(result), indent=2) + "\n")
 
 
 def write_predictions(folder: Path, images: Images, classes: Sequence[str], records: MultiLabelRecords) -> None:

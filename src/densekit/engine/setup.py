@@ -89,6 +89,8 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
         raise InvalidInput(
             f"seed={recipe.seed} is not possible: torch draws initial weights by seeds to {_LARGEST_SEED}"
         )
+    if start:
+        recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
     torch.manual_seed(recipe.seed)
     with world.first_of_host_first():
         loaded = load(recipe.data, data_dir)

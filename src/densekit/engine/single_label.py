@@ -1,7 +1,7 @@
 """Every image is of one class: softmax, cross entropy, top-1."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densekit.engine import binary, thresholds
 from densekit.engine.calibration import expected_error, reliability
 
 
@@ -27,11 +28,11 @@ class Records:
     loss: NDArray[np.float64]
     """Cross entropy, without label smoothing."""
     score: NDArray[np.float64] | None = None
-    """(N, classes): probability of each class, where the task keeps scores."""
+    """Of two classes, or where the task keeps them: (N, classes), the probability of each."""
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(binary.Measures):
     """Metrics of one split; fractions, not percent."""
 
     model: str
@@ -52,10 +53,14 @@ class Result:
     skipped: list[dict[str, str]] = field(default_factory=list)
     early_stop: dict[str, Any] | None = None
     """Of a run that early stopping ended: `early_stopping.EarlyStop` as a dictionary."""
+    auroc: float | None = None
+    """Of two classes; None of more."""
 
     def headline(self) -> dict[str, float | None]:
         """What a model card says."""
-        return {"count": self.count, "top1": self.top1, "top5": self.top5, "loss": self.loss, "ece": self.ece}
+        names = ("auroc", "average_precision", *binary.HEADLINE) if self.positive is not None else ()
+        rates = self.rates_of(names)
+        return {"count": self.count, "top1": self.top1, "top5": self.top5, **rates, "loss": self.loss, "ece": self.ece}
 
     def epoch_row(self) -> dict[str, float | None]:
         """What metrics.jsonl says of a validation."""
@@ -72,7 +77,6 @@ class SingleLabel:
     """Targets are (N,) int64, or (N, classes) shares where images were mixed."""
 
     kind: ClassVar[Literal["single-label"]] = "single-label"
-    thresholds: ClassVar[tuple[float, ...]] = ()
     metric: ClassVar[str] = "top1"
     """What `Result.score` is called in metrics.jsonl."""
     hit: ClassVar[str] = "top1"
@@ -82,7 +86,13 @@ class SingleLabel:
     """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""
     label_smoothing: float = 0.0
     keep_scores: bool = False
-    """Whether records hold the probability of each class: 8 bytes a class and image."""
+    """Whether records hold the probability of each class: 8 bytes a class and image. Of two classes they do."""
+    thresholds: tuple[float, ...] = ()
+    """Of two classes, from which probability on an image is taken to be of each: t, and 1 - t; none: 1/2."""
+    rule: str = "youden"
+    """How validation chooses them."""
+    positive: str | None = None
+    """Of two classes, the one that binary metrics are about; none: the second."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training lowers, summed over the images."""
@@ -102,8 +112,16 @@ class SingleLabel:
         """A batch's part of `Records`, without the samples."""
         confidence, predicted = logits.softmax(1).max(1)
         loss = F.cross_entropy(logits, targets, reduction="none")
-        kept = (logits.double().softmax(1),) if self.keep_scores else ()  # in float32 they would not sum to 1
+        # In float32 they would not sum to 1.
+        kept = (logits.double().softmax(1),) if self.keep_scores or self.at is not None else ()
         return targets, predicted, confidence.double(), _rank(logits, targets), loss.double(), *kept
+
+    @property
+    def at(self) -> int | None:
+        """Of two classes, where the positive one is; None of more."""
+        if len(self.classes) != 2:
+            return None
+        return 1 if self.positive is None else self.classes.index(self.positive)
 
     def measure(self, columns: Sequence[NDArray[Any]], facts: Mapping[str, Any]) -> tuple[Result, Records]:
         """From the columns of all samples, in the split's order; `facts` are what else a `Result` holds."""
@@ -122,15 +140,44 @@ class SingleLabel:
             per_class=_per_class(matrix, self.classes),
             confusion=matrix.tolist(),
             reliability=bins,
+            **self._of_two(rows, matrix),
         ), rows
+
+    def _of_two(self, rows: Records, matrix: NDArray[np.int64]) -> dict[str, Any]:
+        """What is there of two classes alone, and the balanced accuracy of more."""
+        if self.at is None or rows.score is None:
+            there = matrix.sum(1) > 0
+            return {"balanced_accuracy": float((matrix.diagonal()[there] / matrix.sum(1)[there]).mean())}
+        target, threshold = rows.target == self.at, self.threshold
+        area, precision = binary.areas(target, rows.score[:, self.at])
+        name, positives = self.classes[self.at], int(target.sum())
+        return {
+            "positive": name,
+            "threshold": threshold,
+            "auroc": area,
+            "average_precision": precision,
+            "cautions": binary.cautions((name,), (positives,), (len(target) - positives,)),
+            **binary.rates(target, rows.score[:, self.at] >= threshold),
+            **binary.curves(target, rows.score[:, self.at]),
+        }
+
+    @property
+    def threshold(self) -> float:
+        """Of two classes, the probability from which on an image is taken to be of the positive one."""
+        return self.thresholds[self.at] if self.thresholds and self.at is not None else thresholds.UNDECIDED
 
     def decisions(self) -> tuple[float, ...]:
         """None: the most probable class is taken."""
         return ()
 
     def decided(self, validation: Callable[[], Any]) -> "SingleLabel":
-        """There is nothing to decide by a validation."""
-        return self
+        """Of two classes, with a threshold by the records of a validation, whose images never are those of the test."""
+        if self.at is None:
+            return self
+        rows: Records = validation()
+        assert rows.score is not None
+        chosen = thresholds.choose(self.rule, rows.target == self.at, rows.score[:, self.at])
+        return replace(self, thresholds=(1 - chosen, chosen) if self.at else (chosen, 1 - chosen))
 
 
 def _rank(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a network's outputs mean: how they are trained, recorded and measured. The one place that knows the kinds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from densekit.config import Recipe
 from densekit.data import DataSet
 from densekit.data.sets import class_counts
 from densekit.engine import single_label
+from densekit.engine.binary import Measures
 from densekit.engine.multi_label import MultiLabel, MultiLabelRecords, MultiLabelResult
 from densekit.engine.single_label import SingleLabel
+from densekit.errors import InvalidInput, UnknownName
 from densekit.outputs import check_outputs
 from densekit.weights import ModelCard
 
@@ -23,18 +26,34 @@ Records = single_label.Records | MultiLabelRecords
 def task_for(data: DataSet, recipe: Recipe, device: torch.device) -> Task:
     """Of data that are to be trained on, with the recipe's loss."""
     weights = balanced(data).to(device) if recipe.class_weights == "balanced" else None
+    smoothing, binary = recipe.label_smoothing, len(data.classes) <= 2 - data.multi_label
+    rule = recipe.threshold or ("youden" if binary else "f1")
     if not data.multi_label:
-        return SingleLabel(data.classes, weights, recipe.label_smoothing)
+        positive = positive_of(data.classes, recipe.data.positive)
+        return SingleLabel(data.classes, weights, smoothing, rule=rule, positive=positive)
     known = (~data.splits["train"].labels.isnan()).sum(1).double().mean().item()
-    return MultiLabel(data.classes, weights, recipe.label_smoothing, known)
+    return MultiLabel(data.classes, weights, smoothing, known, rule=rule)
 
 
-def task_of(card: ModelCard) -> Task:
-    """Of a trained model. Raises BadWeights for one output with a softmax, which is 1 for every image."""
+def task_of(card: ModelCard, positive: str | None = None) -> Task:
+    """Of a trained model; `positive` is its positive class of two, if not the one that it was trained with.
+
+    Raises BadWeights for one output with a softmax, which is 1 for every image; UnknownName, InvalidInput.
+    """
     check_outputs(card.task, card.classes, card.model.name)
     if card.task == "single-label":
-        return SingleLabel(card.classes)
+        wanted = positive or (card.data.positive if card.data is not None else None)
+        return SingleLabel(card.classes, thresholds=card.thresholds, positive=positive_of(card.classes, wanted))
     return MultiLabel(card.classes, thresholds=card.thresholds)
+
+
+def positive_of(classes: Sequence[str], positive: str | None) -> str | None:
+    """The same. Raises UnknownName where it is none of two classes, InvalidInput where there are more."""
+    if positive is None or (len(classes) == 2 and positive in classes):
+        return positive
+    if len(classes) != 2:
+        raise InvalidInput(f"data.positive={positive} is for two classes, and there are {len(classes):,}; leave it out")
+    raise UnknownName("class", positive, classes)
 
 
 def finite_rows(logits: Tensor) -> Tensor:
@@ -47,7 +66,13 @@ def finite_rows(logits: Tensor) -> Tensor:
 
 def result_from(document: Mapping[str, Any]) -> Result:
     """What result.json holds."""
-    return MultiLabelResult(**document) if "auroc" in document else single_label.Result(**document)
+    return single_label.Result(**document) if "confusion" in document else MultiLabelResult(**document)
+
+
+def document_of(result: Result) -> dict[str, Any]:
+    """What JSON says of a result: without binary metrics and intervals that it has not."""
+    optional = {each.name for each in fields(Measures)}
+    return {key: value for key, value in asdict(result).items() if key not in optional or value not in (None, [])}
 
 
 def balanced(data: DataSet) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ops
 from densekit.config import Recipe
+from densekit.data.sets import groups_of
 from densekit.engine import allocation, runs
 from densekit.engine.continuity import made_by
 from densekit.engine.divergence import diverged, fault_of_outputs, fault_of_step, fault_of_weights
@@ -20,6 +21,7 @@ from densekit.engine.early_stopping import early_stop
 from densekit.engine.ema import average_of
 from densekit.engine.evaluate import evaluate
 from densekit.engine.interrupt import Stop, catch_signals
+from densekit.engine.intervals import with_intervals
 from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import scaler_for
@@ -266,8 +268,9 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
         prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
     result, rows = evaluate_split(state, prepared, run, split, display)
+    result = with_intervals(result, rows, groups_of(prepared.data.splits[split]))
     if prepared.world.leads:
-        metrics = {"split": split, **result.headline()}
+        metrics = {"split": split, **result.headline(), **result.intervals()}
         card = card_for(prepared, state.progress).model_copy(
             update={"metrics": metrics, "sha256": read_card(folder).sha256}
         )

@@ -37,9 +37,14 @@ _SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 _NUMBERS = {
     "auroc": "AUROC, mean over the classes",
     "ap": "average precision, mean over the classes",
+    "sensitivity": "sensitivity at the threshold",
+    "specificity": "specificity at the threshold",
     "loss": "loss (cross entropy)",
     "ece": "expected calibration error, 15 bins",
 }
+_BINARY = {"auroc": "AUROC", "ap": "average precision", "average_precision": "average precision"}
+"""Of one label, or two classes."""
+_PERCENT = ("ece", "sensitivity", "specificity")
 _TYPES = {"top1": "accuracy", "top5": "top_5_accuracy", "auroc": "roc_auc", "ap": "average_precision"}
 
 
@@ -83,7 +88,7 @@ def model_card(card: ModelCard, run: Run | None, *, repository: str | None, lice
         repository=repository,
         summary=_summary(card),
         metrics=list(_metrics(card)),
-        intervals=any(key in metrics for key in _SHARES),
+        intervals=any(key in metrics or f"{key}_interval" in metrics for key in (*_SHARES, "auroc")),
         count=metrics.get("count"),
         split=metrics.get("split"),
         data_name=_data_name(source),
@@ -108,7 +113,7 @@ def _front_matter(card: ModelCard, repository: str | None, license: str | None) 
     source = card.data.source if card.data else None
     dataset = _dataset_of(source)
     task = "image-classification"
-    measured = {key: value for key, value in card.metrics.items() if key in _SHARES | _NUMBERS and value is not None}
+    measured = {key: value for key, value in card.metrics.items() if key in _names(card) and value is not None}
     results = [
         EvalResult(
             task_type=task,
@@ -116,7 +121,7 @@ def _front_matter(card: ModelCard, repository: str | None, license: str | None) 
             dataset_name=_data_name(source),
             dataset_split=card.metrics.get("split"),
             metric_type=_TYPES.get(key, key),
-            metric_name=(_SHARES | _NUMBERS)[key],
+            metric_name=_names(card)[key],
             metric_value=round(value, 6),
         )
         for key, value in measured.items()
@@ -160,17 +165,32 @@ def _summary(card: ModelCard) -> str:
 
 def _metrics(card: ModelCard) -> Iterator[dict[str, str]]:
     count = card.metrics.get("count")
-    for key, name in (_SHARES | _NUMBERS).items():
+    for key, name in _names(card).items():
         value = card.metrics.get(key)
         if value is None or (key == "top5" and len(card.classes) <= 5):
             continue
         if key in _SHARES:
-            low, high = wilson(round(value * count), count) if count else (math.nan, math.nan)
-            interval = f"{low:.2%} to {high:.2%}" if count else _NOT_COMPUTED
+            stored = _stored(card, key)
+            low, high = stored or (wilson(round(value * count), count) if count else (math.nan, math.nan))
+            interval = f"{low:.2%} to {high:.2%}" if count or stored else _NOT_COMPUTED
             yield {"name": name, "value": f"{value:.2%}", "interval": interval}
         else:
-            shown = f"{value:.2%}" if key == "ece" else f"{value:.4f}"
-            yield {"name": name, "value": shown, "interval": _NOT_COMPUTED}
+            form = "{:.2%}".format if key in _PERCENT else "{:.4f}".format
+            stored = _stored(card, key)
+            interval = " to ".join(map(form, stored)) if stored else _NOT_COMPUTED
+            yield {"name": name, "value": form(value), "interval": interval}
+
+
+def _names(card: ModelCard) -> dict[str, str]:
+    """Metrics and what they are called."""
+    binary = len(card.classes) <= (1 if card.task == "multi-label" else 2)
+    return _SHARES | _NUMBERS | (_BINARY if binary else {})
+
+
+def _stored(card: ModelCard, key: str) -> list[float] | None:
+    """The interval that was measured with a metric; none in cards of older versions."""
+    stored: list[float] | None = card.metrics.get(f"{'average_precision' if key == 'ap' else key}_interval")
+    return stored
 
 
 def _per_class(card: ModelCard, result: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Sequence[str]]:

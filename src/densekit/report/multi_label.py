@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
-from densekit.report import pictures, plots
+from densekit.report import binary, pictures, plots
 
 TEMPLATE = "multi_label.html"
 CURVES = {"auroc": "AUROC", "loss": "Loss"}
@@ -22,8 +22,11 @@ def figures(
         yield "loss", plots.loss_curve(rows, kept)
     if any("val_auroc" in row for row in rows):
         yield "auroc", plots.auroc_curve(rows, kept)
-    yield "roc", plots.roc_curves(result, records)
-    yield "precision_recall", plots.precision_recall_curves(result, records)
+    if result.positive is not None:
+        yield from binary.figures(result, *records.known(0))
+    else:
+        yield "roc", plots.roc_curves(result, records)
+        yield "precision_recall", plots.precision_recall_curves(result, records)
     yield "reliability", plots.reliability_diagram(result.reliability, was="was there", answers="labels")
 
 
@@ -36,13 +39,12 @@ def facts(measured: pictures.Measured, result: MultiLabelResult, records: MultiL
     order = np.argsort(-np.where(wrong, wrongness, -1), axis=None, kind="stable")[: min(pictures.MOST, wrong.sum())]
     answers = (_answer(records, *divmod(int(cell), len(measured.classes)), classes=measured.classes) for cell in order)
     return {
+        **binary.facts(result, measured),
         "labels": int(known.sum()),
         "undefined": [row["class"] for row in result.per_class if row["auroc"] is None],
         "frequent": float(np.mean([row["count"] / row["known"] for row in result.per_class if row["known"]])),
         "chance_loss": _loss_of_frequencies(result),
         "calibration": _calibration_in_words(result, records),
-        "chosen": measured.thresholds_chosen,
-        "chose": measured.chose_thresholds,
         "wrong": int(wrong.sum()),
         "mistakes": list(pictures.mistakes(measured, answers)),
     }

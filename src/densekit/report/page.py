@@ -74,6 +74,7 @@ def _measured(prepared: Prepared, result: Result) -> pictures.Measured:
         prepared.task.decisions(),
         thresholds_chosen="val" in prepared.data.splits,
         chose_thresholds=result.split == "val",
+        rule=prepared.task.rule,
     )
 
 

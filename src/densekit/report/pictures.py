@@ -55,6 +55,8 @@ class Measured:
     """Whether validation images chose them."""
     chose_thresholds: bool = False
     """Whether these images did."""
+    rule: str | None = None
+    """By which rule; none where the model does not say."""
 
 
 def mistakes(measured: Measured, answers: Iterable[tuple[int, str, str, float]]) -> Iterator[Picture]:

@@ -84,7 +84,7 @@ def auroc_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
 
 def roc_curves(result: MultiLabelResult, records: MultiLabelRecords) -> Figure:
     """Of each class that has one: true positive rate by false positive rate, and its area."""
-    figure, axes = _square("ROC", "share of the others that it takes, too", "share that it finds (recall)")
+    figure, axes = square("ROC", "share of the others that it takes, too", "share that it finds (recall)")
     axes.plot([0, 1], [0, 1], color=INK, lw=1, ls="--")
     curves = [(row["auroc"], *roc_curve(*records.known(i))[:2]) for i, row in _with_curves(result)]
     _by_class(axes, result, curves)
@@ -93,10 +93,15 @@ def roc_curves(result: MultiLabelResult, records: MultiLabelRecords) -> Figure:
 
 def precision_recall_curves(result: MultiLabelResult, records: MultiLabelRecords) -> Figure:
     """Of each class that has one: precision by recall, and the average precision."""
-    figure, axes = _square("Precision and recall", "share that it finds (recall)", "share that is right (precision)")
+    figure, axes = square("Precision and recall", "share that it finds (recall)", "share that is right (precision)")
     curves = [(row["ap"], *precision_recall_curve(*records.known(i))[1::-1]) for i, row in _with_curves(result)]
     _by_class(axes, result, curves, "steps-post")
     return figure
+
+
+def mark(axes: Axes, x: float, y: float, label: str) -> None:
+    """The point of a curve that the threshold gives."""
+    axes.plot([x], [y], "o", color=VAL, mec="white", ms=9, label=label, zorder=5)
 
 
 def _with_curves(result: MultiLabelResult) -> list[tuple[int, dict[str, Any]]]:
@@ -212,7 +217,8 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+def square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    """A figure of two shares, each from 0 to 1."""
     figure = Figure(figsize=(5.0, 5.6), layout="constrained")
     axes = figure.add_subplot()
     plain(axes)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from densekit.engine import bootstrap
 from densekit.engine.single_label import Records, Result
-from densekit.report import pictures, plots
+from densekit.report import binary, pictures, plots
 
 TEMPLATE = "single_label.html"
 CURVES = {"accuracy": "Accuracy", "loss": "Loss"}
@@ -17,12 +18,15 @@ _PAIRS = 12
 
 
 def figures(
-    rows: Sequence[dict[str, Any]], kept: int | None, result: Result, _: Records
+    rows: Sequence[dict[str, Any]], kept: int | None, result: Result, records: Records
 ) -> Iterator[tuple[str, Figure]]:
     """Curves of accuracy and loss, the confusion matrix, and whether its percentages can be trusted."""
     if rows:
         yield "loss", plots.loss_curve(rows, kept)
         yield "accuracy", plots.accuracy_curve(rows, kept)
+    if result.positive is not None and records.score is not None:
+        positive = [row["class"] for row in result.per_class].index(result.positive)
+        yield from binary.figures(result, records.target == positive, records.score[:, positive])
     yield "confusion", plots.confusion_matrix(result)
     yield "reliability", plots.reliability_diagram(result.reliability)
 
@@ -37,8 +41,9 @@ def facts(measured: pictures.Measured, result: Result, records: Records) -> dict
         for row, confidence in zip(surest, records.confidence[surest], strict=True)
     )
     return {
+        **binary.facts(result, measured),
         "right": right,
-        "interval": wilson(right, result.count),
+        "interval": result.top1_interval or wilson(right, result.count),
         "commonest": max(row["count"] for row in result.per_class) / result.count,
         "chance_loss": math.log(len(classes)),
         "calibration": calibration_in_words(result, records),
@@ -51,10 +56,8 @@ def facts(measured: pictures.Measured, result: Result, records: Records) -> dict
 
 def wilson(right: int, count: int) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927): where the accuracy on other images of this kind probably lies."""
-    z, share = 1.96, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = bootstrap.wilson(right / count, count)
+    return low, high
 
 
 def calibration_in_words(result: Result, records: Records) -> str:

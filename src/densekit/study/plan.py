@@ -25,6 +25,7 @@ _FILLED = (
     "device",
     "join_last_image",
     "shuffle_by_seed",
+    "data.binary",
     "model.in_channels",
     "model.num_classes",
     "model.image_size",
