@@ -17,6 +17,7 @@ from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.progress import Log
+from densekit.engine.task import no_better
 from densekit.report.study_page import answer, spread
 from densekit.study.ledger import BASIS, Cell
 from densekit.words import counted, listed, printable
@@ -53,6 +54,8 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
         top5 = f"  top-5 {result.top5:.2%}" if len(result.per_class) > 5 else ""
         best = f"[bold]top-1 {result.top1:.2%}[/]{top5}"
     out.print(f"  {best}  loss {result.loss:.4f}  calibration error {result.ece:.2%}", soft_wrap=True)
+    if (warning := no_better(result)) is not None:
+        out.print(Text(f"  {printable(warning)}", style="yellow"), soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"skipped: {skipped['message']}", soft_wrap=True, markup=False)
     if per_class:

@@ -3,6 +3,7 @@
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,11 +56,26 @@ class Display:
         """A line that stays."""
         self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Says at once what is done, and in a terminal shows that it still is."""
+        if not self.console.is_terminal:
+            self.say(f"{what} ...")
+            yield
+            return
+        started = time.monotonic()
+        with self.console.status(printable(what)):
+            yield
+        seconds = time.monotonic() - started
+        if seconds >= 1:
+            self.say(f"{what}: {duration(seconds)}")
+
     def forecast(self, forecast: Forecast, title: str) -> None:
         """What is about to happen, and what it will cost."""
         channels, height, width = forecast.input
         classes = counted(forecast.classes, "class", "classes")
-        rows = {"images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())}
+        rows = dict(forecast.decided)
+        rows["images"] = ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())
         if forecast.remarks:
             rows["note"] = "; ".join(forecast.remarks)
         if forecast.columns:

@@ -10,7 +10,7 @@ from densekit.data.sources import short_name
 from densekit.engine import Result, runs
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
-from densekit.engine.task import Records
+from densekit.engine.task import Records, no_better
 from densekit.report import multi_label, pictures, plots, single_label
 from densekit.weights import atomic
 from densekit.words import printable
@@ -37,6 +37,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     page = pictures.template(kind.TEMPLATE).render(
         kind.facts(prepared, result, records),
         result=result,
+        no_better=no_better(result),
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
         plots={name: pictures.uri("svg+xml", drawing) for name, drawing in figures.items()},
