@@ -1,6 +1,7 @@
 """What `densekit train DATA` decides where the user did not: a pure function from facts to decisions with reasons."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
@@ -278,7 +279,7 @@ def _batch(done: Decided, facts: Facts, tuned: bool) -> int:
     if model is None or size is None:
         return batch
     plan = "shared" if isinstance(model, DenseNetConfig) else "concat"
-    kept = 1.5 * saved_bytes_of(_sized(model, size[0]), plan)  # what autograd keeps, and what backward makes
+    kept = 1.5 * _saved(model, size[0], plan)  # what autograd keeps, and what backward makes
     while batch > 4 and batch * kept > facts.memory / 2:
         batch //= 2
     return batch
@@ -293,6 +294,12 @@ def _sized(model: ModelConfig, side: int) -> ModelConfig:
     return model.model_copy(update={"image_size": (side, side)})
 
 
+@cache
+def _saved(model: ModelConfig, side: int, plan: str) -> int:
+    return saved_bytes_of(_sized(model, side), plan)
+
+
+@cache
 def _macs(model: ModelConfig, side: int) -> int:
     return cost_of(_sized(model, side)).macs
 
