@@ -106,6 +106,7 @@ def test_what_cannot_be_is_refused_whatever_the_answer() -> None:
 
 def test_training_asks_before_it_makes_a_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "total_memory", lambda _: 1e6)
+    monkeypatch.setattr(requests, "room", lambda _: 1e6)
     settings = {"data.image_size": 16}
     with pytest.raises(InvalidInput, match=r"this machine has 1 MB; try: densekit train .*batch_size="):
         densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)

@@ -27,7 +27,7 @@ _BUDGET = 3600.0  # seconds that a default run should take at most, if that is p
 _PER_CORE, _PER_GPU = 1e10, 2e12
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
-_GROWTH, _ROLLBACKS, _SLOWER = 5.0, 4, 0.25
+_GROWTH, _ROLLBACKS, _SLOWER = 3.0, 4, 0.25
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def upscaling(recipe: Recipe, size: NativeSize | None) -> Concern | None:
 def memory(forecast: Forecast, recipe: Recipe, *, total: float, free: float) -> Concern | None:
     """More than the machine has, which cannot do; or more than is free now."""
     needed = forecast.memory_bytes
-    if needed <= free:
+    if needed <= min(total, free):
         return None
     batch = recipe.batch_size
     while batch > 2 and needed * batch / recipe.batch_size > min(total, free) / 2:
