@@ -1,6 +1,7 @@
 """What a person at a terminal sees first, is asked, and may stop."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,14 +10,26 @@ import typer
 from densekit import signal_watch
 from densekit.words import printable
 
+_LATE = 0.5  # seconds
+
 
 @contextmanager
 def attended() -> Iterator[None]:
-    """Says that torch is being loaded, which takes seconds; ctrl-C is acknowledged, and twice ends the process."""
+    """Acknowledges ctrl-C within a moment; a second one ends the process."""
     with signal_watch.watching(leave=True):
-        if "torch" not in sys.modules:
-            typer.echo("loading PyTorch ...", err=True)
         yield
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Says that torch is being imported, which takes seconds, if it takes long."""
+    late = threading.Timer(_LATE, typer.echo, ["loading PyTorch ..."], {"err": True})
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def asking(*, yes: bool) -> Callable[[str], bool] | None:

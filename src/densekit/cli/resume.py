@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.attended import attended
+from densekit.cli.attended import attended, loading
 from densekit.cli.options import DataDir, Settings, parse
 
 
@@ -20,8 +20,9 @@ def resume(
 ) -> None:
     """Goes on where a run stopped."""
     with attended():
-        from densekit import api
-        from densekit.cli.show import console, print_run
+        with loading():
+            from densekit import api
+            from densekit.cli.show import console, print_run
 
         resumed = api.resume(
             run,

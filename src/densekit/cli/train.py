@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.attended import asking, attended
+from densekit.cli.attended import asking, attended, loading
 from densekit.cli.options import DATA, DataDir, Settings, parse
 
 
@@ -37,8 +37,9 @@ def train(
     if image_size is not None:
         pairs = {"data.image_size": str(image_size)} | pairs
     with attended():
-        from densekit import api
-        from densekit.cli.show import console, print_run
+        with loading():
+            from densekit import api
+            from densekit.cli.show import console, print_run
 
         run = api.train(
             data,

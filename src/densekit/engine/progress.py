@@ -3,9 +3,9 @@
 import os
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.text import Text
 from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
 from densekit.words import counted, printable
+
+
+_LATE = 1.0  # seconds after which a line says what takes so long
 
 
 class Log(Console):
@@ -58,17 +61,15 @@ class Display:
 
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
-        """Says at once what is done, and in a terminal shows that it still is."""
-        if not self.console.is_terminal:
-            self.say(f"{what} ...")
-            yield
-            return
-        started = time.monotonic()
-        with self.console.status(printable(what)):
-            yield
-        seconds = time.monotonic() - started
-        if seconds >= 1:
-            self.say(f"{what}: {duration(seconds)}")
+        """Says what is done if it takes a second; in a terminal shows from the beginning that it still is."""
+        late = threading.Timer(_LATE, self.say, [f"{what} ..."])
+        late.daemon = True
+        late.start()
+        try:
+            with self.console.status(printable(what)) if self.console.is_terminal else nullcontext():
+                yield
+        finally:
+            late.cancel()
 
     def forecast(self, forecast: Forecast, title: str) -> None:
         """What is about to happen, and what it will cost."""
