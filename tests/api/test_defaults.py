@@ -167,6 +167,15 @@ def test_a_recipe_by_name_keeps_its_own_training() -> None:
     assert decided.settings == {"data.image_size": (32, 32)}
 
 
+def test_a_recipe_by_name_is_not_made_smaller_to_save_time() -> None:
+    """The paper's ImageNet recipe is one at 224 pixels on any machine."""
+    slow = facts(1_281_167, 400, cores=1)
+    for given in (Given(recipe="imagenet"), Given(recipe="modern")):
+        assert values(slow, given)["size"] == "224 px"
+    small = decide(facts(50_000, 32), Given(recipe="modern"))
+    assert small.settings["resize"] == ()
+
+
 def test_weights_of_another_network_than_the_users_are_not_taken() -> None:
     found = values(facts(600, 192, IMAGENET, SHIPPED), Given(model=config_for("densenet_bc_40_12")))
     assert found["weights"] == "none"

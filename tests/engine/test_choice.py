@@ -198,7 +198,7 @@ def test_one_quiet_round_is_enough(true: tuple[float, float], load: list[tuple[f
     """Load adds time to a step. Where it leaves out one of the rounds that count, the least time is the true one."""
     rounds = [(5.0, 5.0), *load, *[(5.0, 5.0)] * choice._MOST_ROUNDS]
     rounds[quiet] = (0.0, 0.0)
-    made = {name: iter(true[i] + each[i] for each in rounds) for i, name in enumerate(("concat", "shared"))}
+    made = {name: iter([true[i] + each[i] for each in rounds]) for i, name in enumerate(("concat", "shared"))}
     assert choice.shortest({name: times.__next__ for name, times in made.items()}) == {
         "concat": true[0],
         "shared": true[1],

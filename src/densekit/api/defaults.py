@@ -167,7 +167,11 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
     elif not facts.few:
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
     elif facts.missing:
-        done.add("weights", "none", f"those for this network are not here; for a better start, {facts.missing}")
+        done.add(
+            "weights",
+            "none",
+            f"torchvision's server does not answer; for a better start, {facts.missing}",
+        )
     else:
         done.add("weights", "none", "there are none for such pictures and this network")
 
@@ -184,8 +188,10 @@ def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | 
     if not facts.resizable or "data.image_size" in given.keys:
         return
     model = done.model or start.model if start is not None else done.model
-    size, reason = _size(facts, model, epochs)
+    size, reason = _size(facts, model, epochs if given.recipe in (None, "finetune") else 0)
     done.add("size", f"{size} px", reason, data__image_size=(size, size))
+    if given.recipe == "modern" and size < _LARGEST:
+        done.settings["resize"] = ()  # its sizes in the course of training are those of larger photographs
 
 
 def _model(facts: Facts, epochs: int) -> tuple[ModelConfig, str]:
@@ -209,11 +215,14 @@ def _model(facts: Facts, epochs: int) -> tuple[ModelConfig, str]:
 
 
 def _size(facts: Facts, model: ModelConfig | None, epochs: int) -> tuple[int, str]:
-    """Pixels square, never more than most pictures have."""
+    """Pixels square, never more than most pictures have. A recipe by name (0 `epochs`) is not made smaller for time."""
     if facts.small:
         return _native(facts, model), f"their own; half of the pictures have a shorter side up to {facts.size.median}"
     if model is not None and _cifar_like(model):
-        return _CHEAP_SIZE, f"of {facts.size.median} px; the net keeps full resolution, so more costs too much"
+        return (
+            _CHEAP_SIZE,
+            f"the photos have {facts.size.median}, but at full resolution, as in this net, each costs much",
+        )
     sizes = [side for side in range(_LARGEST, _SMALLEST - 1, -_STEP) if resize_for((side, side)) <= facts.size.median]
     sizes = sizes or [_SMALLEST]
     # Below 128 pixels what ImageNet's weights know is worth little.
@@ -251,7 +260,12 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
         done.add("epochs", epochs, fast, epochs=epochs)
     batch = _batch(done, facts, tuned)
     if "batch_size" not in given.keys:
-        done.add("batch", batch, "images a step" if batch >= 32 else "what the memory holds", batch_size=batch)
+        done.add(
+            "batch",
+            batch,
+            "images a step; a net learns by the number of steps" if batch >= 32 else "what the memory holds",
+            batch_size=batch,
+        )
     if "optimizer.lr" not in given.keys:
         _decide_rate(done, batch, tuned)
         done.settings |= {"divergence.rollbacks": _ROLLBACKS, "divergence.factor": _SLOWER}

@@ -18,7 +18,6 @@ from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
 from densekit.words import counted, printable
 
-
 _LATE = 1.0  # seconds after which a line says what takes so long
 
 
