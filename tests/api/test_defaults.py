@@ -17,7 +17,8 @@ from densekit.api import facts as looked_up
 from densekit.api.defaults import FEW, SMALL, Facts, Given, Weights, decide
 from densekit.api.facts import facts_of
 from densekit.api.request import given_by
-from densekit.api.training import compose
+from densekit.api.training import compose, train_recipe
+from densekit.cli.main import status_of
 from densekit.config import Preprocessing, with_settings
 from densekit.data import load
 from densekit.data.native_size import NativeSize
@@ -28,7 +29,6 @@ from densekit.models import build, config_for
 from densekit.recipes import recipe_for
 from densekit.weights import ModelCard, resolve, save_model
 from tests.conftest import write_photos
-from tests.faults.command import run
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
 SHIPPED = Weights("cifar10", config_for("densenet_bc_100_12"), "trained on CIFAR-10's pictures")
@@ -170,8 +170,8 @@ def test_a_recipe_by_name_keeps_its_own_training() -> None:
 def test_a_recipe_by_name_is_not_made_smaller_to_save_time() -> None:
     """The paper's ImageNet recipe is one at 224 pixels on any machine."""
     slow = facts(1_281_167, 400, cores=1)
-    for given in (Given(recipe="imagenet"), Given(recipe="modern")):
-        assert values(slow, given)["size"] == "224 px"
+    assert values(slow, Given(recipe="imagenet"))["size"] == "224 px"
+    assert values(slow, Given(recipe="modern"))["size"] == "224 px"
     small = decide(facts(50_000, 32), Given(recipe="modern"))
     assert small.settings["resize"] == ()
 
@@ -288,9 +288,15 @@ def test_given_says_what_is_set() -> None:
     assert given_by(None, "quick", {"epochs": 3}).keys == {"epochs"}
 
 
-@pytest.mark.parametrize("words", [(), ("--init", "none")])
-def test_finetune_of_nothing_exits_with_2(words: tuple[str, ...], photos: Path, tmp_path: Path) -> None:
-    _, err = run(
-        "train", str(photos), "--recipe", "finetune", "--model", "densenet_bc_10_4", *words, folder=tmp_path, status=2
-    )
-    assert "finetune needs weights" in err
+@pytest.mark.parametrize("init", [None, "none"])
+def test_finetune_of_nothing_exits_with_2(init: str | None, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="finetune needs weights") as error:
+        densekit.train(str(photos), recipe="finetune", model="densenet_bc_10_4", init=init, out=tmp_path / "run")
+    assert status_of(error.value) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_finetunes_nothing_is_refused_whoever_made_it(photos: Path, tmp_path: Path) -> None:
+    made = compose(str(photos), model="densenet_bc_10_4", recipe="finetune")
+    with pytest.raises(InvalidInput, match="finetune needs weights"):
+        train_recipe(made, out=tmp_path / "run")

@@ -18,7 +18,7 @@ FEW = 50_000
 """Training images below which a net starts from trained weights if there are any."""
 FROM_SCRATCH = "none"
 """--init none: no weights, whatever there is."""
-_GENERAL = (None, "quick", "finetune", "modern")  # recipes that suit any data, and so any model
+_GENERAL = (None, "quick", "finetune")  # recipes that suit any data, and so any model
 
 _LARGEST, _SMALLEST, _STEP = 224, 64, 16  # sizes of photographs, in pixels
 _CHEAP_SIZE = 64  # of photographs where nothing larger can be afforded
@@ -178,7 +178,7 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
 
 def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | None, epochs: int) -> None:
     """The model and its size, which depend on each other by what they cost together."""
-    if given.model is None and given.recipe in _GENERAL:
+    if given.model is None and (given.recipe in _GENERAL or (given.recipe == "modern" and facts.small)):
         if start is not None:
             done.model = start.model
             done.add("model", start.model.name, "the network of these weights")
@@ -221,7 +221,7 @@ def _size(facts: Facts, model: ModelConfig | None, epochs: int) -> tuple[int, st
     if model is not None and _cifar_like(model):
         return (
             _CHEAP_SIZE,
-            f"the photos have {facts.size.median}, but at full resolution, as in this net, each costs much",
+            f"the photos have {facts.size.median}, which cost too much in a net of full resolution",
         )
     sizes = [side for side in range(_LARGEST, _SMALLEST - 1, -_STEP) if resize_for((side, side)) <= facts.size.median]
     sizes = sizes or [_SMALLEST]
@@ -263,7 +263,7 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
         done.add(
             "batch",
             batch,
-            "images a step; a net learns by the number of steps" if batch >= 32 else "what the memory holds",
+            "images a step" if batch >= 32 else "what the memory holds",
             batch_size=batch,
         )
     if "optimizer.lr" not in given.keys:
