@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import densekit
 from densekit.api import request as requests
-from densekit.api.guards import LONG, Concern, hours, memory, settle, upscaling
+from densekit.api.guards import LONG, Concern, changed, hours, memory, settle, upscaling
 from densekit.api.training import compose
 from densekit.data.native_size import NativeSize
 from densekit.engine.forecast import Forecast
@@ -79,6 +79,20 @@ def test_hours_are_a_concern_with_something_shorter(
     assert (concern and concern.better) == better
 
 
+@pytest.mark.parametrize(
+    ("words", "better", "expected"),
+    [
+        (["--epochs", "9", "--out", "x"], ("--epochs", "2"), ["--out", "x", "--epochs", "2"]),
+        (["--set", "epochs=9"], ("--epochs", "2"), ["--epochs", "2"]),
+        (["--set", "data.image_size=9", "--seed", "1"], ("--image-size", "8"), ["--seed", "1", "--image-size", "8"]),
+        (["--set", "batch_size=9"], ("--set", "batch_size=4"), ["--set", "batch_size=4"]),
+        (["--set", "optimizer.lr=9"], ("--set", "batch_size=4"), ["--set", "optimizer.lr=9", "--set", "batch_size=4"]),
+    ],
+)
+def test_the_better_command_sets_a_thing_once(words: list[str], better: tuple[str, str], expected: list[str]) -> None:
+    assert changed([*COMMAND, *words], better) == [*COMMAND, *expected]
+
+
 def test_a_yes_goes_on_and_a_no_names_the_better_command() -> None:
     asked: list[str] = []
 
@@ -105,10 +119,10 @@ def test_what_cannot_be_is_refused_whatever_the_answer() -> None:
 
 
 def test_training_asks_before_it_makes_a_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "total_memory", lambda _: 1e6)
-    monkeypatch.setattr(requests, "room", lambda _: 1e6)
+    monkeypatch.setattr(requests, "total_memory", lambda _: 1e5)
+    monkeypatch.setattr(requests, "room", lambda _: 1e5)
     settings = {"data.image_size": 16}
-    with pytest.raises(InvalidInput, match=r"this machine has 1 MB; try: densekit train .*batch_size="):
+    with pytest.raises(InvalidInput, match=r"this machine has 100 kB; try: densekit train .*batch_size="):
         densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
 

@@ -25,8 +25,8 @@ class Concern:
     """Something that a run costs."""
 
     what: str
-    better: tuple[str, ...]
-    """Options of a command without it."""
+    better: tuple[str, str]
+    """An option and its value, of a command without it."""
     impossible: bool = False
     """The run would only fail later."""
 
@@ -77,10 +77,28 @@ def settle(
     for concern in concerns:
         if concern is None:
             continue
-        better = shlex.join([*command, *concern.better])
+        better = shlex.join(changed(command, concern.better))
         if concern.impossible:
             raise InvalidInput(f"{concern.what}; try: {better}")
         if ask is None:
             warn(f"warning: {concern.what}; better: {better}")
         elif not ask(f"{concern.what}; better: {better}. Go on all the same?"):
             raise InvalidInput(f"not started; try: {better}")
+
+
+def changed(command: Sequence[str], better: tuple[str, str]) -> list[str]:
+    """A command of DATA and options, each with a value, where `better` stands for what sets the same."""
+    option, value = better
+    key = value.partition("=")[0] if option == "--set" else _KEYS[option]
+    first, pairs = command[:3], zip(command[3::2], command[4::2], strict=True)
+    kept = [
+        word
+        for name, given in pairs
+        if _KEYS.get(name) != key and not (name == "--set" and given.partition("=")[0] == key)
+        for word in (name, given)
+    ]
+    return [*first, *kept, *better]
+
+
+# Of the options that set what --set can set, too.
+_KEYS = {"--image-size": "data.image_size", "--epochs": "epochs"}
