@@ -122,7 +122,7 @@ def test_training_asks_before_it_makes_a_folder(photos: Path, tmp_path: Path, mo
     monkeypatch.setattr(requests, "total_memory", lambda _: 1e5)
     monkeypatch.setattr(requests, "room", lambda _: 1e5)
     settings = {"data.image_size": 16}
-    with pytest.raises(InvalidInput, match=r"this machine has 100 kB; try: densekit train .*batch_size="):
+    with pytest.raises(InvalidInput, match=r"this machine has 100\.0 kB; try: densekit train .*batch_size="):
         densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
 
