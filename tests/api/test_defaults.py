@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import densekit
 from densekit.api import facts as looked_up
-from densekit.api.defaults import FEW, SMALL, Facts, Given, Weights, decide
-from densekit.api.facts import facts_of
+from densekit.api.defaults import decide
+from densekit.api.facts import FEW, SMALL, Facts, Given, Weights, facts_of
 from densekit.api.request import given_by
 from densekit.api.training import compose, train_recipe
 from densekit.cli.main import status_of

@@ -4,91 +4,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from densekit.api.facts import FROM_SCRATCH, Facts, Given, Weights
 from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
-from densekit.data.native_size import NativeSize
 from densekit.data.prepare import resize_for
 from densekit.errors import InvalidInput
 from densekit.models import config_for
 from densekit.models.cost import cost_of, saved_bytes_of
 from densekit.words import counted
 
-SMALL = 64
-"""Pixels of the median shorter side up to which pictures are trained at their own size, by a cifar stem."""
-FEW = 50_000
-"""Training images below which a net starts from trained weights if there are any."""
-FROM_SCRATCH = "none"
-"""--init none: no weights, whatever there is."""
 _GENERAL = (None, "quick", "finetune")  # recipes that suit any data, and so any model
 
 _LARGEST, _SMALLEST, _STEP = 224, 64, 16  # sizes of photographs, in pixels
 _CHEAP_SIZE = 64  # of photographs where nothing larger can be afforded
 _BUDGET = 3600.0  # seconds that a default run should take at most, if that is possible
-# Multiply-accumulates a second of training, a third of which is forward: what two old cores and a small GPU reach.
-_PER_CORE, _PER_GPU = 1e10, 2e12
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
 _GROWTH, _ROLLBACKS, _SLOWER = 3.0, 4, 0.25
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Trained weights that can be had, and the network they are of."""
-
-    source: str
-    """As --init takes it."""
-    model: ModelConfig
-    what: str
-    """For people: what they were trained on."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What decides, measured from the data's headers and the machine."""
-
-    images: int
-    """For training."""
-    classes: int
-    size: NativeSize
-    cores: int
-    memory: float
-    """Bytes that the device has."""
-    cuda: bool
-    weights: tuple[Weights, ...] = ()
-    """In the order of preference."""
-    missing: str = ""
-    """How to get better weights by hand; empty where they are there, or there are none for this network."""
-    resizable: bool = True
-    """Whether the size is to be decided: not of images in memory, which have one."""
-
-    @property
-    def small(self) -> bool:
-        """Whether the pictures are small."""
-        return self.size.median <= SMALL
-
-    @property
-    def few(self) -> bool:
-        """Whether the images are too few to learn from scratch what trained weights know."""
-        return self.images < FEW
-
-    @property
-    def machine(self) -> str:
-        """For people."""
-        return "a CUDA device" if self.cuda else counted(self.cores, "core")
-
-    def seconds(self, macs: int, epochs: int) -> float:
-        """A guess of how long training takes, by `macs` an image."""
-        return 3.0 * macs * self.images * epochs / (_PER_GPU if self.cuda else _PER_CORE * self.cores)
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user has decided."""
-
-    recipe: str | None = None
-    model: ModelConfig | None = None
-    init: str | None = None
-    keys: frozenset[str] = frozenset()
-    """Dotted keys that an option, --config or --set has set."""
 
 
 @dataclass(frozen=True)

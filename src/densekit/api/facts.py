@@ -1,10 +1,9 @@
-"""The facts that `defaults.decide` decides by: of the data, by headers; of the machine; and which weights are here."""
+"""The facts that `defaults.decide` decides by: of the data, the machine, the user's wishes, and weights that can be had."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from densekit.api.defaults import FROM_SCRATCH, SMALL, Facts, Given, Weights
 from densekit.config import ModelConfig, Recipe
 from densekit.data import DataSet
 from densekit.data.native_size import NativeSize, native_size
@@ -18,11 +17,81 @@ from densekit.models.names import IMAGENET
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import model_folder, shipped_names
 from densekit.weights.torchvision_files import torchvision_names, weights_file
+from densekit.words import counted
 
+SMALL = 64
+"""Pixels of the median shorter side up to which pictures are trained at their own size, by a cifar stem."""
+FEW = 50_000
+"""Training images below which a net starts from trained weights if there are any."""
+FROM_SCRATCH = "none"
+"""--init none: no weights, whatever there is."""
+# Multiply-accumulates a second of training, a third of which is forward: what two old cores and a small GPU reach.
+_PER_CORE, _PER_GPU = 1e10, 2e12
 PHOTOGRAPHS = "densenet121"
 """torchvision's network whose weights photographs start from."""
 SHIPPED = "cifar10"
 """The shipped model that colour pictures start from where the network is out of reach."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights that can be had, and the network they are of."""
+
+    source: str
+    """As --init takes it."""
+    model: ModelConfig
+    what: str
+    """For people: what they were trained on."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides, measured from the data's headers and the machine."""
+
+    images: int
+    """For training."""
+    classes: int
+    size: NativeSize
+    cores: int
+    memory: float
+    """Bytes that the device has."""
+    cuda: bool
+    weights: tuple[Weights, ...] = ()
+    """In the order of preference."""
+    missing: str = ""
+    """How to get better weights by hand; empty where they are there, or there are none for this network."""
+    resizable: bool = True
+    """Whether the size is to be decided: not of images in memory, which have one."""
+
+    @property
+    def small(self) -> bool:
+        """Whether the pictures are small."""
+        return self.size.median <= SMALL
+
+    @property
+    def few(self) -> bool:
+        """Whether the images are too few to learn from scratch what trained weights know."""
+        return self.images < FEW
+
+    @property
+    def machine(self) -> str:
+        """For people."""
+        return "a CUDA device" if self.cuda else counted(self.cores, "core")
+
+    def seconds(self, macs: int, epochs: int) -> float:
+        """A guess of how long training takes, by `macs` an image."""
+        return 3.0 * macs * self.images * epochs / (_PER_GPU if self.cuda else _PER_CORE * self.cores)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user has decided."""
+
+    recipe: str | None = None
+    model: ModelConfig | None = None
+    init: str | None = None
+    keys: frozenset[str] = frozenset()
+    """Dotted keys that an option, --config or --set has set."""
 
 
 @dataclass(frozen=True)

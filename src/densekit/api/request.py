@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from densekit.api.defaults import FROM_SCRATCH, Decision, Given, decide
-from densekit.api.facts import facts_of
+from densekit.api.defaults import Decision, decide
+from densekit.api.facts import FROM_SCRATCH, Given, facts_of
 from densekit.api.guards import Ask, Concern, hours, memory, settle, upscaling
 from densekit.config import ModelConfig, Recipe
 from densekit.data import DataSet

@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from densekit.api.defaults import FROM_SCRATCH, Decision
+from densekit.api.defaults import Decision
+from densekit.api.facts import FROM_SCRATCH
 from densekit.api.guards import Ask
 from densekit.api.request import Request, command_of, given_by, require_start
 from densekit.api.run import Run, claim_folder, data_folder, display_of
