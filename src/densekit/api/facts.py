@@ -1,4 +1,4 @@
-"""The facts that `defaults.decide` decides by: of the data, the machine, the user's wishes, and weights that can be had."""
+"""The facts that `defaults.decide` decides by: data, machine, what the user set, and weights that can be had."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
