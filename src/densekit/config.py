@@ -332,6 +332,8 @@ class OptimizerConfig(Frozen):
     name: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.1
     """The schedule's highest learning rate."""
+    body_lr: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of it for all parameters but those of the head, which in fine-tuning is new and the rest is not."""
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
@@ -372,12 +374,17 @@ class CheckpointConfig(Frozen):
 
 
 class DivergenceConfig(Frozen):
-    """What happens when the loss is not a finite number."""
+    """What happens when the loss is not a finite number, or grows far beyond the loss of chance."""
 
     rollbacks: NonNegativeInt = 0
     """How often training may go back to its last checkpoint and on at a lower rate, before it stops."""
     factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """What the rate is multiplied by, each time."""
+    growth: Annotated[float, Field(gt=1.0)] | None = None
+    """Training has diverged when its loss is so many times that of chance for 10 steps; none: any finite loss will do.
+
+    A validation loss of four times that, twice, goes back too where a rollback is left, and is named where none is.
+    """
 
 
 class EarlyStoppingConfig(Frozen):

@@ -186,7 +186,7 @@ def test_areas_can_be_computed_from_the_rows_of_several_labels(xray_run: Run, tm
     assert 0 < sum(right) < len(right)
     text = words_of(tmp_path / "out" / "report.html")
     assert f"{result.auroc:.3f} AUROC" in text
-    assert "highest on the validation images" in text
+    assert "chosen on the validation images" in text
     assert "these same ones" not in text
 
 

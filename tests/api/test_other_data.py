@@ -128,6 +128,11 @@ def test_unknown_classes_are_refused_by_name(run: Path, tmp_path: Path) -> None:
         densekit.evaluate(run, tmp_path / "new")
 
 
+def values(result: Any) -> list[dict[str, Any]]:
+    """Of each class, without intervals, which depend on whether the table has groups."""
+    return [{name: value for name, value in row.items() if "interval" not in name} for row in result.per_class]
+
+
 def test_a_table_is_read_by_its_own_columns_and_from_its_own_folder(findings_run: Path, tmp_path: Path) -> None:
     """The training table has a Scan column, below an image_root, and other columns before its labels."""
     turned = ("Pneumothorax", "Nodule", "Effusion", "Cardiomegaly")
@@ -137,7 +142,8 @@ def test_a_table_is_read_by_its_own_columns_and_from_its_own_folder(findings_run
     given = {"data.label_columns": list(FINDINGS)}
     as_trained = other_xrays(tmp_path / "again", lambda row: row)
     expected = densekit.evaluate(findings_run, f"csv:{as_trained}", settings=given)
-    assert (other.count, other.auroc, other.per_class) == (expected.count, expected.auroc, expected.per_class)
+    assert (other.count, other.auroc) == (expected.count, expected.auroc)
+    assert values(other) == values(expected)
 
 
 @pytest.mark.parametrize("names", [("Effusion", "Nodule"), ("Nodule",)])
@@ -167,7 +173,7 @@ def test_one_column_may_list_what_training_had_in_columns(findings_run: Path, tm
     )
     settings = {"data.blank_labels": "absent"}
     listed = densekit.evaluate(findings_run, f"csv:{table}", settings=settings)
-    assert listed.per_class == by_columns.per_class
+    assert values(listed) == values(by_columns)
 
 
 def test_a_column_that_differs_in_case_is_named(findings_run: Path, tmp_path: Path, said: Callable[[], str]) -> None:

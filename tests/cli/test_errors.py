@@ -17,6 +17,11 @@ from densekit.weights import model_folder
 Command = Callable[..., tuple[int, str, str]]
 
 
+def errors_in(err: str) -> int:
+    """Lines of standard error that do not say what takes a while."""
+    return sum(not line.endswith(" ...") for line in err.splitlines())
+
+
 @pytest.fixture
 def densekit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Runs the command line in this process: (status, standard output, standard error)."""
@@ -99,7 +104,7 @@ def test_wrong_input_is_one_line_and_its_status(
     got, out, err = densekit(*arguments)
     assert (got, out) == (status, "")
     assert words in err
-    assert err.count("\n") == 1
+    assert errors_in(err) == 1
     assert "Traceback" not in err
 
 
@@ -112,7 +117,7 @@ def test_unusable_folders_are_one_line_and_3(
     densekit: Command, photos: Path, spoil: Callable[[Path], Path], words: str
 ) -> None:
     status, out, err = densekit("train", spoil(photos), "--model", "densenet_bc_10_4")
-    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert (status, out, errors_in(err)) == (3, "", 1)
     assert words in err
 
 
@@ -125,7 +130,7 @@ def test_seven_channels_are_refused_where_images_have_three(densekit: Command, p
 def test_a_folder_without_write_permission_is_named(densekit: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")  # root may write anywhere, but nobody below a file
     status, _, err = densekit("train", "digits", "--out", tmp_path / "file" / "run", "--epochs", 1)
-    assert (status, err.count("\n")) == (3, 1)
+    assert (status, errors_in(err)) == (3, 1)
     assert "cannot write the run" in err
 
 
@@ -165,7 +170,7 @@ def test_a_damaged_run_is_named(densekit: Command, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("name: [")
     status, _, err = densekit("resume", "run")
-    assert (status, err.count("\n")) == (3, 1)
+    assert (status, errors_in(err)) == (3, 1)
     assert "run/config.yaml is damaged" in err
 
 

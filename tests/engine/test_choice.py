@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import densekit
 from densekit import ops
@@ -61,7 +63,8 @@ def test_a_damaged_cache_is_measured_again(tmp_path, cache, content):
 def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that each plan is said to take."""
     seconds = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
-    monkeypatch.setattr(choice, "_seconds_per_image", lambda prepared, images, plan: seconds[plan])
+    measured = lambda prepared, images, plans: {plan: seconds[plan] for plan in plans}  # noqa: E731
+    monkeypatch.setattr(choice, "_seconds_per_image", measured)
     return seconds
 
 
@@ -137,7 +140,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, files, lef
         (tmp_path / name).write_text(f"{content}\n")
     monkeypatch.setattr(choice, "_CONTROL", tmp_path)
     monkeypatch.setattr(choice, "_free", lambda: math.inf)
-    assert choice._room(torch.device("cpu")) == left
+    assert choice.room(torch.device("cpu")) == left
 
 
 def test_the_reason_names_all_other_plans():
@@ -180,3 +183,48 @@ def test_memory_is_of_the_images_that_are_computed_at_once(tmp_path: Path) -> No
     whole = predicted(batch_size=64)
     assert predicted(batch_size=100_000) == whole
     assert predicted(batch_size=64, accumulate=4) == whole / 4
+
+
+SECONDS = st.floats(0.001, 10)
+
+
+@settings(max_examples=50)
+@given(
+    true=st.tuples(SECONDS, SECONDS),
+    load=st.lists(st.tuples(SECONDS, SECONDS), min_size=3, max_size=3),
+    quiet=st.integers(1, 3),
+)
+def test_one_quiet_round_is_enough(true: tuple[float, float], load: list[tuple[float, float]], quiet: int) -> None:
+    """Load adds time to a step. Where it leaves out one of the rounds that count, the least time is the true one."""
+    rounds = [(5.0, 5.0), *load, *[(5.0, 5.0)] * choice._MOST_ROUNDS]
+    rounds[quiet] = (0.0, 0.0)
+    made = {name: iter([true[i] + each[i] for each in rounds]) for i, name in enumerate(("concat", "shared"))}
+    assert choice.shortest({name: times.__next__ for name, times in made.items()}) == {
+        "concat": true[0],
+        "shared": true[1],
+    }
+
+
+def test_a_burst_of_load_meets_both_plans() -> None:
+    """One after the other, the plan whose steps it covers would look slower, whichever that is."""
+    clock = [0.0]
+
+    def step(seconds: float) -> float:
+        slowed = seconds * (8 if 4 < clock[0] < 12 else 1)
+        clock[0] += slowed
+        return slowed
+
+    found = choice.shortest({"concat": lambda: step(1.0), "shared": lambda: step(0.6)})
+    assert found == {"concat": 1.0, "shared": 0.6}
+
+
+def test_short_steps_are_repeated_and_long_ones_are_not() -> None:
+    counted = {0.001: 0, 5.0: 0}
+    for seconds in counted:
+
+        def step(seconds: float = seconds) -> float:
+            counted[seconds] += 1
+            return seconds
+
+        choice.shortest({"concat": step})
+    assert counted == {0.001: choice._MOST_ROUNDS, 5.0: choice._ROUNDS}

@@ -2,11 +2,13 @@
 
 import io
 import re
+import time
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from densekit.engine import progress
 from densekit.engine.forecast import Forecast
 from densekit.engine.progress import Display
 from densekit.engine.state import Progress, Totals
@@ -71,9 +73,27 @@ def test_an_epoch_is_one_line(epochs: int) -> None:
 def test_the_live_bar_keeps_its_numbers() -> None:
     display, file = shown(terminal=True)
     with display.training(300, steps=10_000, done=0):
-        progress = Progress(epoch=299, step=2_999_999, totals=Totals(loss=1234.5, correct=90, count=100))
-        display.step(progress, 64, 0.0123)
+        reached = Progress(epoch=299, step=2_999_999, totals=Totals(loss=1234.5, correct=90, count=100))
+        display.step(reached, 64, 0.0123)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue().replace("\r", "\n"))
     (line,) = {line.rstrip() for line in plain.splitlines() if "300/300" in line}
     assert len(line) <= 80
     assert all(words in line for words in ("90.0%", "loss 12.345", "lr 0.012", "images/s", "left"))
+
+
+def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LATE", 0.05)
+    display, file = shown()
+    with display.phase("reading photos"):
+        pass
+    time.sleep(0.1)
+    assert not file.getvalue()
+    with display.phase("reading photos"):
+        time.sleep(0.3)
+    assert file.getvalue() == "reading photos ...\n"
+
+
+def test_decisions_stand_first_with_their_reasons() -> None:
+    display, file = shown()
+    display.forecast(replace(IMAGENET, decided=(("model", "densenet121: for photographs"),)), "a on b")
+    assert file.getvalue().splitlines()[1] == "  model     densenet121: for photographs"

@@ -3,14 +3,20 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from densekit.api.defaults import Decision
+from densekit.api.facts import FROM_SCRATCH
+from densekit.api.guards import Ask
+from densekit.api.request import Request, command_of, given_by, require_start
 from densekit.api.run import Run, claim_folder, data_folder, display_of
-from densekit.config import Recipe, flatten, with_settings
+from densekit.config import ModelConfig, Recipe, flatten, with_settings
 from densekit.data.loader import worker_lost
 from densekit.data.sources import missing, short_name
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
@@ -18,7 +24,7 @@ from densekit.engine.early_stopping import is_finished
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
-from densekit.engine.setup import Prepared, absolute_paths
+from densekit.engine.setup import Prepared, absolute_paths, read
 from densekit.engine.state import Checkpoint, read_checkpoint, shapes_differ
 from densekit.engine.tracking import require, tracked
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed, WorkerLost
@@ -33,32 +39,48 @@ from densekit.weights import atomic, pinned
 def compose(
     data: str | Path,
     *,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     recipe: str = "quick",
     epochs: int | None = None,
     seed: int | None = None,
     init: str | Path | None = None,
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe by name, then the YAML file `config`, then the named arguments, then `settings`; paths are absolute.
+    """The recipe by name, then `defaults`, the YAML file `config`, the named arguments, `settings`; paths are absolute.
 
     Raises UnknownName or InvalidInput.
     """
-    composed = recipe_for(recipe, str(data), config_for(model) if model else None)
+    network = config_for(model) if isinstance(model, str) else model
+    composed = recipe_for(recipe, str(data), network)
+    overrides = {**(defaults or {}), **_overrides(epochs, seed, init, config, settings)}
+    if overrides.get("init") == FROM_SCRATCH:
+        overrides["init"] = None
+    return absolute_paths(with_settings(composed, overrides))
+
+
+def _overrides(
+    epochs: int | None,
+    seed: int | None,
+    init: str | Path | None,
+    config: Path | None,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the user has set, by dotted key; init as it was written."""
+    named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides = dict(_read_config(config)) if config else {}
     if "data.source" in overrides:  # the whole configuration of a run; older ones are not stratified
         overrides.setdefault("data.stratify", False)
-    named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides |= {key: value for key, value in named.items() if value is not None}
-    return absolute_paths(with_settings(composed, overrides | dict(settings or {})))
+    return overrides | dict(settings or {})
 
 
 def train(
     data: str | Path,
     *,
     model: str | None = None,
-    recipe: str = "quick",
+    recipe: str | None = None,
     epochs: int | None = None,
     out: str | Path | None = None,
     seed: int | None = None,
@@ -67,16 +89,42 @@ def train(
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    ask: Ask | None = None,
 ) -> Run:
-    """Trains on DATA and reports. `out` is a new folder (by default below runs/); `settings` are dotted keys.
+    """Trains on DATA and reports. What is left open is decided by the data and the machine, and said in the plan.
 
-    Started by torchrun, all its processes train one network. Raises InvalidInput, BadData, BadWeights, Diverged,
-    Interrupted after ctrl-C with the state saved, or PeerLost.
+    Started by torchrun, all its processes train one network.
+
+    Args:
+        data: DATA of the command line: a data set's name, a folder, csv:FILE, ...
+        model: a network's name. None: decided.
+        recipe: a recipe's name. None: decided.
+        epochs: passes over the training images. None: decided, or the recipe's.
+        out: a new folder. None: below runs/.
+        seed: of all random choices. None: 0.
+        data_dir: where data sets are kept.
+        init: weights to start from; "none" for none. None: decided, where `recipe` is None or finetune.
+        config: a YAML file of settings.
+        settings: dotted keys, which overrule `config`.
+        console: what to write to. None: standard error.
+        ask: is shown a question before a run that is expensive, and says whether to go on. None: a warning.
+
+    Raises:
+        InvalidInput: what does not fit together, does not fit into memory, or was declined.
+        BadData: data that are missing or unusable.
+        BadWeights: weights likewise.
+        Diverged: the loss did, and no rollback is left.
+        Interrupted: after ctrl-C, with the state saved.
+        PeerLost: another process of the run has ended.
     """
-    composed = compose(
-        data, model=model, recipe=recipe, epochs=epochs, seed=seed, init=init, config=config, settings=settings
-    )
-    return train_recipe(composed, out=out, data_dir=data_dir, console=console)
+    composed = partial(compose, data, epochs=epochs, seed=seed, init=init, config=config, settings=settings)
+    first = composed(model=model, recipe=recipe or "quick")
+    own = _overrides(epochs, seed, init, config, settings)
+    network = first.model if model or own.keys() & {"model.name", "model.family"} else None
+    options = {"model": model, "recipe": recipe, "epochs": epochs, "out": out, "seed": seed, "data_dir": data_dir}
+    words = command_of(str(data), options | {"init": init, "config": config}, settings or {})
+    request = Request(composed, given_by(network, recipe, own), words, ask)
+    return train_recipe(first, out=out, data_dir=data_dir, console=console, request=request)
 
 
 def train_recipe(
@@ -85,29 +133,39 @@ def train_recipe(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
     console: Console | None = None,
+    request: Request | None = None,
 ) -> Run:
-    """`train` for a recipe that is there already."""
+    """`train` for a recipe that is there already; `request` resolves what is open in it, and asks what it may cost."""
     with joined() as world:
-        name = f"{short_name(recipe.data.source)}-{recipe.model.name}"
         given = Path(out) if out else None
+        name = short_name(recipe.data.source)
         begun = world.from_leader(lambda: _begun(given, name, world.launch))
         if begun is not None:
             return _resume(begun, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
+        display = display_of(console, world)
+        loaded = read(recipe, data_folder(data_dir), world, display.phase)
+        decisions: tuple[Decision, ...] = ()
+        if request is not None:
+            recipe, decisions = world.from_leader(lambda: request.resolved(recipe, loaded, display.phase))
+            world.from_leader(lambda: request.check_size(recipe, loaded, display.say))
+        require_start(recipe)
         if recipe.init is not None:
             source = recipe.init
             recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
-        prepared = prepare(recipe, data_folder(data_dir), world)
+        prepared = prepare(recipe, data_folder(data_dir), world, loaded=loaded, phase=display.phase)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
         with threads.suitable(cost.macs, recipe.batch_size):
-            prepared, choice = choose(prepared, cost.macs)
+            prepared, choice = choose(prepared, cost.macs, display.phase)
+            forecast = replace(forecast_of(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
+            if request is not None:
+                world.from_leader(lambda: request.check_cost(forecast, prepared, display.say))
+            name = f"{name}-{prepared.recipe.model.name}"
             folder = world.from_leader(lambda: given or claim_folder(Path("runs"), name))
             with ExitStack() as claim:
                 world.from_leader(lambda: _create(folder, prepared, data_dir, claim))
-                display = display_of(console, world)
-                title = f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}"
-                display.forecast(forecast_of(prepared, choice, cost), title)
+                display.forecast(forecast, f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}")
                 return _finish(prepared, folder, display, None)
 
 
@@ -197,7 +255,7 @@ def _resume(
             return Run(folder, result)
         data_dir = data_dir or world.from_leader(lambda: runs.data_dir_of(folder))
         _require_there(recipe, folder)
-        prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None)
+        prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None, phase=display.phase)
         if checkpoint is None:
             display.say(f"{folder} has no checkpoint yet; training starts anew")
             _record(folder, prepared)

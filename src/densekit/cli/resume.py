@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from densekit.cli.attended import attended, loading
 from densekit.cli.options import DataDir, Settings, parse
 
 
@@ -18,11 +19,12 @@ def resume(
     data_dir: DataDir = None,
 ) -> None:
     """Goes on where a run stopped."""
-    from densekit import api
-    from densekit.cli.show import console, print_run
+    with attended():
+        with loading():
+            from densekit import api
+            from densekit.cli.show import console, print_run
 
-    print_run(
-        api.resume(
+        resumed = api.resume(
             run,
             epochs=epochs,
             data_dir=data_dir,
@@ -30,4 +32,4 @@ def resume(
             settings=parse(settings),
             console=console(),
         )
-    )
+        print_run(resumed)

@@ -16,6 +16,7 @@ from densekit.data.check import Check
 from densekit.data.findings import Item
 from densekit.engine import Result
 from densekit.engine.progress import Log
+from densekit.engine.task import no_better
 from densekit.report.study_page import answer, spread
 from densekit.study.ledger import BASIS, Cell
 from densekit.words import counted, listed, printable
@@ -50,6 +51,8 @@ def print_result(result: Result, *, per_class: bool = False) -> None:
     )
     for line in lines(result):
         out.print(line, soft_wrap=True)
+    if (warning := no_better(result)) is not None:
+        out.print(Text(f"  {printable(warning)}", style="yellow"), soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"skipped: {skipped['message']}", soft_wrap=True, markup=False)
     if per_class:

@@ -123,6 +123,13 @@ def check_header(source: Source, *, max_pixels: int = MAX_PIXELS) -> None:
         pass
 
 
+def header_of(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, bool]:
+    """Width and height as stored, in pixels, and whether it has colours; by the header alone. Raises BadImage."""
+    with _opened(source, max_pixels) as (image, _):
+        grey = isinstance(image, Dicom) or image.mode in _GREY_MODES
+        return (*image.size, not grey)
+
+
 def check_there(source: Source, *, name: str | None = None) -> None:
     """Raises the BadImage of a file that is missing. One look at it, as there may be millions; none of bytes."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
@@ -164,6 +171,7 @@ IMAGE_SUFFIXES = frozenset(suffix for known in pillow.FORMATS.values() for suffi
 _HEAD = 132  # bytes by which a format is known; DICOM's mark are the last four
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+_GREY_MODES = {"1", "L", "LA", "La"} | _DEEP_MODES
 _WHITE = {"I;12": 4095}  # else 65535
 _DARK = 4096  # of which 8 bits keep 16 greys; cameras and detectors of 12 bits write no higher value
 

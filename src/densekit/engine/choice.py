@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from densekit import strict_json
 from densekit.engine import allocation, runs
 from densekit.engine.optimizer import optimizer_for
 from densekit.engine.precision import autocast
-from densekit.engine.setup import Prepared
+from densekit.engine.setup import Phase, Prepared
 from densekit.errors import BadData
 from densekit.folders import cache_folder
 from densekit.models import DenseNet
@@ -28,8 +30,10 @@ from densekit.weights import atomic
 _CANDIDATES = ("concat", "shared")
 _LAST_RESORT = "checkpoint"
 _MARGIN = 1.05
-_MEASURED = "memory kept between steps"  # how; other times in a user's cache are not comparable
-_STEPS = 3  # the first ones allocate and choose kernels
+_MEASURED = "in turns"  # how; other times in a user's cache are not comparable
+# Rounds in which each plan makes a step; the first allocates and chooses kernels, and is not counted. Short ones are
+# repeated until they have taken this many seconds together, as one burst of load may cover several.
+_ROUNDS, _MOST_ROUNDS, _ENOUGH = 4, 12, 3.0
 _CONTROL = Path("/sys/fs/cgroup")
 # Limit, use, statistics, and what in these counts caches that the kernel gives back; of versions 2 and 1.
 _CONTROL_FILES = (
@@ -57,15 +61,15 @@ class Choice:
         return "; ".join(others)
 
 
-def choose(prepared: Prepared, macs: int) -> tuple[Prepared, Choice]:
+def choose(prepared: Prepared, macs: int, phase: Phase = nullcontext) -> tuple[Prepared, Choice]:
     """The recipe with its plan decided, if it leaves that open, and the network set to it; changes no other state.
 
     The fastest plan that fits the memory there is now; `checkpoint` where the others do not. What was measured is kept
     in the user's cache, so that equal runs on a machine get equal plans, and so equal bits, however busy it was.
-    A network that is no DenseNet (`macs` an image) has but one way.
+    A network that is no DenseNet (`macs` an image) has but one way. `phase` shows that it takes a while.
     """
     recipe, model = prepared.recipe, prepared.model
-    choice = prepared.world.from_leader(lambda: _decided(prepared, macs))
+    choice = prepared.world.from_leader(lambda: _decided(prepared, macs, phase))
     if isinstance(model, DenseNet):
         model.use_plan(choice.plan)
         prepared = replace(prepared, recipe=recipe.model_copy(update={"plan": choice.plan}))
@@ -77,16 +81,18 @@ def speed(prepared: Prepared, macs: int) -> float:
 
     Changes no state.
     """
-    return _seconds_per_image(prepared, _first_images(prepared, macs), prepared.recipe.plan)
+    plan = prepared.recipe.plan
+    return _seconds_per_image(prepared, _first_images(prepared, macs), (plan,))[plan]
 
 
-def _decided(prepared: Prepared, macs: int) -> Choice:
+def _decided(prepared: Prepared, macs: int, phase: Phase) -> Choice:
     key = _key(prepared)
     plans, memory = _plans(prepared)
     known = _recall(key)
-    if missing := [plan for plan in plans if plan not in known]:
-        images = _first_images(prepared, macs)
-        known |= {plan: _seconds_per_image(prepared, images, plan) for plan in missing}
+    if any(plan not in known for plan in plans):
+        # All of them anew: what was measured in a busier hour is not comparable.
+        with phase(f"measuring a training step ({', '.join(plans)})"):
+            known |= _seconds_per_image(prepared, _first_images(prepared, macs), plans)
         _remember(key, known)
     best = plans[0]
     for plan in plans:
@@ -107,8 +113,8 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
         plans = _CANDIDATES if timed else _CANDIDATES[:1]
     memory = {plan: saved_bytes_of(recipe.model, plan) for plan in (*plans, _LAST_RESORT)}
     if recipe.plan == "auto":
-        room = _room(prepared.device)
-        plans = tuple(plan for plan in plans if _fits(_images_at_once(prepared) * memory[plan], room)) or (
+        free = room(prepared.device)
+        plans = tuple(plan for plan in plans if _fits(_images_at_once(prepared) * memory[plan], free)) or (
             _LAST_RESORT,
         )
     return plans, memory
@@ -168,17 +174,35 @@ def _fits(saved: int, room: float) -> bool:
     return saved * 1.5 < room
 
 
-def _room(device: torch.device) -> float:
+def room(device: torch.device) -> float:
     """Bytes that are free: of the device, or of the machine and of the share of it that a container may use."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return min(_free(), *(_left(*names) for names in _CONTROL_FILES))
 
 
+def total_memory(device: torch.device) -> float:
+    """Bytes that the device has, or the machine and the share of it that a container may use, whoever uses them now."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return min(_meminfo("MemTotal"), *(_limit(names[0]) for names in _CONTROL_FILES))
+
+
 def _free() -> float:
+    return _meminfo("MemAvailable")
+
+
+def _limit(name: str) -> float:
+    try:
+        return float(int((_CONTROL / name).read_text()))
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _meminfo(entry: str) -> float:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{entry}:"))
     except (OSError, StopIteration):
         return math.inf  # not Linux: the system swaps before it fails
 
@@ -194,23 +218,45 @@ def _left(limit: str, used: str, statistics: str, cached: str) -> float:
 
 
 @allocation.kept()
-def _seconds_per_image(prepared: Prepared, images: Tensor, plan: str) -> float:
-    recipe, device = prepared.recipe, prepared.device
+def _seconds_per_image(prepared: Prepared, images: Tensor, plans: Sequence[str]) -> dict[str, float]:
+    """Of a training step, by plan."""
     with torch.random.fork_rng():
-        model = copy.deepcopy(prepared.model).train()
-        if isinstance(model, DenseNet):
-            model.use_plan(plan)
-        optimizer = optimizer_for(model, recipe.optimizer)
-        targets = torch.zeros(len(images), dtype=torch.int64, device=device)
-        times = []
-        for _ in range(_STEPS):
-            started = time.perf_counter()
-            optimizer.zero_grad()
-            with autocast(device, recipe.precision):
-                logits = model(images)
-            F.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - started)
-    return min(times[1:]) / len(images)
+        steps = {plan: _step_of(prepared, images, plan) for plan in plans}
+        return {plan: seconds / len(images) for plan, seconds in shortest(steps).items()}
+
+
+def shortest(steps: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """The least seconds that each of `steps` says it took, in rounds of one call of each.
+
+    Load on the machine only adds time. In turns it meets all of them alike, and the least of several rounds is the
+    one that it met least.
+    """
+    rounds: list[dict[str, float]] = []
+    while len(rounds) < _ROUNDS or (
+        len(rounds) < _MOST_ROUNDS and sum(sum(each.values()) for each in rounds) < _ENOUGH
+    ):
+        rounds.append({name: step() for name, step in steps.items()})
+    return {name: min(each[name] for each in rounds[1:]) for name in steps}
+
+
+def _step_of(prepared: Prepared, images: Tensor, plan: str) -> Callable[[], float]:
+    """What makes a training step of a copy of the network, and says how many seconds it took."""
+    recipe, device = prepared.recipe, prepared.device
+    model = copy.deepcopy(prepared.model).train()
+    if isinstance(model, DenseNet):
+        model.use_plan(plan)
+    optimizer = optimizer_for(model, recipe.optimizer)
+    targets = torch.zeros(len(images), dtype=torch.int64, device=device)
+
+    def step() -> float:
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        with autocast(device, recipe.precision):
+            logits = model(images)
+        F.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    return step

@@ -32,6 +32,8 @@ class Forecast:
     """Of a table, which are used."""
     remarks: tuple[str, ...] = ()
     """What a person should know about how the data were read, such as images that are not used."""
+    decided: tuple[tuple[str, str], ...] = ()
+    """What the user left open: its name, and its value with the reason."""
 
 
 def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from densekit import signal_watch
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ECHO = 10.0  # seconds in which a repeated SIGTERM is the same one
 
@@ -51,7 +53,8 @@ def catch_signals(at_step: int | None = None) -> Iterator[Stop]:
     for number in previous:
         signal.signal(number, remember)
     try:
-        yield stop
+        with signal_watch.watching(leave=False):
+            yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

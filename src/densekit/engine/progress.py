@@ -3,8 +3,9 @@
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from rich.text import Text
 from densekit.engine.forecast import Forecast
 from densekit.engine.state import Progress
 from densekit.words import counted, printable
+
+_LATE = 1.0  # seconds after which a line says what takes so long
 
 
 class Log(Console):
@@ -55,11 +58,24 @@ class Display:
         """A line that stays."""
         self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Says what is done if it takes a second; in a terminal shows from the beginning that it still is."""
+        late = threading.Timer(_LATE, self.say, [f"{what} ..."])
+        late.daemon = True
+        late.start()
+        try:
+            with self.console.status(printable(what)) if self.console.is_terminal else nullcontext():
+                yield
+        finally:
+            late.cancel()
+
     def forecast(self, forecast: Forecast, title: str) -> None:
         """What is about to happen, and what it will cost."""
         channels, height, width = forecast.input
         classes = counted(forecast.classes, "class", "classes")
-        rows = {"images": ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())}
+        rows = dict(forecast.decided)
+        rows["images"] = ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())
         if forecast.remarks:
             rows["note"] = "; ".join(forecast.remarks)
         if forecast.columns:

@@ -1,9 +1,10 @@
 """A recipe -> data, network and loaders, ready to train."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from densekit.data import DataSet, Loader, load
 from densekit.data.loader import leaves_one
 from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import check_learnable, kept_hashes
-from densekit.data.sources import located
+from densekit.data.sources import located, short_name
 from densekit.data.split import divide
 from densekit.engine.processes import ALONE, World
 from densekit.engine.task import Task, task_for
@@ -27,6 +28,8 @@ from densekit.weights.resolve import located_model
 _LARGEST_SEED = 2**32 - 1
 
 Network = TypeVar("Network", bound=nn.Module)
+Phase = Callable[[str], AbstractContextManager[Any]]
+"""What shows, while it lasts, what is done and takes a while."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,19 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": located(recipe.data), "init": init})
 
 
-def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool = True) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    data_dir: Path,
+    world: World = ALONE,
+    *,
+    start: bool = True,
+    loaded: DataSet | None = None,
+    phase: Phase = nullcontext,
+) -> Prepared:
     """Loads and divides the data, fits the network to them, and seeds torch. The recipe comes back resolved.
 
-    Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them.
+    Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them. `loaded` are the
+    data where `read` has read them; `phase` shows what takes a while.
     Raises BadData or InvalidInput for what does not fit together.
     """
     if start and recipe.seed > _LARGEST_SEED:  # a run of an older version goes on
@@ -92,16 +104,16 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     if start:
         recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
     torch.manual_seed(recipe.seed)
-    with world.first_of_host_first():
-        loaded = load(recipe.data, data_dir)
+    loaded = loaded or read(recipe, data_dir, world, phase)
     check_learnable(loaded)
-    data = divide(loaded, recipe.data)
+    with phase("dividing and fingerprinting the images"):
+        data = divide(loaded, recipe.data)
+        fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     if recipe.early_stopping.patience is not None and "val" not in data.splits:
         raise InvalidInput(
             f"early_stopping.patience={recipe.early_stopping.patience} needs validation images, and {data.name} has "
             "none under data.protocol=final; hold some out with --set data.protocol=tune, or leave it out"
         )
-    fingerprint = {name: images.fingerprint() for name, images in data.splits.items()}
     kept = {name: own for name, images in data.splits.items() if (own := kept_hashes(images)) is not None}
     # Not where the images are: hosts may keep the same ones in different folders.
     unplaced = recipe.model_copy(update={"data": recipe.data.model_copy(update=dict.fromkeys(PLACES))})
@@ -113,7 +125,8 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
             f"rank {', '.join(map(str, odd))} has other images or settings than rank {world.rank}; give all hosts the "
             "same settings and the same files"
         )
-    preprocessing = preprocessing_for(data, recipe.data)
+    with phase("measuring mean and deviation of the pixels"):
+        preprocessing = preprocessing_for(data, recipe.data)
     shape = {
         "in_channels": preprocessing.channels,
         "num_classes": len(data.classes),
@@ -132,12 +145,19 @@ def prepare(recipe: Recipe, data_dir: Path, world: World = ALONE, *, start: bool
     _require_two_images(recipe, world)
     begun = Start((), ())
     if start and recipe.init is not None:
-        begun = start_from(model, recipe.model, recipe.init, data.classes)
+        with phase(f"loading weights of {recipe.init}"):
+            begun = start_from(model, recipe.model, recipe.init, data.classes)
     task = task_for(data, recipe, device)
     hashes = kept if len(kept) == len(data.splits) else {}
     return Prepared(
         recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, hashes, *begun
     )
+
+
+def read(recipe: Recipe, data_dir: Path, world: World = ALONE, phase: Phase = nullcontext) -> DataSet:
+    """The data as they are, not yet divided. Raises BadData or InvalidInput."""
+    with phase(f"reading {short_name(recipe.data.source)}"), world.first_of_host_first():
+        return load(recipe.data, data_dir)
 
 
 def _require_two_images(recipe: Recipe, world: World) -> None:

@@ -57,7 +57,16 @@ class Progress:
     val_scores: list[float] = field(default_factory=list)
     """`Result.score` of each."""
     rollbacks: int = 0
-    """How often training went back to a checkpoint because something was not finite."""
+    """How often training went back to a checkpoint because something was not finite, or had grown too far."""
+    high_steps: int = 0
+    """The last steps, one after the other, whose loss was above the limit of `engine.growth`."""
+    high_validations: int = 0
+    """The last validations, likewise."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a checkpoint of this moment may be one of a training that is diverging."""
+        return self.high_steps > 0 or self.high_validations > 0
 
 
 @dataclass

@@ -15,6 +15,7 @@ from densekit.data import Batch
 from densekit.data.mixing import mixing_for
 from densekit.data.sets import SkipList
 from densekit.engine.chance import reseed
+from densekit.engine.optimizer import set_rate
 from densekit.engine.precision import autocast
 from densekit.engine.processes import World
 from densekit.engine.setup import Prepared
@@ -117,8 +118,7 @@ def inputs(batch: Batch, recipe: Recipe, epoch: int, classes: int) -> tuple[Tens
 
 
 def _update(state: TrainState, recipe: Recipe, rate: float) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(state.optimizer, rate)
     if recipe.optimizer.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_norm)
     state.scaler.step(state.optimizer)

@@ -75,6 +75,22 @@ def document_of(result: Result) -> dict[str, Any]:
     return {key: value for key, value in asdict(result).items() if key not in optional or value not in (None, [])}
 
 
+def no_better(result: Result) -> str | None:
+    """In words, that a result is no better than always naming the commonest class, or than chance; else None."""
+    if isinstance(result, MultiLabelResult):
+        if result.auroc is None or result.auroc > 0.5:
+            return None
+        return f"AUROC {result.auroc:.2f} is no better than chance (0.50): the network has learned nothing of use"
+    commonest = max(result.per_class, key=lambda row: row["count"])
+    share = commonest["count"] / result.count
+    if result.top1 > share:
+        return None
+    return (
+        f"top-1 {result.top1:.1%} is no better than always answering {commonest['class']}, the commonest class of "
+        f"{result.split} ({share:.1%}): the network has learned nothing of use"
+    )
+
+
 def balanced(data: DataSet) -> Tensor:
     """Float32, inverse to how many training images there are of each, and 1 on average over these.
 

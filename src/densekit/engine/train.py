@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densekit import ops
+from densekit import ops, signal_watch
 from densekit.config import Recipe
 from densekit.data.sets import groups_of
-from densekit.engine import allocation, runs
+from densekit.engine import allocation, growth, runs
 from densekit.engine.continuity import made_by
 from densekit.engine.divergence import diverged, fault_of_outputs, fault_of_step, fault_of_weights
 from densekit.engine.early_stopping import early_stop
@@ -45,7 +45,7 @@ from densekit.errors import Diverged, Interrupted, NotFinite
 from densekit.weights import ModelCard, atomic, read_card
 
 VALIDATED = "validated"
-"""Below checkpoints/, during a validation after which training may roll back: the checkpoint before."""
+"""Below checkpoints/, the last good checkpoint: during a validation, and while the loss is above its limit."""
 
 
 def fit(
@@ -73,7 +73,7 @@ def fit(
         save(state, prepared, run)  # from its first moment a run can be resumed, and go back
     progress = state.progress
     steps = len(prepared.loader("train", recipe.augment))
-    with catch_signals(until) as stop, display.training(recipe.epochs, steps, progress.step):
+    with _acknowledged(display), catch_signals(until) as stop, display.training(recipe.epochs, steps, progress.step):
         if stop.reached(progress.step):
             raise _interrupted(stop, run)
         while _goes_on(state.progress, prepared):
@@ -94,6 +94,8 @@ def fit(
             save(state, prepared, run)
             if agreed(stop, world)[0] and _goes_on(state.progress, prepared):
                 raise _interrupted(stop, run)
+    if world.leads:
+        shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
     stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
     if stopped is not None:
         hint = "" if recipe.select == "best" else "; --set select=best keeps the weights of the best epoch instead"
@@ -110,6 +112,11 @@ def _goes_on(progress: Progress, prepared: Prepared) -> bool:
     if progress.epoch >= recipe.epochs:
         return False
     return early_stop(recipe, progress, prepared.task.metric, prepared.world) is None
+
+
+def _acknowledged(display: Display) -> AbstractContextManager[None]:
+    line = "ctrl-C: stopping after this step, whose state is saved (press it again to stop at once)"
+    return signal_watch.acknowledged_by(lambda: display.say(line))
 
 
 def start(prepared: Prepared) -> TrainState:
@@ -134,6 +141,7 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     recipe, progress, world = prepared.recipe, state.progress, prepared.world
     loader = prepared.loader("train", recipe.augment)
     saved_at = counted_to = time.monotonic()
+    limit = growth.limit_of(prepared)
     state.model.train()
     with loader.reading(progress.epoch, skip=progress.step_in_epoch) as batches:
         for batch in batches:
@@ -150,6 +158,8 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
                 if outcome.fault is not None:
                     raise diverged(run, prepared, fault_of_step(state, prepared, batch, outcome, rate))
                 count = len(batch.samples) if is_whole(batch, world) else sum(counts)
+                if (fault := growth.after_step(progress, limit, outcome.loss / count, rate)) is not None:
+                    raise diverged(run, prepared, fault)
                 progress.totals.add(outcome.loss, outcome.correct, count)
                 now = time.monotonic()
                 progress.seconds += now - counted_to
@@ -211,6 +221,7 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
         except Interrupted:
             save_unvalidated(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
+        _check_growth(state, prepared, run, display, result.loss)
         row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
         progress.val_losses.append(result.loss)
         progress.val_scores.append(result.score)
@@ -223,6 +234,17 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
     if better:
         save(state, prepared, run, "best")  # with this epoch counted: its card says after how many
     return row
+
+
+def _check_growth(state: TrainState, prepared: Prepared, run: Path, display: Display, loss: float | None) -> None:
+    """Raises Diverged for a validation loss that has grown too far, if training may go back; else says so."""
+    progress = state.progress
+    fault = growth.after_validation(progress, prepared, loss, _last_rate(prepared, progress))
+    if fault is None:
+        return
+    if progress.rollbacks < prepared.recipe.divergence.rollbacks:
+        raise diverged(run, prepared, fault)
+    display.say(f"the {fault.what} {fault.place}: lower the rate with --set optimizer.lr")
 
 
 def evaluate_split(
@@ -283,11 +305,14 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
 
 
 def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -> None:
-    """The leader writes, for all: what it has, all have.
+    """The leader writes, for all: what it has, all have. Where training may be diverging, as `save_unvalidated`.
 
     Raises, on all, Diverged for a state that is not finite, which replaces no checkpoint, and BadData where the disk is
     full.
     """
+    if name == "last" and state.progress.doubtful:
+        save_unvalidated(state, prepared, run)
+        return
     require_finite(state, prepared, run)
     _write(state, prepared, run, name)
     if prepared.world.leads and name == "last":
@@ -295,7 +320,7 @@ def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -
 
 
 def save_unvalidated(state: TrainState, prepared: Prepared, run: Path) -> None:
-    """Saves before a validation. If that may lead to a rollback, keeps the checkpoint before, to go back to."""
+    """Saves what may lead to a rollback; where one is left, keeps the last good checkpoint, to go back to."""
     last, validated = run / "checkpoints" / "last", run / "checkpoints" / VALIDATED
     require_finite(state, prepared, run)
 

@@ -11,7 +11,7 @@ from densekit.engine import Result, runs
 from densekit.engine.early_stopping import EarlyStop
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
-from densekit.engine.task import Records
+from densekit.engine.task import Records, no_better
 from densekit.report import multi_label, pictures, plots, single_label
 from densekit.report.mistake_maps import with_maps
 from densekit.weights import atomic
@@ -44,6 +44,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         facts,
         layout="page.html",
         result=result,
+        no_better=no_better(result),
         data=_data_name(prepared, result),
         recipe=prepared.recipe,
         plots={name: pictures.uri("svg+xml", drawing) for name, drawing in figures.items()},

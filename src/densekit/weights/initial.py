@@ -12,6 +12,7 @@ from densekit.models import ImageClassifier
 from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
+from densekit.weights.torchvision_files import load_torchvision
 from densekit.words import counted
 
 
@@ -85,23 +86,6 @@ def _same_function(theirs: Mapping[str, Any], ours: ModelConfig, source: str) ->
             )
 
 
-def _torchvision(name: str) -> Mapping[str, Tensor]:
-    import torchvision.models as peers
-
-    names = peers.list_models(module=peers)
-    if name not in names:
-        raise UnknownName("torchvision model", name, names)
-    try:
-        # Not the bare file: older ones have names that only the network's own builder translates.
-        state = peers.get_model(name, weights="DEFAULT").state_dict()
-    except (OSError, RuntimeError) as error:
-        raise BadWeights(
-            f"torchvision's weights of {name} could not be downloaded ({error}); check the network"
-        ) from error
-    # inception_v3's second head, which ours is built without.
-    return {key: tensor for key, tensor in state.items() if not key.startswith("AuxLogits.")}
-
-
 def _timm(name: str) -> Mapping[str, Tensor]:
     try:
         import timm
@@ -119,4 +103,4 @@ def _timm(name: str) -> Mapping[str, Tensor]:
 
 # What a DenseNet of both computes with, and no tensor shows.
 _THEIR_DENSENETS = {"transition_relu": True, "norm_eps": 1e-5}
-_LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
+_LIBRARIES = {"torchvision": load_torchvision, "timm": _timm}

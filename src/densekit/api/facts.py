@@ -1,0 +1,174 @@
+"""The facts that `defaults.decide` decides by: data, machine, what the user set, and weights that can be had."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from densekit.config import ModelConfig, Recipe
+from densekit.data import DataSet
+from densekit.data.native_size import NativeSize, native_size
+from densekit.data.sets import ArrayImages
+from densekit.engine import threads
+from densekit.engine.choice import total_memory
+from densekit.engine.setup import Phase, device_named
+from densekit.errors import BadData
+from densekit.models import config_for
+from densekit.models.names import IMAGENET
+from densekit.weights.folder import read_card
+from densekit.weights.resolve import model_folder, shipped_names
+from densekit.weights.torchvision_files import torchvision_names, weights_file
+from densekit.words import counted
+
+SMALL = 64
+"""Pixels of the median shorter side up to which pictures are trained at their own size, by a cifar stem."""
+FEW = 50_000
+"""Training images below which a net starts from trained weights if there are any."""
+FROM_SCRATCH = "none"
+"""--init none: no weights, whatever there is."""
+# Multiply-accumulates a second of training, a third of which is forward: what two old cores and a small GPU reach.
+_PER_CORE, _PER_GPU = 1e10, 2e12
+PHOTOGRAPHS = "densenet121"
+"""torchvision's network whose weights photographs start from."""
+SHIPPED = "cifar10"
+"""The shipped model that colour pictures start from where the network is out of reach."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights that can be had, and the network they are of."""
+
+    source: str
+    """As --init takes it."""
+    model: ModelConfig
+    what: str
+    """For people: what they were trained on."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides, measured from the data's headers and the machine."""
+
+    images: int
+    """For training."""
+    classes: int
+    size: NativeSize
+    cores: int
+    memory: float
+    """Bytes that the device has."""
+    cuda: bool
+    weights: tuple[Weights, ...] = ()
+    """In the order of preference."""
+    missing: str = ""
+    """How to get better weights by hand; empty where they are there, or there are none for this network."""
+    resizable: bool = True
+    """Whether the size is to be decided: not of images in memory, which have one."""
+
+    @property
+    def small(self) -> bool:
+        """Whether the pictures are small."""
+        return self.size.median <= SMALL
+
+    @property
+    def few(self) -> bool:
+        """Whether the images are too few to learn from scratch what trained weights know."""
+        return self.images < FEW
+
+    @property
+    def machine(self) -> str:
+        """For people."""
+        return "a CUDA device" if self.cuda else counted(self.cores, "core")
+
+    def seconds(self, macs: int, epochs: int) -> float:
+        """A guess of how long training takes, by `macs` an image."""
+        return 3.0 * macs * self.images * epochs / (_PER_GPU if self.cuda else _PER_CORE * self.cores)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user has decided."""
+
+    recipe: str | None = None
+    model: ModelConfig | None = None
+    init: str | None = None
+    keys: frozenset[str] = frozenset()
+    """Dotted keys that an option, --config or --set has set."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights that can be had, and how to get better ones by hand."""
+
+    weights: tuple[Weights, ...]
+    missing: str
+
+
+def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcontext) -> Facts:
+    """Looks at headers, at the machine and, for photographs, at torchvision's server.
+
+    Raises BadData where no image can be read, and what `read_card` raises for the given --init.
+    """
+    train = data.splits["train"]
+    with phase("reading sizes of pictures"):
+        size = native_size(train, max_pixels=recipe.data.max_pixels)
+    if size is None:
+        raise BadData(f"none of the training images of {data.name} can be read; mend them, or name another folder")
+    if recipe.data.channels == 1:
+        size = NativeSize(size.low, size.median, size.high, colour=False)
+    device = device_named(recipe.device)
+    found = _weights(size, given, phase)
+    return Facts(
+        images=min(len(train), recipe.data.limit or len(train)),
+        classes=len(data.classes),
+        size=size,
+        cores=threads.cores() if device.type == "cpu" else 1,
+        memory=total_memory(device),
+        cuda=device.type == "cuda",
+        weights=found.weights,
+        missing=found.missing,
+        resizable=not isinstance(train, ArrayImages),
+    )
+
+
+def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
+    if given.init is not None and given.init != FROM_SCRATCH:
+        model = model_of(given.init)
+        return Found(() if model is None else (Weights(given.init, model, "--init"),), "")
+    if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
+        return Found((), "")
+    found, missing = list(_shipped(size)), ""
+    network = _network(given.model)
+    if network is not None and (size.median > SMALL or given.recipe == "finetune"):
+        file = weights_file(network)
+        with phase(f"looking for torchvision's weights of {network}"):
+            here = file.reachable()
+        if here:
+            model = given.model or config_for(network)
+            found.insert(0, Weights(f"torchvision:{network}", model, "trained on ImageNet's photographs"))
+        else:
+            missing = file.by_hand()
+    return Found(tuple(found), missing)
+
+
+def _shipped(size: NativeSize) -> Iterator[Weights]:
+    """The shipped net, if this package has it and the pictures have colours as those that it knows."""
+    if SHIPPED in shipped_names() and size.colour:
+        yield Weights(SHIPPED, read_card(model_folder(SHIPPED)).model, "trained on CIFAR-10's pictures")
+
+
+def _network(model: ModelConfig | None) -> str | None:
+    """Torchvision's name of the network, if it has weights for it."""
+    if model is None:
+        return PHOTOGRAPHS
+    ours = model == IMAGENET.get(model.name)
+    return model.name if (ours or model.family == "torchvision") and model.name in torchvision_names() else None
+
+
+def model_of(source: str) -> ModelConfig | None:
+    """The network that --init SOURCE has weights of. Raises what `model_folder` and `read_card` raise."""
+    library, colon, name = source.partition(":")
+    if colon and library == "torchvision":
+        # Ours, where there is one: it takes the same weights, and knows the plans.
+        return config_for(name if name in IMAGENET else source)
+    if colon and library == "timm":
+        return config_for(source)
+    return read_card(model_folder(source)).model

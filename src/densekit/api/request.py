@@ -1,0 +1,97 @@
+"""What a user asked `train` for: which settings are open, what they come to for the data, and who may be asked."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from densekit.api.defaults import Decision, decide
+from densekit.api.facts import FROM_SCRATCH, Given, facts_of
+from densekit.api.guards import Ask, Concern, hours, memory, settle, upscaling
+from densekit.config import ModelConfig, Recipe
+from densekit.data import DataSet
+from densekit.data.native_size import native_size
+from densekit.data.sets import ArrayImages
+from densekit.data.sources import NAMED
+from densekit.engine.choice import room, total_memory
+from densekit.engine.forecast import Forecast
+from densekit.engine.setup import Phase, Prepared
+from densekit.errors import InvalidInput
+
+
+class Compose(Protocol):
+    """`api.training.compose` for one DATA and one user's settings."""
+
+    def __call__(
+        self,
+        *,
+        model: str | ModelConfig | None = None,
+        recipe: str = "quick",
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Recipe:
+        """Below the user's settings a network, a recipe by name, and `defaults` by dotted key."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `train`."""
+
+    compose: Compose
+    given: Given
+    command: tuple[str, ...]
+    """The words of the command line that asks for the same."""
+    ask: Ask | None = None
+
+    def resolved(self, recipe: Recipe, loaded: DataSet, phase: Phase) -> tuple[Recipe, tuple[Decision, ...]]:
+        """`recipe` with what the user left open, and the decisions. Raises InvalidInput, BadData or BadWeights."""
+        if not self._open(recipe):
+            return recipe, ()
+        decided = decide(facts_of(loaded, recipe, self.given, phase), self.given)
+        made = self.compose(model=decided.model, recipe=decided.recipe, defaults=decided.settings)
+        return made, tuple(decided.reasons)
+
+    def check_size(self, recipe: Recipe, loaded: DataSet, warn: Callable[[str], None]) -> None:
+        """Asks where pictures would be scaled up. Raises InvalidInput for a no."""
+        images = loaded.splits["train"]
+        if not isinstance(images, ArrayImages):
+            size = native_size(images, max_pixels=recipe.data.max_pixels)
+            settle([upscaling(recipe, size)], self.command, self.ask, warn)
+
+    def check_cost(self, forecast: Forecast, prepared: Prepared, warn: Callable[[str], None]) -> None:
+        """Asks about memory and hours. Raises InvalidInput for a no, and for more memory than there is."""
+        device = prepared.device
+        concerns: list[Concern | None] = [
+            memory(forecast, prepared.recipe, total=total_memory(device), free=room(device)),
+            hours(forecast, prepared.recipe),
+        ]
+        settle(concerns, self.command, self.ask, warn)
+
+    def _open(self, recipe: Recipe) -> bool:
+        """Named data sets have a recipe of their own, that of `quick`."""
+        source = recipe.data.source
+        named = source in NAMED or source.startswith("synthetic:")
+        return not named or (self.given.recipe == "finetune" and self.given.init is None)
+
+
+def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[str, Any]) -> Given:
+    """From the arguments of `train`, and all settings by dotted key, those of its named arguments included."""
+    init = str(settings["init"] or FROM_SCRATCH) if "init" in settings else None
+    return Given(recipe, model, init, frozenset(settings))
+
+
+def command_of(data: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """`densekit train` with these options, None left out."""
+    words = ["densekit", "train", data]
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value}"]
+    return tuple(words)
+
+
+def require_start(recipe: Recipe) -> None:
+    """Raises InvalidInput where a recipe is to fine-tune nothing: it would train from scratch, at rates for the end."""
+    if recipe.name == "finetune" and recipe.init is None:
+        raise InvalidInput(
+            f"the recipe finetune needs weights to start from; name some for {recipe.model.name} with --init (a run or "
+            "model folder, hf:OWNER/NAME, torchvision:NAME), or train from scratch with --recipe quick"
+        )

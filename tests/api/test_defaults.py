@@ -1,0 +1,302 @@
+"""What `train` decides where the user did not: by facts alone, with a reason each, and nothing that the user set."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as peers
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import densekit
+from densekit.api import facts as looked_up
+from densekit.api.defaults import decide
+from densekit.api.facts import FEW, SMALL, Facts, Given, Weights, facts_of
+from densekit.api.request import given_by
+from densekit.api.training import compose, train_recipe
+from densekit.cli.main import status_of
+from densekit.config import Preprocessing, with_settings
+from densekit.data import load
+from densekit.data.native_size import NativeSize
+from densekit.data.prepare import resize_for
+from densekit.engine import prepare
+from densekit.errors import InvalidInput
+from densekit.models import build, config_for
+from densekit.recipes import recipe_for
+from densekit.weights import ModelCard, resolve, save_model
+from tests.conftest import write_photos
+
+IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
+SHIPPED = Weights("cifar10", config_for("densenet_bc_100_12"), "trained on CIFAR-10's pictures")
+GIB = float(1 << 30)
+
+
+def facts(images: int = 600, shorter: int = 192, *weights: Weights, **changes: Any) -> Facts:
+    """Of colour photographs, on two cores."""
+    size = NativeSize(shorter, shorter, shorter, colour=True)
+    made = Facts(images, 10, size, cores=2, memory=16 * GIB, cuda=False, weights=weights)
+    return replace(made, **changes)
+
+
+def values(found: Facts, given: Given = Given()) -> dict[str, str]:  # noqa: B008 - it is frozen
+    return {decision.name: decision.value for decision in decide(found, given).reasons}
+
+
+def test_few_photos_start_from_imagenets_weights() -> None:
+    found = values(facts(600, 192, IMAGENET, SHIPPED))
+    assert found["weights"] == "torchvision:densenet121"
+    assert found["model"] == "densenet121"
+    assert found["recipe"] == "finetune"
+
+
+def test_the_body_learns_more_slowly_than_the_head_and_warms_up() -> None:
+    decided = decide(facts(600, 192, IMAGENET), Given())
+    recipe = with_settings(recipe_for(decided.recipe, "photos", decided.model), decided.settings)
+    assert recipe.optimizer.body_lr < 1
+    assert recipe.schedule.warmup > 0
+    assert recipe.schedule.name == "cosine"
+
+
+def test_few_photos_without_network_start_from_the_shipped_net() -> None:
+    found = decide(facts(600, 192, SHIPPED, missing="download X and put it at Y"), Given())
+    reasons = {decision.name: decision for decision in found.reasons}
+    assert reasons["weights"].value == "cifar10"
+    assert "download X and put it at Y" in reasons["weights"].reason
+    assert reasons["model"].value == "densenet_bc_100_12"
+    assert reasons["size"].value == "64 px"
+
+
+def test_few_photos_without_any_weights_get_a_small_net_that_two_cores_can_train() -> None:
+    found = decide(facts(missing="download X and put it at Y"), Given())
+    reasons = {decision.name: decision for decision in found.reasons}
+    assert reasons["weights"].value == "none"
+    assert "download X and put it at Y" in reasons["weights"].reason
+    assert reasons["model"].value == "densenet_bc_40_12"
+    assert reasons["size"].value == "64 px"
+    assert found.settings["optimizer.lr"] <= 0.1
+
+
+def test_many_photos_are_learned_from_scratch() -> None:
+    found = values(facts(FEW, 500, IMAGENET, SHIPPED, cuda=True))
+    assert found["weights"] == "none"
+    assert found["recipe"] == "quick"
+    assert found["model"] == "densenet121"
+    assert found["size"] == "224 px"
+
+
+@pytest.mark.parametrize(("shorter", "side"), [(28, 28), (32, 32), (45, 44), (64, 64)])
+def test_small_pictures_keep_their_size_under_a_cifar_stem(shorter: int, side: int) -> None:
+    found = values(facts(60_000, shorter, IMAGENET))
+    assert found["size"] == f"{side} px"
+    assert found["model"].startswith("densenet_bc_")
+
+
+def test_small_pictures_in_colour_start_from_the_shipped_net_where_they_are_few() -> None:
+    assert values(facts(500, 32, SHIPPED))["weights"] == "cifar10"
+    assert values(facts(60_000, 32, SHIPPED))["weights"] == "none"
+
+
+@settings(max_examples=40)
+@given(
+    images=st.integers(2, 10**7),
+    shorter=st.sampled_from([8, 9, 28, 45, 64, 65, 95, 97, 110, 192, 255, 256, 4000]),
+    cores=st.integers(1, 64),
+    cuda=st.booleans(),
+    memory=st.floats(GIB, 1000 * GIB),
+    weights=st.sampled_from([(), (IMAGENET,), (SHIPPED,), (IMAGENET, SHIPPED)]),
+    name=st.sampled_from([None, "densenet_bc_22_12", "resnet_20"]),
+)
+def test_no_default_scales_pictures_up(
+    images: int, shorter: int, cores: int, cuda: bool, memory: float, weights: tuple[Weights, ...], name: str | None
+) -> None:
+    """But for the least sizes that a net takes."""
+    found = facts(images, shorter, *weights, cores=cores, cuda=cuda, memory=memory)
+    decided = decide(found, Given(model=config_for(name) if name else None))
+    (side, _) = decided.settings["data.image_size"]
+    assert side <= max(shorter, SMALL if shorter > SMALL else 32 if decided.model == IMAGENET.model else 8)
+    if shorter >= 96:
+        assert resize_for((side, side)) <= shorter
+    assert all(decision.reason for decision in decided.reasons)
+    recipe = with_settings(recipe_for(decided.recipe, "photos", decided.model), decided.settings)
+    assert recipe.epochs > 0
+
+
+KEYS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "optimizer.lr": 0.01,
+    "data.image_size": (48, 48),
+    "divergence.growth": None,
+    "divergence.rollbacks": 0,
+}
+
+
+@settings(max_examples=20)
+@given(keys=st.sets(st.sampled_from(sorted(KEYS))), weights=st.sampled_from([(), (IMAGENET,)]))
+def test_what_the_user_set_is_never_decided(keys: set[str], weights: tuple[Weights, ...]) -> None:
+    decided = decide(facts(600, 192, *weights), Given(keys=frozenset(keys)))
+    assert not keys & decided.settings.keys()
+    names = {decision.name for decision in decided.reasons}
+    for key, name in (
+        ("epochs", "epochs"),
+        ("batch_size", "batch"),
+        ("optimizer.lr", "rate"),
+        ("data.image_size", "size"),
+    ):
+        assert (name in names) is (key not in keys)
+
+
+def test_a_rate_of_the_users_own_is_not_lowered_behind_their_back() -> None:
+    assert "divergence.rollbacks" in decide(facts(), Given()).settings
+    assert "divergence.rollbacks" not in decide(facts(), Given(keys=frozenset({"optimizer.lr"}))).settings
+
+
+def test_init_none_trains_from_scratch_whatever_there_is() -> None:
+    found = values(facts(600, 192, IMAGENET), Given(init="none"))
+    assert "weights" not in found
+    assert found["recipe"] == "quick"
+
+
+def test_a_recipe_by_name_keeps_its_own_training() -> None:
+    decided = decide(facts(60_000, 32), Given(recipe="c10+", model=config_for("densenet_bc_100_12")))
+    assert {decision.name for decision in decided.reasons} == {"size"}
+    assert decided.settings == {"data.image_size": (32, 32)}
+
+
+def test_a_recipe_by_name_is_not_made_smaller_to_save_time() -> None:
+    """The paper's ImageNet recipe is one at 224 pixels on any machine."""
+    slow = facts(1_281_167, 400, cores=1)
+    assert values(slow, Given(recipe="imagenet"))["size"] == "224 px"
+    assert values(slow, Given(recipe="modern"))["size"] == "224 px"
+    small = decide(facts(50_000, 32), Given(recipe="modern"))
+    assert small.settings["resize"] == ()
+
+
+def test_weights_of_another_network_than_the_users_are_not_taken() -> None:
+    found = values(facts(600, 192, IMAGENET, SHIPPED), Given(model=config_for("densenet_bc_40_12")))
+    assert found["weights"] == "none"
+
+
+def test_finetune_takes_weights_itself_even_of_many_images() -> None:
+    assert values(facts(FEW, 192, IMAGENET), Given(recipe="finetune"))["weights"] == "torchvision:densenet121"
+
+
+def test_finetune_without_weights_is_an_error_that_says_where_to_get_them() -> None:
+    with pytest.raises(InvalidInput, match=r"finetune needs weights.*--init.*download X"):
+        decide(facts(missing="download X"), Given(recipe="finetune"))
+
+
+def test_a_batch_takes_at_most_half_of_the_memory() -> None:
+    wide = values(facts(600, 224 * 2, IMAGENET, cores=64))
+    tight = values(facts(600, 224 * 2, IMAGENET, cores=64, memory=2 * GIB))
+    assert int(tight["batch"]) < int(wide["batch"])
+
+
+def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing but what is in torch.hub's folder, which is returned."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    (folder := tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    return folder
+
+
+def test_a_file_where_the_download_would_be_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torchvision's own code; it compares hashes only of what it downloads."""
+    folder = no_server(monkeypatch, tmp_path)
+    theirs = peers.densenet121().state_dict()
+    torch.save(theirs, folder / "densenet121-a639ec97.pth")
+    photos = str(write_photos(tmp_path / "photos", size=130))
+    first = compose(photos)
+    request = Given()
+    found = facts_of(load(first.data, tmp_path), first, request)
+    decided = decide(found, request)
+    recipe = compose(
+        photos, model=decided.model, recipe=decided.recipe, defaults=decided.settings, settings={"data.image_size": 32}
+    )
+    assert recipe.init == "torchvision:densenet121"
+    prepared = prepare(recipe, tmp_path)
+    assert prepared.new == ("classifier.weight", "classifier.bias")
+    key = "features.denseblock4.denselayer16.norm2.weight"
+    assert torch.equal(prepared.model.state_dict()[key], theirs[key])
+
+
+def test_without_it_the_plan_names_file_address_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = no_server(monkeypatch, tmp_path)
+    monkeypatch.setattr(looked_up, "shipped_names", list)
+    first = compose(str(write_photos(tmp_path / "photos", size=130)))
+    found = facts_of(load(first.data, tmp_path), first, Given())
+    assert not found.weights
+    assert "https://download.pytorch.org/models/densenet121-a639ec97.pth" in found.missing
+    assert str(folder / "densenet121-a639ec97.pth") in found.missing
+
+
+def test_the_shipped_net_is_taken_if_the_package_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_server(monkeypatch, tmp_path)
+    monkeypatch.setattr(resolve, "SHIPPED", tmp_path / "shipped")
+    classes = tuple("abcdefghij")
+    config = config_for("densenet_bc_10_4")
+    card = ModelCard(
+        model=config,
+        classes=classes,
+        preprocessing=Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.5,) * 3),
+    )
+    save_model(tmp_path / "shipped" / "cifar10", build(config).state_dict(), card)
+    photos = write_photos(tmp_path / "photos", count=20)
+    finished = densekit.train(str(photos), epochs=1, out=tmp_path / "run")
+    recipe = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    assert recipe["init"] == "cifar10"
+    assert recipe["model"]["name"] == "densenet_bc_10_4"
+    assert recipe["name"] == "finetune"
+    assert recipe["data"]["image_size"] == [40, 40]
+
+
+def test_the_network_of_given_weights_is_theirs(tmp_path: Path, tiny_run: Path) -> None:
+    photos = write_photos(tmp_path / "photos", size=16)
+    finished = densekit.train(str(photos), init=tiny_run, epochs=1, out=tmp_path / "run")
+    recipe = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    assert recipe["model"]["name"] == "densenet_bc_10_8"
+    assert recipe["name"] == "finetune"
+
+
+def test_named_data_sets_keep_the_recipe_that_is_theirs(tmp_path: Path) -> None:
+    few = {"data.limit": 50}
+    finished = densekit.train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=few)
+    recipe = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    expected = compose("digits", model="densenet_bc_10_4", epochs=1, settings=few)
+    assert recipe["optimizer"] == json.loads(expected.model_dump_json())["optimizer"]
+    assert recipe["divergence"] == json.loads(expected.model_dump_json())["divergence"]
+
+
+def test_a_whole_config_file_leaves_nothing_open(tmp_path: Path, photos: Path) -> None:
+    first = densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "first")
+    again = densekit.train(str(photos), config=first.folder / "config.yaml", out=tmp_path / "again")
+    one, other = (yaml.safe_load((each.folder / "config.yaml").read_text()) for each in (first, again))
+    assert one == other
+
+
+def test_given_says_what_is_set() -> None:
+    assert given_by(None, None, {"init": None}).init == "none"
+    assert given_by(None, None, {}).init is None
+    assert given_by(None, "quick", {"epochs": 3}).keys == {"epochs"}
+
+
+@pytest.mark.parametrize("init", [None, "none"])
+def test_finetune_of_nothing_exits_with_2(init: str | None, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="finetune needs weights") as error:
+        densekit.train(str(photos), recipe="finetune", model="densenet_bc_10_4", init=init, out=tmp_path / "run")
+    assert status_of(error.value) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_finetunes_nothing_is_refused_whoever_made_it(photos: Path, tmp_path: Path) -> None:
+    made = compose(str(photos), model="densenet_bc_10_4", recipe="finetune")
+    with pytest.raises(InvalidInput, match="finetune needs weights"):
+        train_recipe(made, out=tmp_path / "run")
