@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from densekit.api.request import require_start
 from densekit.api.run import data_folder, display_of
 from densekit.api.training import compose
 from densekit.config import EarlyStoppingConfig, EmaConfig
@@ -73,6 +74,7 @@ def find_lr(
         if composed.init is not None:
             source = composed.init
             composed = composed.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
+        require_start(composed)
         prepared = prepare(composed, data_folder(data_dir), world)
         display = display_of(console, world)
         macs = cost_of(prepared.recipe.model).macs

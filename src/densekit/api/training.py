@@ -70,8 +70,10 @@ def _overrides(
     """What the user has set, by dotted key; init as it was written."""
     named = {"epochs": epochs, "seed": seed, "init": None if init is None else str(init)}
     overrides = dict(_read_config(config)) if config else {}
-    if "data.source" in overrides:  # the whole configuration of a run; older ones are not stratified
+    if "data.source" in overrides:  # the whole configuration of a run, perhaps of an older version
         overrides.setdefault("data.stratify", False)
+        if str(overrides["data.source"]).startswith("csv:"):
+            overrides.setdefault("data.binary", "classes")
     overrides |= {key: value for key, value in named.items() if value is not None}
     return overrides | dict(settings or {})
 
@@ -144,6 +146,7 @@ def train_recipe(
             return _resume(begun, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
         display = display_of(console, world)
+        recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
         loaded = read(recipe, data_folder(data_dir), world, display.phase)
         decisions: tuple[Decision, ...] = ()
         if request is not None:
