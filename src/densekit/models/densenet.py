@@ -104,10 +104,7 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, floor(theta*C), H//2, W//2)."""
         x = self.relu(self.norm(x))
-        if is_scripting():  # likewise
-            return self.pool(self.drop(self.conv(x)))
-        else:  # noqa: RET505
-            return self.reduce(self.pool(x) if self.pools_first() else x)
+        return self.reduce(self.pool(x) if self.pools_first() else x)
 
     def reduce(self, x: Tensor) -> Tensor:
         """What follows norm and ReLU, and the pool if it comes first."""
@@ -115,10 +112,13 @@ class Transition(nn.Module):
 
     def pools_first(self) -> bool:
         """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
-        if not self.pool_first or not isinstance(self.drop, nn.Dropout):
-            return self.pool_first and isinstance(self.drop, nn.Identity)
-        # A symbolic graph may be put into training later.
-        return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
+        if is_scripting():  # likewise
+            return False
+        else:  # noqa: RET505
+            if not self.pool_first or not isinstance(self.drop, nn.Dropout):
+                return self.pool_first and isinstance(self.drop, nn.Identity)
+            # A symbolic graph may be put into training later.
+            return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
 
     _plain = (forward, reduce, pools_first)
 
