@@ -9,11 +9,11 @@ Shapes: N images, U sampling units (images, or groups of them), R resamples, M m
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 LEVEL = 0.95
@@ -21,7 +21,7 @@ RESAMPLES = 1000
 _SEED = 0
 _CELLS = 1 << 18
 """Weights that are held at once: 2 MB, which a cache holds."""
-Z = float(ndtri((1 + LEVEL) / 2))
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 Statistic = Callable[[Tensor], Tensor]
 Interval = list[float]
@@ -131,6 +131,8 @@ def bca(metric: Sampled) -> Interval | None:
 
     The acceleration is of the influence, so that no jackknife over the images is needed.
     """
+    from scipy.special import ndtr, ndtri  # slow to import, and of no use to a prediction
+
     if metric.constant or not np.isfinite(metric.estimate):
         return None
     values = metric.replicates[~np.isnan(metric.replicates)]

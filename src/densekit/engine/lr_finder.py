@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from densekit.data import Batch, Loader
 from densekit.engine import allocation
@@ -152,6 +151,8 @@ def _batches(loader: Loader) -> Iterator[Batch]:
 
 def _smooth(losses: Sequence[float], steps: int) -> NDArray[np.float64]:
     """Averaged on both sides, so that the curve is not shifted towards higher rates."""
+    from scipy.ndimage import gaussian_filter1d  # slow to import, and of no use to a prediction
+
     logarithms = np.log(np.maximum(losses, np.finfo(np.float64).tiny))
     smoothed: NDArray[np.float64] = np.exp(gaussian_filter1d(logarithms, max(1.0, _WIDTH * steps), mode="nearest"))
     return smoothed
