@@ -69,6 +69,25 @@ def test_a_truncated_idx_file_is_named(tmp_path: Path) -> None:
         read_idx(tmp_path, "a")
 
 
+def test_cifar10_is_read_as_pictures_in_folders(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    names = [f"{split}/{name}" for split in ("train", "test") for name in ("cat", "dog")]
+    for name, picture in zip(names, pixels, strict=True):
+        (tmp_path / "cifar10" / name).mkdir(parents=True)
+        Image.fromarray(picture).save(tmp_path / "cifar10" / name / "a.webp", lossless=True)
+    data = load(source("cifar10"), tmp_path)
+    assert (data.name, data.classes) == ("cifar10", ("cat", "dog"))
+    for split, (first, second) in {"train": pixels[:2], "test": pixels[2:]}.items():
+        images = data.splits[split]
+        assert isinstance(images, ArrayImages)
+        assert torch.equal(images.pixels, torch.from_numpy(np.stack((first, second))).permute(0, 3, 1, 2))
+        assert images.labels.tolist() == [0, 1]
+    assert preprocessing_for(data, source("cifar10")).mean == pytest.approx((125.3 / 255, 123.0 / 255, 113.9 / 255))
+    Image.new("RGB", (33, 32)).save(tmp_path / "cifar10/test/dog/b.png")
+    with pytest.raises(BadData, match=r"b\.png has 33 x 32 pixels"):
+        load(source("cifar10"), tmp_path)
+
+
 def test_cifar10_is_read_in_the_authors_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of that format made here; torchvision's checksums are switched off, since these are not the originals."""
     folder = tmp_path / "cifar10" / "cifar-10-batches-py"

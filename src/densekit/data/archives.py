@@ -3,7 +3,7 @@
 import gzip
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from densekit.data.sets import ArrayImages, DataSet
+from densekit.config import DataConfig
+from densekit.data.decode import MAX_PIXELS
+from densekit.data.folder import folder
+from densekit.data.sets import ArrayImages, DataSet, FileImages, Images
 from densekit.errors import BadData
 
 FASHION_CLASSES = (
@@ -45,7 +48,10 @@ def fashion_mnist(data_dir: Path) -> DataSet:
 
 
 def cifar10(data_dir: Path) -> DataSet:
-    """Krizhevsky 2009: 50,000 + 10,000 photographs of 32 x 32 pixels in 10 classes."""
+    """Krizhevsky 2009: 50,000 + 10,000 photographs of 32 x 32 pixels in 10 classes.
+
+    In the authors' format, or as pictures in DATA_DIR/cifar10/{train,test}/<class>/.
+    """
     return _cifar("CIFAR10", "cifar10", data_dir, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 
@@ -70,18 +76,40 @@ def svhn(data_dir: Path) -> DataSet:
 
 
 def _cifar(kind: str, name: str, data_dir: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> DataSet:
+    if all((data_dir / name / split).is_dir() for split in ("train", "test")):
+        classes, splits = _pictures(data_dir / name, side=32)
+        return _named_cifar(name, classes, splits, mean, std)
     parts = {split: _fetch(kind, data_dir / name, data_dir, train=split == "train") for split in ("train", "test")}
     splits = {
         split: ArrayImages(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for split, part in parts.items()
     }
-    return DataSet(
-        name,
-        tuple(parts["train"].classes),
-        splits,
-        mean=tuple(value / 255 for value in mean),
-        std=tuple(value / 255 for value in std),
-    )
+    return _named_cifar(name, tuple(parts["train"].classes), splits, mean, std)
+
+
+def _named_cifar(
+    name: str, classes: tuple[str, ...], splits: Mapping[str, Images], mean: tuple[float, ...], std: tuple[float, ...]
+) -> DataSet:
+    shares = {"mean": tuple(value / 255 for value in mean), "std": tuple(value / 255 for value in std)}
+    return DataSet(name, classes, splits, **shares)
+
+
+def _pictures(place: Path, side: int) -> tuple[tuple[str, ...], dict[str, ArrayImages]]:
+    """Classes and splits of pictures in folders, all of them RGB of that size; read into memory."""
+    found = folder(place, DataConfig(source=str(place)))
+    splits = {}
+    for split, images in found.splits.items():
+        assert isinstance(images, FileImages)
+        pixels = torch.empty(len(images), 3, side, side, dtype=torch.uint8)
+        for sample, path in enumerate(images.paths):
+            picture = images.decoded(sample, channels=3, max_pixels=MAX_PIXELS).image
+            if picture.size != (side, side):
+                raise BadData(
+                    f"{path} has {picture.width} x {picture.height} pixels, not {side} x {side}; copy it again"
+                )
+            pixels[sample] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        splits[split] = ArrayImages(pixels, images.labels)
+    return found.classes, splits
 
 
 def _fetch(kind: str, root: Path, data_dir: Path, **options: Any) -> Any:
