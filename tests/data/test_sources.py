@@ -16,6 +16,7 @@ from densekit.config import DataConfig
 from densekit.data import load
 from densekit.data.archives import DEBIAN_FASHION, read_idx
 from densekit.data.prepare import preprocessing_for
+from densekit.data.sets import ArrayImages
 from densekit.errors import BadData, InvalidInput, UnknownName
 
 

@@ -90,8 +90,8 @@ def _cifar(kind: str, name: str, data_dir: Path, mean: tuple[float, ...], std: t
 def _named_cifar(
     name: str, classes: tuple[str, ...], splits: Mapping[str, Images], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> DataSet:
-    shares = {"mean": tuple(value / 255 for value in mean), "std": tuple(value / 255 for value in std)}
-    return DataSet(name, classes, splits, **shares)
+    mean, std = (tuple(value / 255 for value in values) for values in (mean, std))
+    return DataSet(name, classes, splits, mean=mean, std=std)
 
 
 def _pictures(place: Path, side: int) -> tuple[tuple[str, ...], dict[str, ArrayImages]]:
@@ -104,9 +104,8 @@ def _pictures(place: Path, side: int) -> tuple[tuple[str, ...], dict[str, ArrayI
         for sample, path in enumerate(images.paths):
             picture = images.decoded(sample, channels=3, max_pixels=MAX_PIXELS).image
             if picture.size != (side, side):
-                raise BadData(
-                    f"{path} has {picture.width} x {picture.height} pixels, not {side} x {side}; copy it again"
-                )
+                size = f"{picture.width} x {picture.height}"
+                raise BadData(f"{path} has {size} pixels, not {side} x {side}; copy it again")
             pixels[sample] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         splits[split] = ArrayImages(pixels, images.labels)
     return found.classes, splits
