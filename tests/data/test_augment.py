@@ -99,7 +99,7 @@ def test_workers_outlive_a_signal_to_all_but_not_for_ever() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
-        _prepare_worker(os.getppid(), 0)
+        _prepare_worker(os.getppid(), None, 0)
         for number in numbers:
             signal.raise_signal(number)
         assert 0 < signal.alarm(0) <= 60

@@ -89,6 +89,25 @@ def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -
     assert set(_workers(os.getpid())) <= before
 
 
+def test_a_process_that_hangs_when_it_is_forked_is_replaced(photos: str, tmp_path: Path) -> None:
+    """As one does that was forked while another thread held a lock."""
+    parent, prepared, calls = os.getpid(), loader._prepare_worker, tmp_path / "calls"
+
+    def hangs_once(*given: Any) -> None:
+        with calls.open("a") as file:
+            file.write(".")
+        if calls.stat().st_size == 1 and os.getpid() != parent:
+            time.sleep(1000)
+        prepared(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "_prepare_worker", hangs_once)
+        patch.setattr(loader, "_START", 3.0)
+        run = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL | {"data.workers": 1})
+    whole = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "whole", settings=SMALL)
+    assert state_of(run.folder) == state_of(whole.folder)
+
+
 _STUCK = """
 import sys, time
 import densekit

@@ -1,8 +1,10 @@
 """Images -> batches. Files are decoded and cropped one by one, in workers; everything else is done on whole batches."""
 
 import math
+import multiprocessing
 import os
 import re
+import select
 import signal
 import threading
 import time
@@ -30,6 +32,8 @@ from densekit.data.sets import ArrayImages, EncodedImages, Images
 from densekit.errors import BadImage, WorkerLost
 
 _CPU = torch.device("cpu")
+_STARTS, _START = 3, 30.0
+"""How often decoding processes are forked until all work, and the seconds that this may take each time."""
 _CACHED = 1 << 18
 """Numbers that are worked on at once: a megabyte stays in a core's cache from one operation to the next."""
 _NONE = torch.empty(0)
@@ -163,10 +167,9 @@ class Loader:
             batch_sampler=_Lists(batches),
             num_workers=self.workers,
             collate_fn=_collate,
-            worker_init_fn=partial(_prepare_worker, os.getpid()),
             pin_memory=self.device.type == "cuda",
         )
-        decoded = iter(loader)
+        decoded = _started(loader)
         try:
             for pixels, draws, failures in decoded:
                 yield pixels, torch.tensor(draws, dtype=torch.int64), failures
@@ -347,7 +350,42 @@ class _RandomCrop(NamedTuple):
         return pixels.flip(-1) if self.config.flip and self.u[augment.FLIP] < 0.5 else pixels
 
 
-def _prepare_worker(parent: int, _: int) -> None:
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Its iterator, whose processes have all begun to work.
+
+    A process that is forked while another thread of its parent holds a lock may wait for that lock without end, in
+    CPython 3.11 even before `os.fork` returns there. Such ones are killed, and all are started again.
+    """
+    forks = loader.num_workers > 0 and torch.multiprocessing.get_start_method() == "fork"
+    for _ in range(_STARTS if forks else 0):
+        before = set(multiprocessing.active_children())
+        read, write = os.pipe()
+        try:
+            loader.worker_init_fn = partial(_prepare_worker, os.getpid(), write)
+            decoded = iter(loader)
+            if _said(read, loader.num_workers):
+                return decoded
+            started = set(multiprocessing.active_children()) - before
+            del decoded  # ends those that work; torch would raise when one that it watches is killed
+            for process in started:
+                process.kill()
+                process.join()
+        finally:
+            os.close(read)
+            os.close(write)
+    loader.worker_init_fn = partial(_prepare_worker, os.getpid(), None)
+    return iter(loader)
+
+
+def _said(read: int, count: int) -> bool:
+    """Whether so many bytes come within the time that a process may take to start."""
+    until = time.monotonic() + _START
+    while count and select.select([read], [], [], max(0.0, until - time.monotonic()))[0]:
+        count -= len(os.read(read, count))
+    return not count
+
+
+def _prepare_worker(parent: int, write: int | None, _: int) -> None:
     """Settles when a decoding process ends: with the training process, and no earlier.
 
     A signal to a whole process group must not end it before the training process has saved. But one that asks it to
@@ -357,6 +395,9 @@ def _prepare_worker(parent: int, _: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if write is not None:
+        os.write(write, b".")
+        os.close(write)
 
 
 def _end_with(parent: int) -> None:
