@@ -15,7 +15,7 @@ import densekit
 from densekit.data import loader
 from densekit.errors import WorkerLost
 from tests.conftest import write_photos
-from tests.faults.command import ENVIRONMENT, command, state_of
+from tests.faults.command import ENVIRONMENT, finish, start, state_of
 
 NET = "densenet_bc_10_4"
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 4, "plan": "concat"}
@@ -142,14 +142,7 @@ def _workers(pid: int) -> list[int]:
 def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str, tmp_path: Path) -> None:
     words = ("train", photos, "--model", NET, "--epochs", "2000", "--image-size", "16", "--out", "run")
     settings = ("--set", "data.workers=1", "--set", "batch_size=4", "--set", "plan=concat")
-    process = subprocess.Popen(
-        command(*words, *settings, ranks=ranks),
-        cwd=tmp_path,
-        env=os.environ | ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(*words, *settings, folder=tmp_path, ranks=ranks)
     until = time.monotonic() + 200
     while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -158,7 +151,7 @@ def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str,
         time.sleep(0.001)
     os.kill(found[0], signal.SIGKILL)
     started = time.monotonic()
-    _, err = process.communicate(timeout=100)
+    _, err = finish(process, timeout=100)
     assert time.monotonic() - started < 60
     assert process.returncode == (3 if ranks == 1 else 1), err
     assert err.count("densekit: decoding failed") == 1

@@ -163,15 +163,12 @@ class Loader:
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
         )
-        decoded = _started(loader)
         try:
-            for pixels, samples, failures in decoded:
+            for pixels, samples, failures in _started(loader):
                 yield pixels, torch.tensor(samples, dtype=torch.int64), failures
         except (Exception, KeyboardInterrupt) as error:
             # The frames of its traceback hold the iterator, and with it the decoding processes.
             raise error.with_traceback(None) from None
-        finally:
-            del decoded
 
     def _finish(
         self, pixels: Tensor, samples: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]
