@@ -89,6 +89,7 @@ def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -
     assert set(_workers(os.getpid())) <= before
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_when_it_is_forked_is_replaced(photos: str, tmp_path: Path) -> None:
     """As one does that was forked while another thread held a lock."""
     parent, prepared, calls = os.getpid(), loader._prepare_worker, tmp_path / "calls"
@@ -119,6 +120,7 @@ densekit.train(sys.argv[1], model="densenet_bc_10_4", epochs=1, out="run",
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_trainer_whatever_they_wait_for(photos: str, tmp_path: Path) -> None:
     """Those of a killed process that went on would hold its connections open, and others would wait for it."""
     process = subprocess.Popen(
