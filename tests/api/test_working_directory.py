@@ -154,6 +154,7 @@ def test_a_run_of_an_older_version_with_relative_paths_goes_on(place: Path) -> N
     assert yaml.safe_load(Path("run/config.yaml").read_text())["data"]["source"] == str(place / "here/photos")
 
 
+@pytest.mark.slow
 def test_a_study_of_an_older_version_with_relative_paths_goes_on(place: Path) -> None:
     Path("grid.yaml").write_text(yaml.safe_dump({"data": "photos", "arms": {"one": {"model": NET}}, "settings": SMALL}))
     densekit.api.study("grid.yaml", out="study", options=Options(epochs=1, seeds=1))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.command import ENVIRONMENT, command, run, start, state_of
+from tests.faults.command import ENVIRONMENT, command, finish, run, start, state_of
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_torchrun_restarts_and_the_run_finishes_as_if_nothing_had_been(tmp_path:
     wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = finish(process, timeout=120)
     assert process.returncode == 0, err
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")
     # What a reader of the log learns: that it went on, from where, and why.
@@ -57,7 +57,7 @@ def test_torchrun_restarts_a_single_process_too(out: tuple[str, ...], tmp_path: 
     wait_for((folder / "metrics.jsonl").exists)
     (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = finish(process, timeout=120)
     assert process.returncode == 0, err
     assert "after restart 1, as a process had ended" in err
     assert state_of(folder) == state_of(tmp_path / "whole" / "run")
@@ -70,7 +70,7 @@ def test_without_restarts_the_others_end_soon_and_say_why(tmp_path: Path) -> Non
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
     started = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process, timeout=60)
     assert time.monotonic() - started < 30
     assert process.returncode != 0
     assert "SIGKILL" in err or "Signal 9" in err
@@ -102,7 +102,7 @@ def test_a_stop_during_validation_comes_back_to_it(tmp_path: Path) -> None:
     steps = int(rows(tmp_path / "whole" / "run")[0]["step"])
     wait_for(lambda: progress_of(last).get("step_in_epoch") == steps)  # saved for the time of the validation
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process, timeout=60)
     assert process.returncode != 0, err
     run("resume", "run", folder=tmp_path, ranks=2)
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")

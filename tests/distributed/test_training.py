@@ -1,9 +1,7 @@
 """Several processes train one network: the one that a single process trains, where statistics are shared."""
 
 import json
-import os
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS
-from tests.faults.command import ENVIRONMENT, command, finish, run
+from tests.faults.command import finish, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -61,20 +59,11 @@ def test_hosts_may_keep_the_same_images_in_different_folders(tmp_path: Path) -> 
     processes = []
     for rank, host in enumerate(("a", "b")):
         write_photos(tmp_path / host / "photos", count=6)
-        words = command("train", "photos", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run")
+        words = ("train", "photos", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run")
         settings = ("--image-size", "16", "--set", "batch_size=4", "--set", "plan=concat")
         place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(
-            subprocess.Popen(
-                [*words, *settings],
-                cwd=tmp_path / host,
-                env=os.environ | ENVIRONMENT | {key: str(value) for key, value in place.items()},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
+        environment = {key: str(value) for key, value in place.items()}
+        processes.append(start(*words, *settings, folder=tmp_path / host, environment=environment))
     said = [finish(process, timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert rows(tmp_path / "a/run")

@@ -61,6 +61,7 @@ def test_freed_memory_waits_for_the_next_step_and_is_given_back_at_the_end():
 @pytest.mark.parametrize(
     "environment", [{"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}]
 )
+@pytest.mark.slow
 def test_who_tunes_malloc_is_left_alone(environment: dict[str, str]):
     found = _measured(**environment)
     assert found["kept"] > found["before"] / 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ def command(*words: str | Path, ranks: int = 1, restarts: int = 0) -> list[str]:
     return [sys.executable, "-m", *(launcher if ranks > 1 or restarts else ()), "densekit", *map(str, words)]
 
 
-def start(*words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0) -> subprocess.Popen[str]:
+def start(
+    *words: str | Path, folder: Path, ranks: int = 1, restarts: int = 0, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Started in `folder`, in a process group of its own; output goes to pipes."""
     return subprocess.Popen(
         command(*words, ranks=ranks, restarts=restarts),
         cwd=folder,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

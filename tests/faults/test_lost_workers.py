@@ -15,7 +15,7 @@ import densekit
 from densekit.data import loader
 from densekit.errors import WorkerLost
 from tests.conftest import write_photos
-from tests.faults.command import ENVIRONMENT, command, state_of
+from tests.faults.command import ENVIRONMENT, finish, start, state_of
 
 NET = "densenet_bc_10_4"
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 4, "plan": "concat"}
@@ -89,6 +89,7 @@ def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -
     assert set(_workers(os.getpid())) <= before
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_when_it_is_forked_is_replaced(photos: str, tmp_path: Path) -> None:
     """As one does that was forked while another thread held a lock."""
     parent, prepared, calls = os.getpid(), loader._prepare_worker, tmp_path / "calls"
@@ -119,6 +120,7 @@ densekit.train(sys.argv[1], model="densenet_bc_10_4", epochs=1, out="run",
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_trainer_whatever_they_wait_for(photos: str, tmp_path: Path) -> None:
     """Those of a killed process that went on would hold its connections open, and others would wait for it."""
     process = subprocess.Popen(
@@ -142,14 +144,7 @@ def _workers(pid: int) -> list[int]:
 def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str, tmp_path: Path) -> None:
     words = ("train", photos, "--model", NET, "--epochs", "2000", "--image-size", "16", "--out", "run")
     settings = ("--set", "data.workers=1", "--set", "batch_size=4", "--set", "plan=concat")
-    process = subprocess.Popen(
-        command(*words, *settings, ranks=ranks),
-        cwd=tmp_path,
-        env=os.environ | ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(*words, *settings, folder=tmp_path, ranks=ranks)
     until = time.monotonic() + 200
     while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -158,7 +153,7 @@ def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str,
         time.sleep(0.001)
     os.kill(found[0], signal.SIGKILL)
     started = time.monotonic()
-    _, err = process.communicate(timeout=100)
+    _, err = finish(process, timeout=100)
     assert time.monotonic() - started < 60
     assert process.returncode == (3 if ranks == 1 else 1), err
     assert err.count("densekit: decoding failed") == 1

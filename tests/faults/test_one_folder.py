@@ -38,6 +38,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_two_trainings_leave_one_run(tmp_path: Path) -> None:
     words = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run", "--set", "plan=concat")
     started = [

@@ -94,6 +94,7 @@ def _close(actual: torch.Tensor, expected: torch.Tensor, name: str, tolerance: f
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
+@pytest.mark.slow
 def test_ranks_agree_with_one_process(tmp_path: Path):
     expected: dict[str, torch.Tensor] = {}
     model = with_plan(network(), "concat")
@@ -127,6 +128,7 @@ def test_synced_statistics_are_those_of_the_whole_batch(tmp_path: Path):
     _assert_whole_batch(tmp_path, Case("concat"), Case("checkpoint"), Case("shared"))
 
 
+@pytest.mark.slow
 def test_a_single_value_is_enough_where_others_have_more(tmp_path: Path):
     """The last block sees single pixels; the first rank has one image."""
     shares = (slice(0, 1), slice(1, 3))
@@ -134,12 +136,14 @@ def test_a_single_value_is_enough_where_others_have_more(tmp_path: Path):
     _assert_whole_batch(tmp_path, *cases, tolerance=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["checkpoint", "shared"])
 def test_what_one_rank_cannot_run_as_one_none_does(plan: str, tmp_path: Path):
     """Else each would wait for statistics that the other never sends."""
     _assert_whole_batch(tmp_path, *(Case(plan, alone=alone) for alone in (_watched, _observed, _watched_transition)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
 def test_kernels_pool_theirs(tmp_path: Path):
     _assert_whole_batch(tmp_path, Case("shared", dtype=torch.float32), tolerance=1e-3)

@@ -169,15 +169,12 @@ class Loader:
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
         )
-        decoded = _started(loader)
         try:
-            for pixels, draws, failures in decoded:
+            for pixels, draws, failures in _started(loader):
                 yield pixels, torch.tensor(draws, dtype=torch.int64), failures
         except (Exception, KeyboardInterrupt) as error:
             # The frames of its traceback hold the iterator, and with it the decoding processes.
             raise error.with_traceback(None) from None
-        finally:
-            del decoded
 
     def _finish(
         self, pixels: Tensor, draws: Tensor, epoch: int, total: int, failures: tuple[tuple[Path, BadImage], ...]

@@ -71,12 +71,11 @@ class DenseBlock(nn.ModuleDict):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + L*k, H, W)."""
         # A block that is scripted by itself: whole networks are as graphs.
-        if is_scripting():
-            for layer in self.values():
-                x = torch.cat((x, layer(x)), dim=1)
-            return x
-        else:  # noqa: RET505 - what follows a return is compiled, too
+        if not is_scripting():
             return ops.run_block(x, tuple(self.values()), self.plan)
+        for layer in self.values():
+            x = torch.cat((x, layer(x)), dim=1)
+        return x
 
     def forward_with(self, tail: ops.Tail, x: Tensor) -> tuple[Tensor, bool]:
         """(N, C, H, W) -> (N, C + L*k, H // pool, W // pool), as batch norm, ReLU and pool leave it, and true.
@@ -112,13 +111,12 @@ class Transition(nn.Module):
 
     def pools_first(self) -> bool:
         """Averaging commutes with a 1x1 convolution without bias, but not with dropout between them."""
-        if is_scripting():  # likewise
-            return False
-        else:  # noqa: RET505
+        if not is_scripting():
             if not self.pool_first or not isinstance(self.drop, nn.Dropout):
                 return self.pool_first and isinstance(self.drop, nn.Identity)
             # A symbolic graph may be put into training later.
             return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
+        return False
 
     _plain = (forward, reduce, pools_first)
 
