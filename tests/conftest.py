@@ -1,6 +1,5 @@
 """Fixtures that several tests share."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +14,6 @@ from tests.data.xrays import SETTINGS, write_xrays
 
 if TYPE_CHECKING:
     from densekit import Run
-
-# Arrow, which `datasets` loads, starts a thread of its allocator that blocks all signals: were it to fault, the suite
-# would end without a word of where. Tests fork processes by the hundred, and do without it.
-os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 
 # How long an example takes says nothing on a machine that other tests share.
 settings.register_profile("densekit", deadline=None, suppress_health_check=[HealthCheck.too_slow])

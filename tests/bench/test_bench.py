@@ -98,8 +98,6 @@ def test_what_is_missing_stays_in_the_table(densekit: Command) -> None:
         assert "not installed" in " ".join(line)
 
 
-# In `make test-slow`, not for its time: it loads onnxruntime and OpenVINO, and in a process that holds them beside
-# torch's loader of data, the end of the next child is a signal that kills it.
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_graphs_agree_with_the_network(tmp_path: Path) -> None:

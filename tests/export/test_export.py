@@ -1,6 +1,8 @@
 """An exported file is the network, whatever the format, the batch and where preprocessing is done."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,26 @@ def test_any_batch_goes_through_one_file(exported: dict[str, Path], file: str) -
     whole = run(images)
     for batch in (1, 2, 7):
         np.testing.assert_allclose(run(images[:batch]), whole[:batch], rtol=1e-4, atol=1e-4)
+
+
+_TWO_MODELS = """
+import os, signal, sys
+from pathlib import Path
+from densekit.export.engines import open_file
+
+first, second = (open_file(Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_when_two_models_were_opened(exported: dict[str, Path]) -> None:
+    """OpenVINO may leave a thread a stack for signal handlers that is gone, and the next signal ends the process."""
+    words = [sys.executable, "-c", _TWO_MODELS, str(exported["outside"] / "model.xml")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_the_graph_is_folded_and_joins_two_maps_at_least(tmp_path: Path) -> None:

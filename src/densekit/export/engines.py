@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,19 @@ def onnxruntime(path: Path, threads: int | None = None) -> Opened:
     )
 
 
+@cache
+def openvino_core() -> Any:
+    """The one of this process, kept to its end.
+
+    OpenVINO's plugin for CPUs gives the thread that loads it a stack for signal handlers, and puts the one before back
+    when it is unloaded. Of two cores the first to go would leave the second a stack that is gone to put back, and the
+    next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def openvino(path: Path, threads: int | None = None) -> Opened:
     """With the latency hint, on the CPU; an IR or an ONNX file."""
     need(path.name, "openvino")
@@ -97,7 +111,7 @@ def openvino(path: Path, threads: int | None = None) -> Opened:
     }
     if threads:
         properties["INFERENCE_NUM_THREADS"] = threads
-    core = runtime.Core()
+    core = openvino_core()
     model = core.read_model(os.fspath(path))
     strings = {
         key: str(model.get_rt_info(["model_info", key]).value)

@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from densekit import strict_json
 from densekit.errors import InvalidInput
-from densekit.export.engines import CARD
+from densekit.export.engines import CARD, openvino_core
 from densekit.export.passport import INPUTS, OUTPUT, Passport
 
 _ONNX_LIMIT = 2**31 - 2**20  # bytes that a protobuf message may have, but for the graph itself
@@ -82,7 +82,7 @@ def write_openvino(onnx_file: Path, passport: Passport, path: Path) -> None:
     """An IR, .xml and .bin, of an ONNX file; weights stay as they are, the passport is rt_info's model_info."""
     import openvino
 
-    model = openvino.Core().read_model(os.fspath(onnx_file))
+    model = openvino_core().read_model(os.fspath(onnx_file))
     for key, value in passport.strings().items():
         model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
