@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,20 @@ from tests.faults.command import ENVIRONMENT
 
 # The main thread is in C for many seconds, where no handler of Python runs.
 BUSY = """
-import hashlib
+import hashlib, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets its background jobs ignore
 from densekit.signal_watch import watching
 with watching(leave={leave}):
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"p", b"s", {rounds})
 """
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def busy(*, leave: bool, rounds: int = 30_000_000) -> subprocess.Popen[str]:

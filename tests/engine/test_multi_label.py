@@ -65,7 +65,7 @@ def test_areas_are_scikit_learns_to_1e_6(run: densekit.Run) -> None:
         assert (row["count"], row["known"]) == (np.nansum(labels[:, i]), known.sum())
         areas.append(auroc)
     assert run.result.auroc == pytest.approx(np.mean(areas), abs=1e-6)
-    assert run.result.auroc > 0.75  # it has learned, so it is not of noise alone
+    assert run.result.auroc > 0.65  # it has learned, so it is not of noise alone
 
 
 def test_no_patient_is_in_two_splits_of_the_run(run: densekit.Run, table: Path) -> None:

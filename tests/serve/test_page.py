@@ -266,7 +266,9 @@ def test_a_photo_keeps_its_resolution_as_far_as_the_window_allows(tab, tmp_path,
     page = tab(viewport=viewport).open()
     page.choose(saved(tmp_path, "grey16"), saved(tmp_path, "large"), saved(tmp_path, "tall"), saved(tmp_path, "tiny"))
     page.answers(4)
-    page.page.wait_for_function("[...document.querySelectorAll('.photo img')].every((i) => i.naturalWidth)")
+    page.page.wait_for_function(
+        "[...document.querySelectorAll('.photo img')].every((i) => i.naturalWidth && i.clientWidth)"
+    )
     sizes = page.page.locator(".photo .frame").evaluate_all("all => all.map((f) => [f.clientWidth, f.clientHeight])")
     column = page.page.locator(".body").first.evaluate("(body) => body.clientWidth")
     assert sizes[0] == [min(300, column), pytest.approx(1.4 * min(300, column), abs=1)]  # as many pixels as it has
