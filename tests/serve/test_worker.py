@@ -173,3 +173,12 @@ def test_messages_come_back_whole_or_not_at_all(tmp_path: Path) -> None:
         path.write_bytes(packed[:length])
         with path.open("rb") as stream:
             assert wire.read(stream) is None
+
+
+def test_a_killed_server_is_the_end_of_what_arrives() -> None:
+    """Its answers were not all read, so the system resets the connection; the worker would wait for ever."""
+    server, worker = socket.socketpair()
+    with worker, worker.makefile("rb") as stream:
+        worker.sendall(b"an answer that nobody reads")
+        server.close()
+        assert wire.read(stream) is None

@@ -44,12 +44,15 @@ def pixels_of(found: dict[str, Any]) -> "Tensor":
 
 
 def read(stream: IO[bytes]) -> Message | None:
-    """The next message; none at the end, also at one within a message."""
-    head = stream.read(_HEAD.size)
-    if len(head) < _HEAD.size:
+    """The next message; none at the end, also at one within a message, or where the other process was killed."""
+    try:
+        head = stream.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            return None
+        text, content = _HEAD.unpack(head)
+        body = stream.read(text + content)
+    except ConnectionError:
         return None
-    text, content = _HEAD.unpack(head)
-    body = stream.read(text + content)
     return (json.loads(body[:text]), body[text:]) if len(body) == text + content else None
 
 
