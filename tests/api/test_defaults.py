@@ -28,6 +28,7 @@ from densekit.errors import InvalidInput
 from densekit.models import build, config_for
 from densekit.recipes import recipe_for
 from densekit.weights import ModelCard, resolve, save_model
+from tests.api.made_weights import no_network, ship
 from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
@@ -196,21 +197,9 @@ def test_a_batch_takes_at_most_half_of_the_memory() -> None:
     assert int(tight["batch"]) < int(wide["batch"])
 
 
-def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing but what is in torch.hub's folder, which is returned."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    (folder := tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
-    return folder
-
-
 def test_a_file_where_the_download_would_be_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torchvision's own code; it compares hashes only of what it downloads."""
-    folder = no_server(monkeypatch, tmp_path)
+    folder = no_network(monkeypatch, tmp_path)
     theirs = peers.densenet121().state_dict()
     torch.save(theirs, folder / "densenet121-a639ec97.pth")
     photos = str(write_photos(tmp_path / "photos", size=130))
@@ -229,7 +218,7 @@ def test_a_file_where_the_download_would_be_is_taken(tmp_path: Path, monkeypatch
 
 
 def test_without_it_the_plan_names_file_address_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = no_server(monkeypatch, tmp_path)
+    folder = no_network(monkeypatch, tmp_path)
     monkeypatch.setattr(looked_up, "shipped_names", list)
     first = compose(str(write_photos(tmp_path / "photos", size=130)))
     found = facts_of(load(first.data, tmp_path), first, Given())
@@ -239,7 +228,7 @@ def test_without_it_the_plan_names_file_address_and_place(tmp_path: Path, monkey
 
 
 def test_the_shipped_net_is_taken_if_the_package_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_server(monkeypatch, tmp_path)
+    no_network(monkeypatch, tmp_path)
     monkeypatch.setattr(resolve, "SHIPPED", tmp_path / "shipped")
     classes = tuple("abcdefghij")
     config = config_for("densenet_bc_10_4")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from densekit.api.defaults import Decision, decide
@@ -14,8 +15,11 @@ from densekit.data.sets import ArrayImages
 from densekit.data.sources import NAMED
 from densekit.engine.choice import room, total_memory
 from densekit.engine.forecast import Forecast
-from densekit.engine.setup import Phase, Prepared
+from densekit.engine.processes import World
+from densekit.engine.progress import Display
+from densekit.engine.setup import Phase, Prepared, prepare, read
 from densekit.errors import InvalidInput
+from densekit.weights import pinned
 
 
 class Compose(Protocol):
@@ -78,9 +82,11 @@ def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[st
     return Given(recipe, model, init, frozenset(settings))
 
 
-def command_of(data: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """`densekit train` with these options, None left out."""
-    words = ["densekit", "train", data]
+def command_of(
+    data: str, options: Mapping[str, Any], settings: Mapping[str, Any], *, verb: str = "train"
+) -> tuple[str, ...]:
+    """`densekit VERB` with these options, None left out."""
+    words = ["densekit", verb, data]
     for name, value in options.items():
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     for key, value in settings.items():
@@ -88,7 +94,40 @@ def command_of(data: str, options: Mapping[str, Any], settings: Mapping[str, Any
     return tuple(words)
 
 
-def require_start(recipe: Recipe) -> None:
+def prepare_run(
+    recipe: Recipe, request: Request | None, data_dir: Path, world: World, display: Display
+) -> tuple[Prepared, tuple[Decision, ...]]:
+    """What `train` trains: `recipe` with what `request` leaves open decided, its data, and its network. A collective.
+
+    Args:
+        recipe: composed of what the user has set.
+        request: None: nothing is open, and nobody is asked.
+        data_dir: where data sets are kept.
+        world: all processes of the run.
+        display: where phases and warnings are shown.
+
+    Returns:
+        Data, network and resolved recipe, and the decisions.
+
+    Raises:
+        InvalidInput: what does not fit together, or was declined.
+        BadData: data that are missing or unusable.
+        BadWeights: weights likewise.
+    """
+    recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
+    loaded = read(recipe, data_dir, world, display.phase)
+    decisions: tuple[Decision, ...] = ()
+    if request is not None:
+        recipe, decisions = world.from_leader(lambda: request.resolved(recipe, loaded, display.phase))
+        world.from_leader(lambda: request.check_size(recipe, loaded, display.say))
+    _require_start(recipe)
+    if recipe.init is not None:
+        source = recipe.init
+        recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
+    return prepare(recipe, data_dir, world, loaded=loaded, phase=display.phase), decisions
+
+
+def _require_start(recipe: Recipe) -> None:
     """Raises InvalidInput where a recipe is to fine-tune nothing: it would train from scratch, at rates for the end."""
     if recipe.name == "finetune" and recipe.init is None:
         raise InvalidInput(
