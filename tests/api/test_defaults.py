@@ -28,7 +28,7 @@ from densekit.errors import InvalidInput
 from densekit.models import build, config_for
 from densekit.recipes import recipe_for
 from densekit.weights import ModelCard, resolve, save_model
-from tests.api.made_weights import no_network, ship
+from tests.api.made_weights import no_network
 from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")

@@ -13,12 +13,13 @@ from densekit.data import DataSet
 from densekit.data.native_size import native_size
 from densekit.data.sets import ArrayImages
 from densekit.data.sources import NAMED
-from densekit.engine.choice import room, total_memory
-from densekit.engine.forecast import Forecast
+from densekit.engine.choice import least_memory, room, total_memory
+from densekit.engine.forecast import Forecast, memory_bytes
 from densekit.engine.processes import World
 from densekit.engine.progress import Display
 from densekit.engine.setup import Phase, Prepared, prepare, read
 from densekit.errors import InvalidInput
+from densekit.models.cost import Cost
 from densekit.weights import pinned
 
 
@@ -60,11 +61,17 @@ class Request:
             size = native_size(images, max_pixels=recipe.data.max_pixels)
             settle([upscaling(recipe, size)], self.command, self.ask, warn)
 
+    def check_possible(self, prepared: Prepared, cost: Cost) -> None:
+        """Before anything is measured. Raises InvalidInput for more memory than there is, under any plan."""
+        needed = memory_bytes(prepared.recipe, cost, least_memory(prepared))
+        total = total_memory(prepared.device)
+        settle([memory(needed, prepared.recipe, total=total, free=total)], self.command, None, lambda _: None)
+
     def check_cost(self, forecast: Forecast, prepared: Prepared, warn: Callable[[str], None]) -> None:
         """Asks about memory and hours. Raises InvalidInput for a no, and for more memory than there is."""
         device = prepared.device
         concerns: list[Concern | None] = [
-            memory(forecast, prepared.recipe, total=total_memory(device), free=room(device)),
+            memory(forecast.memory_bytes, prepared.recipe, total=total_memory(device), free=room(device)),
             hours(forecast, prepared.recipe),
         ]
         settle(concerns, self.command, self.ask, warn)

@@ -179,6 +179,8 @@ def train_recipe(
         prepared, decisions = prepare_run(recipe, request, data_folder(data_dir), world, display)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
+        if request is not None:
+            world.from_leader(lambda: request.check_possible(prepared, cost))
         with threads.suitable(cost.macs, prepared.recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs, display.phase)
             forecast = replace(forecast_of(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
