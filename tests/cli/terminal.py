@@ -38,8 +38,9 @@ class Terminal:
 
     def lines(self) -> list[str]:
         """What was shown, without colours and spinners."""
-        text = _CONTROL.sub("", self._shown).replace("\r", "")
-        return [line for line in text.splitlines() if line and not line.endswith(" ...") and line[0] < "\u2800"]
+        text = _CONTROL.sub("", self._shown).replace("\r\n", "\n")
+        lines = [line.rpartition("\r")[2] for line in text.split("\n")]  # of a line drawn again, the last
+        return [line for line in lines if line and not line.endswith(" ...") and line[0] < "\u2800"]
 
     def _read(self) -> None:
         while True:

@@ -44,7 +44,7 @@ def test_a_no_at_the_terminal_starts_nothing_and_names_the_better_command(
     assert out == "", "standard output is for results"
     question, said = terminal.lines()
     assert question.rstrip(" n") == QUESTION
-    assert said == f"densekit: not started; try: {BETTER}"
+    assert said.strip() == f"densekit: not started; try: {BETTER}"
     assert not (here / "run").exists()
 
 

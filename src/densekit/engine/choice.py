@@ -78,7 +78,7 @@ def choose(prepared: Prepared, macs: int, phase: Phase = nullcontext) -> tuple[P
 
 def least_memory(prepared: Prepared) -> int:
     """Bytes that autograd keeps at once, in each process, by the plan that keeps least of those to choose from."""
-    plan = prepared.recipe.plan
+    plan: str = prepared.recipe.plan
     if isinstance(prepared.model, DenseNet) and plan == "auto":
         plan = "shared" if "shared" in _candidates(prepared) else _LAST_RESORT  # shared keeps less than checkpoint
     return _images_at_once(prepared) * saved_bytes_of(prepared.recipe.model, plan)
@@ -89,7 +89,7 @@ def speed(prepared: Prepared, macs: int) -> float:
 
     Changes no state.
     """
-    plan = prepared.recipe.plan
+    plan: str = prepared.recipe.plan
     return _seconds_per_image(prepared, _first_images(prepared, macs), (plan,))[plan]
 
 
