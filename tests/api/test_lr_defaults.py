@@ -10,6 +10,7 @@ from torch import Tensor
 
 import densekit
 from densekit.api import lr_finding, training
+from densekit.api import request as requests
 from densekit.config import EmaConfig, Recipe
 from densekit.engine.setup import Prepared
 from densekit.weights import resolve
@@ -95,3 +96,13 @@ def test_lr_warns_of_pictures_scaled_up_with_its_own_command(command: Command, t
     status, _, err = command("lr", "photos", *words)
     assert status == 0
     assert "better: densekit lr photos --model densenet_bc_10_4 --image-size 16" in err
+
+
+def test_lr_refuses_what_memory_cannot_hold(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "total_memory", lambda _: 1e5)
+    write_photos(tmp_path / "photos", size=16)
+    status, out, err = command("lr", "photos", "--model", "densenet_bc_10_4", "--epochs", "1")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].endswith(
+        "try: densekit lr photos --model densenet_bc_10_4 --epochs 1 --set batch_size=2"
+    )

@@ -58,7 +58,7 @@ def find_lr(
         Losses by rate, and `suggestion`: a tenth of the rate of the lowest loss, for `optimizer.lr`.
 
     Raises:
-        InvalidInput: wrong arguments.
+        InvalidInput: wrong arguments, or more memory than there is.
         BadData: the data cannot be used, or the loss is not finite from the start.
         BadWeights: weights likewise.
 
@@ -87,8 +87,12 @@ def find_lr(
         if decisions:
             title = f"learning rates for {prepared.recipe.model.name} on {prepared.data.name}"
             display.facts(title, {decision.name: str(decision) for decision in decisions})
-        macs = cost_of(prepared.recipe.model).macs
-        with threads.suitable(macs, prepared.recipe.batch_size), display.counting("learning rates", steps) as advance:
+        cost = cost_of(prepared.recipe.model)
+        world.from_leader(lambda: request.check_possible(prepared, cost))
+        with (
+            threads.suitable(cost.macs, prepared.recipe.batch_size),
+            display.counting("learning rates", steps) as advance,
+        ):
             curve = rate_curve(prepared, min_lr=min_lr, max_lr=max_lr, steps=steps, advance=advance)
         if out is not None and world.leads:
             write_lr_figure(curve, Path(out))

@@ -89,7 +89,7 @@ def speed(prepared: Prepared, macs: int) -> float:
 
     Changes no state.
     """
-    plan: str = prepared.recipe.plan
+    plan = prepared.recipe.plan
     return _seconds_per_image(prepared, _first_images(prepared, macs), (plan,))[plan]
 
 
