@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.api.defaults import decide
 from densekit.api.facts import Given, facts_of
 from densekit.api.training import compose
 from densekit.config import Recipe
 from densekit.data import load
-from densekit.engine import choice, runs
+from densekit.engine import choice, prepare, runs
 from densekit.weights import resolve
-from densekit.weights.folder import read_card, read_tensors
+from densekit.weights.folder import read_card
+from densekit.weights.torchvision_files import weights_file
 from tests.api.made_weights import no_network, ship, torchvision_file
 from tests.cli.terminal import at_terminal
 from tests.cli.test_errors import Command
@@ -90,29 +92,24 @@ def test_torchvisions_file_is_fine_tuned_from_and_the_plan_says_why_in_80_column
     check_finetuned(runs.recipe_of(tmp_path / "run"))
 
 
-@pytest.mark.usefixtures("untimed")
-def test_all_tensors_but_the_head_are_the_files(
-    hub: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a rate that changes next to nothing; running statistics move in training, towards those of the photographs."""
+def test_all_tensors_but_the_head_are_the_files(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running statistics included."""
     _, theirs = torchvision_file(monkeypatch, hub)
-    still = ("--set", "optimizer.lr=1e-12", "--set", "ema.decay=0")
-    status, _, err = command("train", "photos", *SHORT, *still)
-    assert status == 0, err
-    last = tmp_path / "run" / "checkpoints" / "last"
-    ours = read_tensors(last, read_card(last))
-    for name, value in theirs.items():
-        if name.startswith("classifier."):
-            assert ours[name].shape[0] == 2
-        elif name.endswith("running_mean"):
-            assert not torch.equal(ours[name], value), name
-        elif not name.endswith(("running_var", "num_batches_tracked")):
-            torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6, msg=name)
+    given = Given()
+    first = compose("photos")
+    decided = decide(facts_of(load(first.data, tmp_path), first, given), given)
+    recipe = compose("photos", model=decided.model, recipe=decided.recipe, defaults=decided.settings)
+    prepared = prepare(recipe, tmp_path)
+    ours = prepared.model.state_dict()
+    assert prepared.new == ("classifier.weight", "classifier.bias")
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - set(prepared.new):
+        assert torch.equal(ours[name], theirs[name]), name
 
 
 @pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize("shipped", [False, True])
-def test_without_the_file_the_plan_names_it_and_the_next_run_takes_it_from_there(
+def test_without_the_file_the_plan_names_it_and_it_is_taken_from_there(
     shipped: bool, hub: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = torchvision_file(monkeypatch, hub)
@@ -137,9 +134,10 @@ def test_without_the_file_the_plan_names_it_and_the_next_run_takes_it_from_there
     assert recipe.name == ("finetune" if shipped else "quick")
     assert recipe.data.image_size == (64, 64)
     shutil.move(tmp_path / "downloaded elsewhere", place)
-    status, _, err = command("lr", "photos", "--steps", "20", "--json")
-    assert plan_of(err.splitlines())["weights"].startswith("torchvision:densenet121: ")
-    assert status == 0
+    first = compose("photos")
+    best, *_ = facts_of(load(first.data, tmp_path), first, Given()).weights
+    assert best.source == "torchvision:densenet121"
+    assert weights_file("densenet121").fault() == ""
 
 
 def test_recipe_finetune_without_weights_names_the_file_and_exits_with_2(hub: Path, command: Command) -> None:
