@@ -6,28 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torchvision.models as peers
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import densekit
-from densekit.api import facts as looked_up
 from densekit.api.defaults import decide
-from densekit.api.facts import FEW, SMALL, Facts, Given, Weights, facts_of
+from densekit.api.facts import FEW, SMALL, Facts, Given, Weights
 from densekit.api.request import given_by
 from densekit.api.training import compose, train_recipe
 from densekit.cli.main import status_of
-from densekit.config import Preprocessing, with_settings
-from densekit.data import load
+from densekit.config import with_settings
 from densekit.data.native_size import NativeSize
 from densekit.data.prepare import resize_for
-from densekit.engine import prepare
 from densekit.errors import InvalidInput
-from densekit.models import build, config_for
+from densekit.models import config_for
 from densekit.recipes import recipe_for
-from densekit.weights import ModelCard, resolve, save_model
 from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
@@ -181,6 +175,20 @@ def test_weights_of_another_network_than_the_users_are_not_taken() -> None:
     assert found["weights"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("changes", "taken"),
+    [
+        ({"dropout_rate": 0.2, "num_classes": 3}, True),
+        ({"growth_rate": 24}, False),
+        ({"transition_relu": False}, False),
+    ],
+)
+def test_weights_are_taken_by_a_network_that_they_fit(changes: dict[str, Any], taken: bool) -> None:
+    """Not by the name alone: loading them would fail, or compute something else."""
+    changed = config_for("densenet_bc_100_12").model_copy(update=changes)
+    assert (values(facts(600, 32, SHIPPED), Given(model=changed))["weights"] == "cifar10") is taken
+
+
 def test_finetune_takes_weights_itself_even_of_many_images() -> None:
     assert values(facts(FEW, 192, IMAGENET), Given(recipe="finetune"))["weights"] == "torchvision:densenet121"
 
@@ -194,68 +202,6 @@ def test_a_batch_takes_at_most_half_of_the_memory() -> None:
     wide = values(facts(600, 224 * 2, IMAGENET, cores=64))
     tight = values(facts(600, 224 * 2, IMAGENET, cores=64, memory=2 * GIB))
     assert int(tight["batch"]) < int(wide["batch"])
-
-
-def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing but what is in torch.hub's folder, which is returned."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    (folder := tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
-    return folder
-
-
-def test_a_file_where_the_download_would_be_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By torchvision's own code; it compares hashes only of what it downloads."""
-    folder = no_server(monkeypatch, tmp_path)
-    theirs = peers.densenet121().state_dict()
-    torch.save(theirs, folder / "densenet121-a639ec97.pth")
-    photos = str(write_photos(tmp_path / "photos", size=130))
-    first = compose(photos)
-    request = Given()
-    found = facts_of(load(first.data, tmp_path), first, request)
-    decided = decide(found, request)
-    recipe = compose(
-        photos, model=decided.model, recipe=decided.recipe, defaults=decided.settings, settings={"data.image_size": 32}
-    )
-    assert recipe.init == "torchvision:densenet121"
-    prepared = prepare(recipe, tmp_path)
-    assert prepared.new == ("classifier.weight", "classifier.bias")
-    key = "features.denseblock4.denselayer16.norm2.weight"
-    assert torch.equal(prepared.model.state_dict()[key], theirs[key])
-
-
-def test_without_it_the_plan_names_file_address_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = no_server(monkeypatch, tmp_path)
-    monkeypatch.setattr(looked_up, "shipped_names", list)
-    first = compose(str(write_photos(tmp_path / "photos", size=130)))
-    found = facts_of(load(first.data, tmp_path), first, Given())
-    assert not found.weights
-    assert "https://download.pytorch.org/models/densenet121-a639ec97.pth" in found.missing
-    assert str(folder / "densenet121-a639ec97.pth") in found.missing
-
-
-def test_the_shipped_net_is_taken_if_the_package_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_server(monkeypatch, tmp_path)
-    monkeypatch.setattr(resolve, "SHIPPED", tmp_path / "shipped")
-    classes = tuple("abcdefghij")
-    config = config_for("densenet_bc_10_4")
-    card = ModelCard(
-        model=config,
-        classes=classes,
-        preprocessing=Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.5,) * 3),
-    )
-    save_model(tmp_path / "shipped" / "cifar10", build(config).state_dict(), card)
-    photos = write_photos(tmp_path / "photos", count=20)
-    finished = densekit.train(str(photos), epochs=1, out=tmp_path / "run")
-    recipe = yaml.safe_load((finished.folder / "config.yaml").read_text())
-    assert recipe["init"] == "cifar10"
-    assert recipe["model"]["name"] == "densenet_bc_10_4"
-    assert recipe["name"] == "finetune"
-    assert recipe["data"]["image_size"] == [40, 40]
 
 
 def test_the_network_of_given_weights_is_theirs(tmp_path: Path, tiny_run: Path) -> None:

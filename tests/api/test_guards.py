@@ -54,7 +54,7 @@ def test_pictures_scaled_up_are_a_concern_and_those_scaled_down_are_none(native:
 def test_memory_beyond_the_machine_is_refused_and_beyond_what_is_free_asked_about(
     needed: float, total: float, share: float
 ) -> None:
-    concern = memory(forecast(memory_bytes=needed), RECIPE, total=total, free=total * share)
+    concern = memory(needed, RECIPE, total=total, free=total * share)
     assert (concern is not None) is (needed > total * share)
     if concern is not None:
         assert concern.impossible is (needed > total)

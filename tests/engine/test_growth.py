@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from torch import nn
 import densekit
 from densekit.api.training import compose
 from densekit.config import OptimizerConfig
-from densekit.engine import growth, prepare
+from densekit.engine import growth, prepare, runs
 from densekit.engine.optimizer import optimizer_for, set_rate
+from densekit.engine.schedule import learning_rate
 from densekit.engine.state import Progress, read_checkpoint
 from densekit.errors import Diverged, InvalidInput
 from densekit.models import create_model
+from tests.conftest import write_photos
 from tests.faults.command import state_of, train_until
 
 NET = {"model": "densenet_bc_10_4"}
@@ -31,8 +35,16 @@ EXPLODING = {
 }
 
 
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
 def events(folder: Path) -> list[str]:
-    return [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [event["event"] for event in events_of(folder)]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced"}, {"label_smoothing": 0}])
@@ -82,6 +94,75 @@ def test_a_stop_between_steps_above_the_limit_changes_nothing(tmp_path: Path) ->
     assert progress["high_steps"] > 0
     densekit.resume(tmp_path / "cut")
     assert state_of(tmp_path / "cut") == state_of(whole)
+
+
+def test_a_default_run_that_diverges_goes_back_by_itself_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that decay by more than twice their size in a step grow instead, whatever the pictures are."""
+    photos = write_photos(tmp_path / "photos", count=40, size=16)
+    settings = {"optimizer.weight_decay": 50.0, "batch_size": 8, "plan": "concat"}
+    words = {**NET, "epochs": 5, "settings": settings}
+    whole = densekit.train(photos, out=tmp_path / "whole", **words)
+    assert events(whole.folder) == ["start", "rollback", "finish"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "training loss has grown to" in said
+    assert re.search(r"Going back to step \d+, with 0\.25 of the rate \(1 of 4 times\)", said)
+    (back,) = (event for event in events_of(whole.folder) if event["event"] == "rollback")
+    later = [row for row in rows_of(whole.folder) if row["step"] > back["step"]]
+    recipe = runs.recipe_of(whole.folder)
+    for row in later:
+        share = row["epoch"] / recipe.epochs - 1 / rows_of(whole.folder)[-1]["step"]
+        assert row["lr"] == pytest.approx(learning_rate(recipe.schedule, recipe.optimizer.lr, share) / 4, rel=1e-6)
+        assert row["val_loss"] < 1
+    train_until(back["step"] + 3, photos, out=tmp_path / "cut", **words)
+    densekit.resume(tmp_path / "cut")
+    assert state_of(tmp_path / "cut") == state_of(whole.folder)
+
+
+# Decay makes the convolutions' weights 1.2 times as large in each step. Batch norm undoes that in training; the running
+# statistics, which lag behind, do not undo it in validation.
+LAGGING = {
+    "data.limit": 260,
+    "batch_size": 10,
+    "optimizer.lr": 0.1,
+    "optimizer.momentum": 0.0,
+    "optimizer.weight_decay": 22.0,
+    "optimizer.no_decay": ["*norm*", "classifier*"],
+    "schedule.name": "steps",
+    "schedule.milestones": [],
+    "ema.decay": 0,
+    "divergence.growth": 3.0,
+    "divergence.factor": 0.01,
+    "plan": "concat",
+}
+
+
+def test_a_validation_loss_that_grows_is_answered_likewise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where it was stopped between the two validations that are above the limit."""
+    words = {**NET, "epochs": 4, "settings": LAGGING | {"divergence.rollbacks": 1}}
+    whole = densekit.train("digits", out=tmp_path / "whole", **words)
+    assert events(whole.folder) == ["start", "rollback", "finish"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the validation loss has grown to" in said
+    assert "in epoch 3" in said
+    assert "Going back to step 26, with 0.01 of the rate (1 of 1 times)" in said
+    train_until(60, "digits", out=tmp_path / "cut", **words)
+    progress = read_checkpoint(tmp_path / "cut" / "checkpoints" / "last").document["progress"]
+    assert (progress["step"], progress["high_validations"], progress["rollbacks"]) == (60, 1, 0)
+    densekit.resume(tmp_path / "cut")
+    assert state_of(tmp_path / "cut") == state_of(whole.folder)
+    assert {path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()} == {"last", "result"}
+
+
+def test_a_validation_loss_that_grows_is_named_where_no_rollback_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = densekit.train("digits", **NET, epochs=3, out=tmp_path / "run", settings=LAGGING)
+    assert events(finished.folder) == ["start", "finish"]
+    assert all(row["train_loss"] < 2.5 for row in rows_of(finished.folder)), "nothing but the validation shows it"
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"the validation loss has grown to [\d.]+ \(the limit is 27\.6\) in epoch 3: lower the rate", said)
 
 
 def test_one_odd_batch_is_no_growth() -> None:

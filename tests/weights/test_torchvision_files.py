@@ -11,6 +11,7 @@ import torchvision.models as peers
 
 from densekit.errors import BadWeights, UnknownName
 from densekit.weights.torchvision_files import load_torchvision, weights_file
+from tests.api.made_weights import torchvision_file
 
 FILE = "squeezenet1_1-b8a52dc0.pth"  # small
 
@@ -42,8 +43,7 @@ def test_the_file_of_a_network_is_torchvisions_own(folder: Path) -> None:
 def test_a_cached_file_needs_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     assert not weights_file("squeezenet1_1").reachable()
-    theirs = peers.squeezenet1_1().state_dict()
-    torch.save(theirs, folder / FILE)
+    _, theirs = torchvision_file(monkeypatch, folder, "squeezenet1_1")
     assert weights_file("squeezenet1_1").reachable()
     loaded = load_torchvision("squeezenet1_1")
     assert all(torch.equal(loaded[key], value) for key, value in theirs.items())
@@ -61,6 +61,13 @@ def test_without_network_file_address_and_place_are_said(folder: Path, monkeypat
 def test_a_damaged_cached_file_is_named(folder: Path) -> None:
     (folder / FILE).write_bytes(b"<html>not found</html>")
     with pytest.raises(BadWeights, match=rf"{FILE} does not hold torchvision's weights of squeezenet1_1.*remove it"):
+        load_torchvision("squeezenet1_1")
+
+
+def test_another_file_by_that_name_is_refused(folder: Path) -> None:
+    """Whole and of the right network, but not what the name says: torch.hub would take it."""
+    torch.save(peers.squeezenet1_1().state_dict(), folder / FILE)
+    with pytest.raises(BadWeights, match=rf"{FILE} does not hold .*its SHA-256 begins with \w{{8}}, not with b8a52dc0"):
         load_torchvision("squeezenet1_1")
 
 

@@ -15,7 +15,7 @@ from densekit.errors import BadData
 from densekit.models import config_for
 from densekit.models.names import IMAGENET
 from densekit.weights.folder import read_card
-from densekit.weights.resolve import model_folder, shipped_names
+from densekit.weights.resolve import located_model, model_folder, shipped_names
 from densekit.weights.torchvision_files import torchvision_names, weights_file
 from densekit.words import counted
 
@@ -27,6 +27,8 @@ FROM_SCRATCH = "none"
 """--init none: no weights, whatever there is."""
 # Multiply-accumulates a second of training, a third of which is forward: what two old cores and a small GPU reach.
 _PER_CORE, _PER_GPU = 1e10, 2e12
+# Settings of a network that may differ from those its weights were trained with.
+_FREE = {"in_channels", "num_classes", "image_size", "dropout_rate", "dropout_sites", "initialisation", "pool_first"}
 PHOTOGRAPHS = "densenet121"
 """torchvision's network whose weights photographs start from."""
 SHIPPED = "cifar10"
@@ -151,7 +153,8 @@ def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
 
 def _shipped(size: NativeSize) -> Iterator[Weights]:
     """The shipped net, if this package has it and the pictures have colours as those that it knows."""
-    if SHIPPED in shipped_names() and size.colour:
+    shadowed = located_model(SHIPPED) != SHIPPED  # by a model or run folder of the user's that has this name
+    if SHIPPED in shipped_names() and size.colour and not shadowed:
         yield Weights(SHIPPED, read_card(model_folder(SHIPPED)).model, "trained on CIFAR-10's pictures")
 
 
@@ -159,8 +162,13 @@ def _network(model: ModelConfig | None) -> str | None:
     """Torchvision's name of the network, if it has weights for it."""
     if model is None:
         return PHOTOGRAPHS
-    ours = model == IMAGENET.get(model.name)
+    ours = model.name in IMAGENET and interchangeable(model, IMAGENET[model.name])
     return model.name if (ours or model.family == "torchvision") and model.name in torchvision_names() else None
+
+
+def interchangeable(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether each network takes the other's weights, but for the head and the first convolution."""
+    return one.model_dump(exclude=_FREE) == other.model_dump(exclude=_FREE)
 
 
 def model_of(source: str) -> ModelConfig | None:

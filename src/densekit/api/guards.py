@@ -41,9 +41,8 @@ def upscaling(recipe: Recipe, size: NativeSize | None) -> Concern | None:
     return Concern(what, ("--image-size", str(max(8, size.median // 4 * 4))))
 
 
-def memory(forecast: Forecast, recipe: Recipe, *, total: float, free: float) -> Concern | None:
-    """More than the machine has, which cannot do; or more than is free now."""
-    needed = forecast.memory_bytes
+def memory(needed: float, recipe: Recipe, *, total: float, free: float) -> Concern | None:
+    """More bytes than the machine has, which cannot do; or than are free now."""
     if needed <= min(total, free):
         return None
     batch = recipe.batch_size

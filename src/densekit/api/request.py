@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from densekit.api.defaults import Decision, decide
@@ -12,10 +13,14 @@ from densekit.data import DataSet
 from densekit.data.native_size import native_size
 from densekit.data.sets import ArrayImages
 from densekit.data.sources import NAMED
-from densekit.engine.choice import room, total_memory
-from densekit.engine.forecast import Forecast
-from densekit.engine.setup import Phase, Prepared
+from densekit.engine.choice import least_memory, room, total_memory
+from densekit.engine.forecast import Forecast, memory_bytes
+from densekit.engine.processes import World
+from densekit.engine.progress import Display
+from densekit.engine.setup import Phase, Prepared, prepare, read
 from densekit.errors import InvalidInput
+from densekit.models.cost import Cost
+from densekit.weights import pinned
 
 
 class Compose(Protocol):
@@ -56,11 +61,17 @@ class Request:
             size = native_size(images, max_pixels=recipe.data.max_pixels)
             settle([upscaling(recipe, size)], self.command, self.ask, warn)
 
+    def check_possible(self, prepared: Prepared, cost: Cost) -> None:
+        """Before anything is measured. Raises InvalidInput for more memory than there is, under any plan."""
+        needed = memory_bytes(prepared.recipe, cost, least_memory(prepared))
+        total = total_memory(prepared.device)
+        settle([memory(needed, prepared.recipe, total=total, free=total)], self.command, None, lambda _: None)
+
     def check_cost(self, forecast: Forecast, prepared: Prepared, warn: Callable[[str], None]) -> None:
         """Asks about memory and hours. Raises InvalidInput for a no, and for more memory than there is."""
         device = prepared.device
         concerns: list[Concern | None] = [
-            memory(forecast, prepared.recipe, total=total_memory(device), free=room(device)),
+            memory(forecast.memory_bytes, prepared.recipe, total=total_memory(device), free=room(device)),
             hours(forecast, prepared.recipe),
         ]
         settle(concerns, self.command, self.ask, warn)
@@ -78,9 +89,11 @@ def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[st
     return Given(recipe, model, init, frozenset(settings))
 
 
-def command_of(data: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """`densekit train` with these options, None left out."""
-    words = ["densekit", "train", data]
+def command_of(
+    data: str, options: Mapping[str, Any], settings: Mapping[str, Any], *, verb: str = "train"
+) -> tuple[str, ...]:
+    """`densekit VERB` with these options, None left out."""
+    words = ["densekit", verb, data]
     for name, value in options.items():
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     for key, value in settings.items():
@@ -88,7 +101,40 @@ def command_of(data: str, options: Mapping[str, Any], settings: Mapping[str, Any
     return tuple(words)
 
 
-def require_start(recipe: Recipe) -> None:
+def prepare_run(
+    recipe: Recipe, request: Request | None, data_dir: Path, world: World, display: Display
+) -> tuple[Prepared, tuple[Decision, ...]]:
+    """What `train` trains: `recipe` with what `request` leaves open decided, its data, and its network. A collective.
+
+    Args:
+        recipe: composed of what the user has set.
+        request: None: nothing is open, and nobody is asked.
+        data_dir: where data sets are kept.
+        world: all processes of the run.
+        display: where phases and warnings are shown.
+
+    Returns:
+        Data, network and resolved recipe, and the decisions.
+
+    Raises:
+        InvalidInput: what does not fit together, or was declined.
+        BadData: data that are missing or unusable.
+        BadWeights: weights likewise.
+    """
+    recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
+    loaded = read(recipe, data_dir, world, display.phase)
+    decisions: tuple[Decision, ...] = ()
+    if request is not None:
+        recipe, decisions = world.from_leader(lambda: request.resolved(recipe, loaded, display.phase))
+        world.from_leader(lambda: request.check_size(recipe, loaded, display.say))
+    _require_start(recipe)
+    if recipe.init is not None:
+        source = recipe.init
+        recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
+    return prepare(recipe, data_dir, world, loaded=loaded, phase=display.phase), decisions
+
+
+def _require_start(recipe: Recipe) -> None:
     """Raises InvalidInput where a recipe is to fine-tune nothing: it would train from scratch, at rates for the end."""
     if recipe.name == "finetune" and recipe.init is None:
         raise InvalidInput(

@@ -11,10 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from densekit.api.defaults import Decision
 from densekit.api.facts import FROM_SCRATCH
 from densekit.api.guards import Ask
-from densekit.api.request import Request, command_of, given_by, require_start
+from densekit.api.request import Request, command_of, given_by, prepare_run
 from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import ModelConfig, Recipe, flatten, with_settings
 from densekit.data.loader import worker_lost
@@ -24,7 +23,7 @@ from densekit.engine.early_stopping import is_finished
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World, joined, restarts
 from densekit.engine.progress import Display
-from densekit.engine.setup import Prepared, absolute_paths, read
+from densekit.engine.setup import Prepared, absolute_paths
 from densekit.engine.state import Checkpoint, read_checkpoint, shapes_differ
 from densekit.engine.tracking import require, tracked
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, ProofFailed, WorkerLost
@@ -33,7 +32,7 @@ from densekit.models.cost import cost_of
 from densekit.parsing import Malformed, read_yaml
 from densekit.recipes import recipe_for
 from densekit.report.page import write_report
-from densekit.weights import atomic, pinned
+from densekit.weights import atomic
 
 
 def compose(
@@ -119,14 +118,45 @@ def train(
         Interrupted: after ctrl-C, with the state saved.
         PeerLost: another process of the run has ended.
     """
+    options = {"model": model, "recipe": recipe, "epochs": epochs, "out": out, "seed": seed, "data_dir": data_dir}
+    words = command_of(str(data), options | {"init": init, "config": config}, settings or {})
+    first, request = requested(
+        data,
+        model=model,
+        recipe=recipe,
+        epochs=epochs,
+        seed=seed,
+        init=init,
+        config=config,
+        settings=settings,
+        command=words,
+        ask=ask,
+    )
+    return train_recipe(first, out=out, data_dir=data_dir, console=console, request=request)
+
+
+def requested(
+    data: str | Path,
+    *,
+    command: tuple[str, ...],
+    model: str | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    init: str | Path | None = None,
+    config: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    ask: Ask | None = None,
+) -> tuple[Recipe, Request]:
+    """The arguments of `train` as a recipe, and as a request that resolves what they leave open in it.
+
+    `command` are the words that ask for the same. Raises UnknownName or InvalidInput.
+    """
     composed = partial(compose, data, epochs=epochs, seed=seed, init=init, config=config, settings=settings)
     first = composed(model=model, recipe=recipe or "quick")
     own = _overrides(epochs, seed, init, config, settings)
     network = first.model if model or own.keys() & {"model.name", "model.family"} else None
-    options = {"model": model, "recipe": recipe, "epochs": epochs, "out": out, "seed": seed, "data_dir": data_dir}
-    words = command_of(str(data), options | {"init": init, "config": config}, settings or {})
-    request = Request(composed, given_by(network, recipe, own), words, ask)
-    return train_recipe(first, out=out, data_dir=data_dir, console=console, request=request)
+    return first, Request(composed, given_by(network, recipe, own), command, ask)
 
 
 def train_recipe(
@@ -146,20 +176,12 @@ def train_recipe(
             return _resume(begun, world, {}, data_dir, console, accept_changes=False)
         world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
         display = display_of(console, world)
-        recipe = recipe.model_copy(update={"data": recipe.data.as_trained()})
-        loaded = read(recipe, data_folder(data_dir), world, display.phase)
-        decisions: tuple[Decision, ...] = ()
-        if request is not None:
-            recipe, decisions = world.from_leader(lambda: request.resolved(recipe, loaded, display.phase))
-            world.from_leader(lambda: request.check_size(recipe, loaded, display.say))
-        require_start(recipe)
-        if recipe.init is not None:
-            source = recipe.init
-            recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
-        prepared = prepare(recipe, data_folder(data_dir), world, loaded=loaded, phase=display.phase)
+        prepared, decisions = prepare_run(recipe, request, data_folder(data_dir), world, display)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
-        with threads.suitable(cost.macs, recipe.batch_size):
+        if request is not None:
+            world.from_leader(lambda: request.check_possible(prepared, cost))
+        with threads.suitable(cost.macs, prepared.recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs, display.phase)
             forecast = replace(forecast_of(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
             if request is not None:

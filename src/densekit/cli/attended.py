@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import typer
 
@@ -33,16 +33,10 @@ def loading() -> Iterator[None]:
 
 
 def asking(*, yes: bool) -> Callable[[str], bool] | None:
-    """What asks a question of one line; with `yes` it answers itself. None where nobody is there to answer."""
-    if yes:
-        return _taken
-    return _confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
-
-
-def _taken(question: str) -> bool:
-    typer.echo(f"{printable(question)} yes", err=True)
-    return True
+    """What asks a question of one line. None, for a warning instead, with `yes` or where nobody is there to answer."""
+    return _confirm if not yes and sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
 def _confirm(question: str) -> bool:
-    return typer.confirm(printable(question), default=False, err=True)
+    with redirect_stdout(sys.stderr):  # typer writes the last space of the question to standard output
+        return typer.confirm(printable(question), default=False, err=True)

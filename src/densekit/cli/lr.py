@@ -20,8 +20,8 @@ def lr(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
     model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")
-    ] = "quick",
+        str | None, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the run that is planned.")] = None,
     min_lr: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-5,
     max_lr: Annotated[float, typer.Option(help="The last one; the test ends before if the loss rises.")] = 10.0,
@@ -30,14 +30,18 @@ def lr(
     seed: Annotated[int | None, typer.Option(help="Of all random choices. Default: 0.")] = None,
     data_dir: DataDir = None,
     init: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Weights to start from: a MODEL, torchvision:NAME, timm:NAME.")
+        str | None,
+        typer.Option(metavar="SOURCE", help="Weights to start from: a MODEL, torchvision:NAME, timm:NAME, or none."),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Suggest a learning rate: train some steps at rising rates (Smith 2017). Nothing is kept."""
+    """Suggest a learning rate: train some steps at rising rates (Smith 2017). Nothing is kept.
+
+    What you leave open is decided as `densekit train` decides it.
+    """
     from densekit.api.lr_finding import find_lr
     from densekit.cli.show import console, leads
 

@@ -76,6 +76,14 @@ def choose(prepared: Prepared, macs: int, phase: Phase = nullcontext) -> tuple[P
     return prepared, choice
 
 
+def least_memory(prepared: Prepared) -> int:
+    """Bytes that autograd keeps at once, in each process, by the plan that keeps least of those to choose from."""
+    plan: str = prepared.recipe.plan
+    if isinstance(prepared.model, DenseNet) and plan == "auto":
+        plan = "shared" if "shared" in _candidates(prepared) else _LAST_RESORT  # shared keeps less than checkpoint
+    return _images_at_once(prepared) * saved_bytes_of(prepared.recipe.model, plan)
+
+
 def speed(prepared: Prepared, macs: int) -> float:
     """Seconds of a training step, per image, by the network's own plan, now: `choose` may know those of a busier hour.
 
@@ -106,11 +114,7 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
     recipe = prepared.recipe
     if not isinstance(prepared.model, DenseNet):
         return (recipe.plan,), {recipe.plan: saved_bytes_of(recipe.model)}
-    plans: tuple[str, ...] = (recipe.plan,)
-    if recipe.plan == "auto":
-        # Under autocast `shared` is `concat`, and keeps as much; of other devices only the queueing would be timed.
-        timed = recipe.precision == "float32" and prepared.device.type in ("cpu", "cuda")
-        plans = _CANDIDATES if timed else _CANDIDATES[:1]
+    plans = _candidates(prepared)
     memory = {plan: saved_bytes_of(recipe.model, plan) for plan in (*plans, _LAST_RESORT)}
     if recipe.plan == "auto":
         free = room(prepared.device)
@@ -118,6 +122,16 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
             _LAST_RESORT,
         )
     return plans, memory
+
+
+def _candidates(prepared: Prepared) -> tuple[str, ...]:
+    """What a DenseNet's recipe allows."""
+    recipe = prepared.recipe
+    if recipe.plan != "auto":
+        return (recipe.plan,)
+    # Under autocast `shared` is `concat`, and keeps as much; of other devices only the queueing would be timed.
+    timed = recipe.precision == "float32" and prepared.device.type in ("cpu", "cuda")
+    return _CANDIDATES if timed else _CANDIDATES[:1]
 
 
 def _images_at_once(prepared: Prepared) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from densekit.config import Recipe
 from densekit.engine.choice import Choice
 from densekit.engine.setup import Prepared
 from densekit.models.cost import Cost
@@ -36,12 +37,16 @@ class Forecast:
     """What the user left open: its name, and its value with the reason."""
 
 
+def memory_bytes(recipe: Recipe, cost: Cost, activations: int) -> int:
+    """Of weights, and of what autograd keeps at once."""
+    copies = 3 + (recipe.ema.decay > 0)  # weights, gradients, momentum, average
+    return copies * 4 * cost.parameters + activations
+
+
 def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
     """From counts and from what `choice` measured."""
     recipe, model = prepared.recipe, prepared.model
     steps = recipe.epochs * len(prepared.loader("train", recipe.augment))
-    weights = 4 * cost.parameters
-    copies = 3 + (recipe.ema.decay > 0)  # weights, gradients, momentum, average
     counts = {name: len(images) for name, images in prepared.data.splits.items()}
     # A forward pass alone is about a third of a step.
     evaluated = recipe.epochs * counts.get("val", 0) + counts.get("test", 0)
@@ -60,7 +65,7 @@ def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
         steps=steps,
         plan=choice.plan,
         plan_reason=choice.reason(),
-        memory_bytes=copies * weights + choice.memory,
+        memory_bytes=memory_bytes(recipe, cost, choice.memory),
         seconds=choice.seconds[choice.plan] * (whole * counts["train"] + evaluated / 3),
         columns=prepared.data.columns,
         remarks=tuple(prepared.data.remarks()),

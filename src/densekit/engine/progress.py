@@ -4,7 +4,7 @@ import os
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -96,6 +96,10 @@ class Display:
             "time": f"about {duration(max(1, forecast.seconds))} for {counted(forecast.steps, 'step')} (predicted)",
             "memory": f"about {amount(forecast.memory_bytes)}B for weights and activations (predicted)",
         }
+        self.facts(title, rows)
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        """A title, and below it a name and a value each, wrapped to the terminal."""
         self.console.print(Text(printable(title), style="bold"), soft_wrap=True)
         for name, value in rows.items():
             first, *more = textwrap.wrap(

@@ -66,13 +66,15 @@ def finite_rows(logits: Tensor) -> Tensor:
 
 def result_from(document: Mapping[str, Any]) -> Result:
     """What result.json holds."""
+    document = {key: value for key, value in document.items() if key != "no_better"}
     return single_label.Result(**document) if "confusion" in document else MultiLabelResult(**document)
 
 
 def document_of(result: Result) -> dict[str, Any]:
-    """What JSON says of a result: without binary metrics and intervals that it has not."""
+    """What JSON says of a result: without binary metrics and intervals that it has not; with `no_better`, if it is."""
     optional = {each.name for each in fields(Measures)}
-    return {key: value for key, value in asdict(result).items() if key not in optional or value not in (None, [])}
+    document = {key: value for key, value in asdict(result).items() if key not in optional or value not in (None, [])}
+    return document if (words := no_better(result)) is None else document | {"no_better": words}
 
 
 def no_better(result: Result) -> str | None:
@@ -85,10 +87,13 @@ def no_better(result: Result) -> str | None:
     share = commonest["count"] / result.count
     if result.top1 > share:
         return None
-    return (
+    words = (
         f"top-1 {result.top1:.1%} is no better than always answering {commonest['class']}, the commonest class of "
-        f"{result.split} ({share:.1%}): the network has learned nothing of use"
+        f"{result.split} ({share:.1%})"
     )
+    if result.auroc is not None and result.auroc > 0.5:
+        return f"{words}; by its probabilities it is better than chance (AUROC {result.auroc:.2f}): use the threshold"
+    return f"{words}: the network has learned nothing of use"
 
 
 def balanced(data: DataSet) -> Tensor:

@@ -1,6 +1,7 @@
 """The files of torchvision's trained weights: their names, addresses, and where torch.hub keeps them."""
 
 import contextlib
+import hashlib
 import os
 import sys
 import urllib.request
@@ -42,6 +43,16 @@ class WeightsFile:
         except (OSError, ValueError):  # no network, no such host, a proxy that refuses
             return False
 
+    def fault(self) -> str:
+        """What is wrong with the file that is there, by the hash in its name; empty if nothing is."""
+        wanted = torch.hub.HASH_REGEX.search(self.path.name)
+        if wanted is None:
+            return ""
+        with self.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        wrong = not found.startswith(wanted[1])
+        return f"its SHA-256 begins with {found[: len(wanted[1])]}, not with {wanted[1]}" if wrong else ""
+
     def by_hand(self) -> str:
         """How to get it without network, for people."""
         return f"download {self.url} and put it at {self.path}"
@@ -68,16 +79,18 @@ def weights_file(network: str) -> WeightsFile:
 def load_torchvision(network: str) -> Mapping[str, Tensor]:
     """The state dict of a network with its default weights, downloaded by torchvision itself if it is not cached.
 
-    torchvision compares a download with the hash in its name.
+    A download is compared with the hash in its name by torchvision, a cached file here: torch.hub takes any.
 
     Raises:
         UnknownName: torchvision has no such network.
-        BadWeights: the file cannot be downloaded, or the cached one is damaged.
+        BadWeights: the file cannot be downloaded, or the cached one is damaged, or another.
     """
     import torchvision.models as peers
 
     file = weights_file(network)
     was_cached = file.cached
+    if was_cached and (fault := file.fault()):
+        raise _not_theirs(file, fault)
     try:
         # Not the bare file: older ones have names that only the network's own builder translates.
         with _to_standard_error():
@@ -85,16 +98,20 @@ def load_torchvision(network: str) -> Mapping[str, Tensor]:
     except Exception as error:  # of a damaged file torch raises what its unpickler raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if was_cached:
-            raise BadWeights(
-                f"{file.path} does not hold torchvision's weights of {network} ({reason}); remove it, then "
-                f"{file.by_hand()}"
-            ) from error
+            raise _not_theirs(file, reason) from error
         raise BadWeights(
             f"torchvision's weights of {network} could not be downloaded ({reason}); check the network, or on another "
             f"machine {file.by_hand()}"
         ) from error
     # inception_v3's second head, which ours is built without.
     return {key: tensor for key, tensor in state.items() if not key.startswith("AuxLogits.")}
+
+
+def _not_theirs(file: WeightsFile, reason: str) -> BadWeights:
+    return BadWeights(
+        f"{file.path} does not hold torchvision's weights of {file.network} ({reason}); remove it, then "
+        f"{file.by_hand()}"
+    )
 
 
 @contextlib.contextmanager
