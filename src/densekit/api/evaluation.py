@@ -105,7 +105,7 @@ def evaluate(
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
             world.from_leader(
-                lambda: write_files(out, result, records, classifier, images, config, said, ten_crop=ten_crop)
+                lambda: write_files(out, result, records, classifier, chosen, config, said, ten_crop=ten_crop)
             )
         return result
 
