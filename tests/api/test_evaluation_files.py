@@ -73,7 +73,7 @@ def test_rows_of_all_images_name_the_split_of_each(run: Path, fresh: Path, tmp_p
     densekit.evaluate(run, split="all", out=tmp_path / "own")
     with (run / "split.csv").open(newline="") as file:
         expected = {(row["image"], row["split"]) for row in csv.DictReader(file)}
-    assert {(path_of(row["path"]), row["split"]) for row in rows_in(tmp_path / "own")} == expected
+    assert {(path_of(row["path"]).removeprefix("./"), row["split"]) for row in rows_in(tmp_path / "own")} == expected
     # A folder without splits.
     densekit.evaluate(run, fresh / "train", split="all", out=tmp_path / "whole")
     assert {row["split"] for row in rows_in(tmp_path / "whole")} == {"all"}

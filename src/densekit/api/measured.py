@@ -147,7 +147,7 @@ def choose_split(
     `divided` has the splits of own data where they are known. Raises UnknownName, and InvalidInput for a split that the
     data lack.
     """
-    name = split and SPLITS.get(split.lower(), split)
+    name = split if split is None or split in data.splits else SPLITS.get(split.lower(), split)
     if name is None and not own:
         name = next((each for each in ("test", "val") if each in data.splits), "all")
     if name == "all":
@@ -179,7 +179,8 @@ def _membership(data: DataSet, config: DataConfig, divided: DataSet | None, *, o
     """
     if not own and set(data.splits) == {"train"}:
         return None
-    found = {name: np.full(len(images), name, dtype="U5") for name, images in data.splits.items()}
+    kind = f"U{max(5, *map(len, data.splits))}"
+    found = {name: np.full(len(images), name, dtype=kind) for name, images in data.splits.items()}
     if own and "train" in data.splits:
         keys, parts = data.splits["train"].content_hashes(), (divided or divide(data, config)).splits
         found["train"][:] = ""
