@@ -17,7 +17,7 @@ from densekit.data import load as load_data
 from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
 from densekit.data.sources import at_hand, missing, same_source
 from densekit.data.split import divide
-from densekit.data.split_names import SPLITS
+from densekit.data.split_names import WITH_DEV
 from densekit.data.together import together
 from densekit.engine.state import STATE_JSON
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
@@ -147,7 +147,7 @@ def choose_split(
     `divided` has the splits of own data where they are known. Raises UnknownName, and InvalidInput for a split that the
     data lack.
     """
-    name = split if split is None or split in data.splits else SPLITS.get(split.lower(), split)
+    name = split if split is None or split in data.splits else WITH_DEV.get(split.lower(), split)
     if name is None and not own:
         name = next((each for each in ("test", "val") if each in data.splits), "all")
     if name == "all":
@@ -157,7 +157,7 @@ def choose_split(
     name = name or next(each for each in ("test", "val", "train") if each in data.splits)
     if name in data.splits:
         return name, data.splits[name]
-    if name not in SPLITS:
+    if name not in WITH_DEV:
         raise UnknownName("split", name, [*data.splits, "all"])
     raise InvalidInput(
         f"{data.name} has no {name} split, only {' and '.join(data.splits)}; {_instead(tuple(data.splits), name)}"

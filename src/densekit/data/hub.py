@@ -21,11 +21,10 @@ from densekit.config import DataConfig
 from densekit.data.decode import Source, check_there
 from densekit.data.expected import Expected
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, bytes_of, hashes
-from densekit.data.split_names import SPLITS
+from densekit.data.split_names import WITH_DEV
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from densekit.folders import expanded
 
-_SPLITS = SPLITS | {"dev": "val"}
 _LABELS = ("label", "labels", "class", "target", "fine_label")
 _ROWS = 1000  # read at once, where all are read
 
@@ -127,11 +126,11 @@ def hub(name: str, config: DataConfig, *, strict: bool = True, expected: Expecte
 def hub_pictures(name: str, column: str | None) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """("hf:NAME/SPLIT/ROW", what reads it) of each image in all splits, which need no labels.
 
-    `column` has the images; none: the only one that does. Raises BadData, InvalidInput or UnknownName; reading raises
-    BadImage.
+    `column` has the images; where it is not there, the only one that does. Of a row without an image the bytes are
+    empty. Raises BadData or InvalidInput.
     """
     for split, rows in _all_splits(_loaded(name)).items():
-        images = _image_column(name, rows.features, column)
+        images = _image_column(name, rows.features, column if column in rows.features else None)
         own = rows.select_columns([images]).cast_column(images, _undecoded())
         every = ArrowImages(own, images, f"hf:{name}/{split}", np.arange(len(own)), torch.zeros(len(own)))
         for sample in range(len(own)):
@@ -139,8 +138,11 @@ def hub_pictures(name: str, column: str | None) -> Iterator[tuple[str, Callable[
 
 
 def _read(images: ArrowImages, sample: int) -> bytes:
-    source = images.encoded(sample)
-    return source if isinstance(source, bytes) else bytes_of(Path(str(source)))
+    try:
+        source = images.encoded(sample)
+        return source if isinstance(source, bytes) else bytes_of(Path(str(source)))
+    except BadImage:
+        return b""
 
 
 def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
@@ -242,7 +244,7 @@ def _splits(name: str, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     """By our names, and what has none of them."""
     if len(found) == 1:
         return {"train": next(iter(found.values()))}, []
-    known = {split: _SPLITS[split.lower()] for split in found if split.lower() in _SPLITS}
+    known = {split: WITH_DEV[split.lower()] for split in found if split.lower() in WITH_DEV}
     if "train" not in known.values() or len(set(known.values())) < len(known):
         raise BadData(
             f"hf:{name} has the splits {', '.join(found)}; training needs one train, and at most one val and test "
@@ -256,9 +258,9 @@ def _all_splits(found: Mapping[str, Any]) -> dict[str, Any]:
     """By our names, where they have one and no other split has it: train, val and test first."""
     named: dict[str, Any] = {}
     for split, rows in found.items():
-        ours = _SPLITS.get(split.lower(), split)
+        ours = WITH_DEV.get(split.lower(), split)
         named[split if ours in named else ours] = rows
-    if len(named) == 1 and not named.keys() & _SPLITS.keys():
+    if len(named) == 1 and not named.keys() & WITH_DEV.keys():
         return {"train": next(iter(named.values()))}
     first = [split for split in ("train", "val", "test") if split in named]
     return {split: named[split] for split in dict.fromkeys([*first, *named])}

@@ -1,4 +1,4 @@
-"""Files, folders, globs, tables, tar shards and data sets of the Hub -> the images in them, for prediction, which needs no labels."""
+"""Files, folders, globs, tables, shards, data sets of the Hub -> their images, for prediction without labels."""
 
 import glob
 import os
