@@ -15,6 +15,7 @@ from densekit.api import eight_bits
 from densekit.api.run import data_folder
 from densekit.api.samples import BATCH, Real, images_for, made_up
 from densekit.data import Images
+from densekit.default_dtype import float32_default
 from densekit.engine.evaluate import evaluate
 from densekit.engine.task import Records, task_of
 from densekit.errors import BadData, InvalidInput, NotFinite, ProofFailed
@@ -45,6 +46,7 @@ class ExportedModel:
     """parity.json."""
 
 
+@float32_default()
 def export_model(
     model: str | Path,
     out: str | Path,

@@ -11,6 +11,7 @@ from densekit.api.request import require_start
 from densekit.api.run import data_folder, display_of
 from densekit.api.training import compose
 from densekit.config import EarlyStoppingConfig, EmaConfig
+from densekit.default_dtype import float32_default
 from densekit.engine import prepare, threads
 from densekit.engine.lr_finder import RateCurve, rate_curve
 from densekit.engine.processes import joined
@@ -19,6 +20,7 @@ from densekit.report.lr_plot import check_figure_path, write_lr_figure
 from densekit.weights import pinned
 
 
+@float32_default()
 def find_lr(
     data: str | Path,
     *,

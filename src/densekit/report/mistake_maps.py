@@ -71,7 +71,7 @@ def _drawn(
             return
         layer, maps = made
         for index, image, values in zip(batch.samples.tolist(), batch.images.cpu(), maps.float().cpu(), strict=True):
-            if values.isfinite().all() and values.max() > 0:
+            if values.isfinite().all():
                 yield index, overlay(_pixels(image, preprocessing), values), layer
 
 
@@ -84,13 +84,14 @@ def _pixels(image: Tensor, preprocessing: Preprocessing) -> Tensor:
 def overlay(pixels: Tensor, values: Tensor) -> Image.Image:
     """(C, H, W) uint8, (h, w) -> the image in grey under an orange veil, denser where more speaks for the class.
 
-    A white line goes around where that is at least half of the most, for whoever does not see the colour.
+    A white line goes around where that is at least half of the most, for whoever does not see the colour. Where nothing
+    speaks for the class the image is grey.
     """
     grey = np.asarray(from_pixels(pixels).convert("L"), dtype=np.float32)
     scale = -(-_LEAST // min(grey.shape)) if min(grey.shape) < _LEAST else 1
     grey = grey.repeat(scale, 0).repeat(scale, 1)
     share = F.interpolate(values[None, None].clamp(min=0), size=grey.shape, mode="bilinear")[0, 0].numpy()
-    share = share / share.max()
+    share = share / max(share.max(), np.finfo(np.float32).tiny)
     veil = (_DENSEST * share)[..., None]
     mixed = grey[..., None] * (1 - veil) + np.array(_VEIL, dtype=np.float32) * veil
     mixed[_outline(share >= _EDGE)] = 255
