@@ -27,6 +27,8 @@ from densekit.weights import ModelCard, image_hashes, model_folder
 from densekit.weights.image_hashes import Hashes
 from densekit.words import counted
 
+FINGERPRINTS = "image_fingerprints"
+"""Of an exported file's provenance: those of the training images, by split."""
 _LEARNED_FROM = ("train", "val")
 _DIVISION = ("protocol", "val_fraction", "val_count", "test_fraction", "stratify", "limit")
 
@@ -224,16 +226,19 @@ def _trained_with(model: str | Path, card: ModelCard, data_dir: Path, *, search:
     """From the files beside the weights; else, where it may be searched for, from the training data themselves."""
     hashes: Hashes | None = None
     fingerprints: Mapping[str, str] = {}
-    if not is_exported(model):
+    if is_exported(model):
+        fingerprints = card.provenance.get(FINGERPRINTS, {})
+    else:
         folder = model_folder(model)
         hashes = image_hashes.read(folder)
-        fingerprints = _fingerprints(folder)
+        fingerprints = fingerprints_in(folder)
     if hashes is None and search and card.data is not None:
         hashes = _read_again(card, card.data, fingerprints, data_dir)
     return TrainedWith(hashes or {}, fingerprints)
 
 
-def _fingerprints(folder: Path) -> Mapping[str, str]:
+def fingerprints_in(folder: Path) -> Mapping[str, str]:
+    """Of the training images by split, from the state beside a checkpoint; {} where there is none."""
     try:
         return dict(read_json(folder / STATE_JSON)["made_by"]["data"])
     except (OSError, ValueError, KeyError, TypeError):
