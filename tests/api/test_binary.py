@@ -140,6 +140,16 @@ def test_the_terminal_has_intervals_and_cautions_in_80_columns(
         assert any("8 groups, fewer than 20" in line for line in lines)
 
 
+def test_a_table_of_predictions_names_the_label_only_where_it_is_there(
+    run: densekit.Run, table: Path, command: Command, tmp_path: Path
+) -> None:
+    command("predict", run.folder, f"csv:{table}", "--csv", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["predicted"], row["predicted_ill"]) for row in rows} == {("ill", "1"), ("", "0")}
+    assert all((float(row["probability"]) >= run.result.threshold) == (row["predicted"] == "ill") for row in rows)
+
+
 def test_a_wanted_sensitivity_is_reached_on_the_validation(table: Path, tmp_path: Path) -> None:
     settings = SMALL | {"data.label_columns": "ill", "threshold": "sensitivity:0.95"}
     run = densekit.train(f"csv:{table}", out=tmp_path / "run", settings=settings, **WORDS)

@@ -62,6 +62,44 @@ def test_rows_name_each_image_by_its_path_below_the_folder(run: Path, fresh: Pat
     assert all(text_of(row["label"]) == (fresh / path_of(row["path"])).parent.name for row in rows)
 
 
+def test_rows_of_all_images_name_the_split_of_each(run: Path, fresh: Path, tmp_path: Path) -> None:
+    densekit.evaluate(run, fresh, split="all", out=tmp_path / "out")
+    rows = rows_in(tmp_path / "out")
+    assert {(row["split"], fresh / path_of(row["path"])) for row in rows} == {
+        *(("train", path) for path in (fresh / "train").rglob("*.png")),
+        *(("val", path) for path in (fresh / "Validation").rglob("*.png")),
+    }
+    # Of its own photos, which training has divided: as split.csv says.
+    densekit.evaluate(run, split="all", out=tmp_path / "own")
+    with (run / "split.csv").open(newline="") as file:
+        expected = {(row["image"], row["split"]) for row in csv.DictReader(file)}
+    assert {(path_of(row["path"]).removeprefix("./"), row["split"]) for row in rows_in(tmp_path / "own")} == expected
+    # A folder without splits.
+    densekit.evaluate(run, fresh / "train", split="all", out=tmp_path / "whole")
+    assert {row["split"] for row in rows_in(tmp_path / "whole")} == {"all"}
+
+
+def test_rows_of_all_images_know_their_split_though_some_were_left_out(run: Path, fresh: Path, tmp_path: Path) -> None:
+    with (run / "split.csv").open(newline="") as file:
+        used = next(row["image"] for row in csv.DictReader(file) if (row["split"], row["class"]) == ("train", "dog"))
+    shutil.copy(run.parent / "photos" / used, fresh / "train" / "dog" / "0used.png")
+    densekit.evaluate(run, fresh, split="all", out=tmp_path / "out")
+    rows = rows_in(tmp_path / "out")
+    assert len(rows) == 4 * len(ODD)
+    assert all(row["split"] == {"t": "train", "V": "val"}[path_of(row["path"])[0]] for row in rows)
+
+
+def test_all_images_of_a_table_keep_their_paths_and_columns(run: Path, fresh: Path, tmp_path: Path) -> None:
+    with (fresh / "new.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split", "scanner"))
+        for i in range(4):
+            writer.writerow((f"train/{HOSTILE}/{i}.png", HOSTILE, ("test", "val")[i % 2], f"s{i}"))
+    densekit.evaluate(run, f"csv:{fresh}/new.csv", split="all", out=tmp_path / "out")
+    found = {(path_of(row["path"]), row["split"], row["scanner"]) for row in rows_in(tmp_path / "out")}
+    assert found == {(f"train/{HOSTILE}/{i}.png", ("test", "val")[i % 2], f"s{i}") for i in range(4)}
+
+
 def test_rows_hold_what_the_model_predicts(run: Path, fresh: Path, tmp_path: Path) -> None:
     """And enough of it to compute every metric again."""
     result = densekit.evaluate(run, fresh, out=tmp_path / "out")

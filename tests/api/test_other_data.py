@@ -1,6 +1,7 @@
 """Other data than those of training: any split of a folder, and tables that stand by themselves."""
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,44 @@ def test_any_split_can_be_chosen_and_all_are_put_together(run: Path, tmp_path: P
     assert counts["all"].top1 * 24 == pytest.approx(right)
     with pytest.raises(InvalidInput, match="unknown split"):
         densekit.evaluate(run, tmp_path / "new", split="holdout")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "words"),
+    [
+        (("test",), "val", "new has no val split, only test; use --split test or --split all"),
+        (("train", "test"), "Valid", "new has no val split, only train and test; use --split test or --split all"),
+        (("val", "test"), "train", "new has no train split, only val and test; use --split val or --split test or"),
+        (("train",), "test", "new has no test split, only train; use --split all, or --set data.test_fraction=0.1 to"),
+        (("train",), "val", "new has no val split, only train; use --split all, or --set data.val_fraction=0.1 to"),
+    ],
+)
+def test_a_split_that_is_missing_is_told_with_those_that_are_there(
+    there: tuple[str, ...], wanted: str, words: str, run: Path, tmp_path: Path
+) -> None:
+    for number, split in enumerate(there):
+        write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=12, size=50 + number)
+    with pytest.raises(InvalidInput) as caught:
+        densekit.evaluate(run, tmp_path / "new", split=wanted)
+    assert str(caught.value).startswith(words)
+    # What is said works.
+    for option in re.findall(r"--split (\w+)", words):
+        assert densekit.evaluate(run, tmp_path / "new", split=option).split == option
+    for option in re.findall(r"--set (\S+)=0.1", words):
+        result = densekit.evaluate(run, tmp_path / "new", split=wanted, settings={option: 0.1})
+        assert 0 < result.count < 8
+
+
+def test_the_words_for_splits_that_folders_may_have_are_known(run: Path, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=3 + number, size=50 + number)
+    assert densekit.evaluate(run, tmp_path / "new", split="Validation").count == 8
+    assert densekit.evaluate(run, tmp_path / "new", split="training").count == 6
+
+
+def test_the_only_split_is_measured_whole(run: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "new" / "train", classes=("ape", "cat"), count=12, size=50)
+    assert densekit.evaluate(run, tmp_path / "new", split="train").count == 24
 
 
 def test_all_of_named_data_are_put_together(tmp_path: Path) -> None:

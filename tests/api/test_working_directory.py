@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import densekit
-from densekit.api.pushing import without_paths
+from densekit.api.public_card import without_paths
 from densekit.errors import BadData, ProofFailed
 from densekit.study.grid import Options
 from densekit.weights import read_card

@@ -284,3 +284,41 @@ def test_a_class_that_the_terminal_cannot_show_ends_nothing(tmp_path: Path, enco
     )
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["--help"]])
+def test_output_that_cannot_be_written_is_a_plain_sentence(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "densekit", *arguments]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "densekit: the output cannot be written: no space left on device; make room, or write it elsewhere\n"
+    )
+
+
+def test_an_error_of_the_system_names_the_file_and_no_class(densekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise PermissionError(13, "Permission denied", "models.json")
+
+    monkeypatch.setattr("densekit.models.model_names", fail)
+    monkeypatch.delenv("DENSEKIT_DEBUG", raising=False)
+    status, _, err = densekit("models")
+    assert (status, err) == (1, "densekit: models.json: permission denied; to see where this happened, add --debug\n")
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "photos/cat/0.png/run"])
+def test_a_run_in_a_file_is_refused_before_any_work(place: str, densekit: Command, photos: Path) -> None:
+    status, _, err = densekit("train", "photos", "--model", "densenet_bc_10_4", "--out", place)
+    assert status == 3
+    assert f"cannot write the run to {place}, a file or below one; name a folder with --out" in err
+    assert "measuring" not in err
+
+
+def test_a_page_never_replaces_a_device(densekit: Command, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = densekit("data", "check", photos, "--out", tmp_path / "pipe")
+    assert status == 3
+    assert f"cannot write {tmp_path}/pipe: it is not a regular file; name another file with --out" in err
+    assert (tmp_path / "pipe").is_fifo()

@@ -222,3 +222,79 @@ def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
         load(DataConfig(source=f"wds:{tmp_path}/shards"), tmp_path).splits["train"].labels.sort().values,
         torch.arange(2).repeat_interleave(12),
     )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of cats, dogs and emus, from a folder."""
+    root = tmp_path_factory.mktemp("three")
+    photos = write_photos(root / "photos", classes=("cat", "dog", "emu"), count=8, size=16)
+    settings = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
+    return densekit.train(photos, model="densenet_bc_10_4", epochs=1, out=root / "run", settings=settings).folder
+
+
+@pytest.mark.parametrize("split", ["test", "validation", "dev"])
+def test_a_set_of_one_split_that_is_not_for_training_is_evaluated(run: Path, split: str, tmp_path: Path) -> None:
+    datasets.DatasetDict({split: rows(5)}).save_to_disk(tmp_path / "set")
+    source, ours = f"hf:{tmp_path}/set", "test" if split == "test" else "val"
+    for wanted in (None, split, ours):
+        result = densekit.evaluate(run, source, split=wanted)
+        assert (result.split, result.count) == (ours, 5)
+    with pytest.raises(InvalidInput, match=f"set has no train split, only {ours}; use --split {ours} or --split all"):
+        densekit.evaluate(run, source, split="train")
+
+
+def test_splits_of_any_name_are_evaluated(run: Path, tmp_path: Path) -> None:
+    """`dev` and `validation` mean the same: the second keeps its name."""
+    given = {"dev": rows(3), "validation": rows(4, first=9), "holdout": rows(5, first=20)}
+    datasets.DatasetDict(given).save_to_disk(tmp_path / "set")
+    source = f"hf:{tmp_path}/set"
+    counts = {split: densekit.evaluate(run, source, split=split).count for split in ("val", "validation", "holdout")}
+    assert counts == {"val": 3, "validation": 4, "holdout": 5}
+    assert densekit.evaluate(run, source, split="all", out=tmp_path / "out").count == 12
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        found = [(row["split"], row["path"]) for row in csv.DictReader(file)]
+    expected = {"val": 3, "validation": 4, "holdout": 5}
+    assert found == [(split, str(row)) for split, count in expected.items() for row in range(count)]
+    with pytest.raises(BadData, match=r"training needs one train.*evaluate takes any"):
+        read(tmp_path / "set")
+
+
+def test_a_split_of_one_class_without_labels_or_with_other_numbers_is_evaluated(run: Path, tmp_path: Path) -> None:
+    """Labels are matched by name, and what has none is left out."""
+    kind = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["emu"])})
+    cells = [{"bytes": photo(i), "path": None} for i in range(4)]
+    emus = datasets.Dataset.from_dict({"image": cells, "label": [0] * 4}, features=kind)
+    given = {"test": emus, "train": rows(6), "unlabelled": rows(3).remove_columns(["label"])}
+    datasets.DatasetDict(given).save_to_disk(tmp_path / "set")
+    result = densekit.evaluate(run, f"hf:{tmp_path}/set")
+    counts = {row["class"]: row["count"] for row in result.per_class}
+    assert (result.split, counts) == ("test", {"cat": 0, "dog": 0, "emu": 4})
+    assert densekit.evaluate(run, f"hf:{tmp_path}/set", split="all").count == 10
+    emus.to_parquet(tmp_path / "emus.parquet")
+    assert densekit.evaluate(run, f"hf:{tmp_path}/emus.parquet").count == 4
+
+
+def test_images_of_all_splits_are_predicted_and_sorted(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from densekit.cli.main import main
+
+    given = {"holdout": rows(2).remove_columns(["label"]), "test": rows(3, first=5)}
+    datasets.DatasetDict(given).save_to_disk(tmp_path / "set")
+    classifier = densekit.load(run)
+    found = list(classifier.predict_files(f"hf:{tmp_path}/set"))
+    names = [f"hf:{tmp_path}/set/test/{row}" for row in range(3)]
+    assert [name for name, _ in found] == [*names, *(f"hf:{tmp_path}/set/holdout/{row}" for row in range(2))]
+    for (_, mine), value in zip(found, (5, 6, 7, 0, 1), strict=True):
+        assert isinstance(mine, densekit.Prediction)
+        np.testing.assert_allclose(mine.probabilities, classifier.predict(photo(value)).probabilities, atol=1e-6)
+    words = ["densekit", "predict", run, f"hf:{tmp_path}/set", "--sort-into", tmp_path / "sorted"]
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert "5 images" in capsys.readouterr().out
+    copies = sorted(path.name for path in (tmp_path / "sorted").rglob("*.*"))
+    assert len(copies) == 5
+    assert {path.rpartition(".")[2] for path in copies} == {"png"}

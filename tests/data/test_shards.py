@@ -462,3 +462,20 @@ def test_a_run_on_shards_that_is_stopped_in_an_epoch_ends_in_the_same_weights(tm
     pattern = f"wds:{tmp_path}/out/train-*.tar"  # of the same shards
     assert densekit.evaluate(whole.folder, pattern).count == whole.result.count
     assert densekit.evaluate(whole.folder, pattern, split="all").count == 24
+
+
+def test_shards_of_one_split_are_evaluated_as_that_split(tmp_path: Path) -> None:
+    """Training takes them as a whole to divide."""
+    settings = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
+    photos = write_photos(tmp_path / "photos")
+    run = densekit.train(photos, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
+    write_photos(tmp_path / "new" / "train", count=5, size=50)
+    write_photos(tmp_path / "new" / "test", count=4, size=52)
+    shard(tmp_path / "new", tmp_path / "shards")
+    pattern = f"wds:{tmp_path}/shards/test-*.tar"
+    for split in (None, "test"):
+        result = densekit.evaluate(run.folder, pattern, split=split)
+        assert (result.split, result.count) == ("test", 8)
+    with pytest.raises(InvalidInput, match="has no val split, only test; use --split test or --split all"):
+        densekit.evaluate(run.folder, pattern, split="val")
+    assert set(load(DataConfig(source=pattern), tmp_path).splits) == {"train"}

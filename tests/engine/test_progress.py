@@ -10,7 +10,7 @@ from rich.console import Console
 
 from densekit.engine import progress
 from densekit.engine.forecast import Forecast
-from densekit.engine.progress import Display
+from densekit.engine.progress import Display, amount
 from densekit.engine.state import Progress, Totals
 
 IMAGENET = Forecast(
@@ -97,3 +97,19 @@ def test_decisions_stand_first_with_their_reasons() -> None:
     display, file = shown()
     display.forecast(replace(IMAGENET, decided=(("model", "densenet121: for photographs"),)), "a on b")
     assert file.getvalue().splitlines()[1] == "  model     densenet121: for photographs"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0 "),
+        (999, "999 "),
+        (1200, "1.20 k"),
+        (42_000, "42.0 k"),
+        (9_996, "10.0 k"),
+        (264.8e6, "264.8 M"),
+        (2.834e9, "2.83 G"),
+    ],
+)
+def test_amounts_have_three_digits(number: float, words: str) -> None:
+    assert amount(number) == words

@@ -1,6 +1,7 @@
 """An exported file is the network, whatever the format, the batch and where preprocessing is done."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +14,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+import densekit
 from densekit import evaluate, export_model, load
+from densekit.api.public_card import without_paths
 from densekit.config import Preprocessing
 from densekit.data.decode import decode
 from densekit.data.loader import normalise, pixels_of
-from densekit.errors import BadWeights, InvalidInput
+from densekit.errors import BadData, BadWeights, InvalidInput
 from densekit.export import writing
 from densekit.export.engines import open_file
 from densekit.export.exported import load_exported
 from densekit.export.network import folded
 from densekit.models import create_model
 from densekit.weights import load_model, model_folder, read_card
+from tests.conftest import write_photos
 from tests.export.nets import write_net
 
 FILES = ("model.onnx", "model.xml", "model.pt2", "triton")
@@ -63,7 +67,7 @@ def test_classes_preprocessing_and_origin_travel_inside(
     own = read_card(model_folder(tiny_run))
     assert network.passport.inside == (place == "inside")
     assert network.passport.preprocessing == own.preprocessing
-    assert card.model_copy(update={"preprocessing": own.preprocessing}) == own
+    assert card.model_copy(update={"preprocessing": own.preprocessing}) == without_paths(own)[0]
 
 
 @pytest.mark.parametrize("file", FILES[:3])
@@ -228,3 +232,28 @@ def test_what_a_network_sees_is_what_torchvision_would_cut(
     theirs = vision.resize(image, sides, interpolation=InterpolationMode.BILINEAR, antialias=True)
     expected = vision.pil_to_tensor(vision.center_crop(theirs, list(wanted)))
     assert torch.equal(pixels_of(image, preprocessing), expected)
+
+
+def test_no_file_tells_of_folders_and_evaluation_finds_the_test_split_in_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a copy elsewhere; without DATA it says what is missing."""
+    secret = tmp_path / "secret-patient-folder"
+    photos = write_photos(secret / "photos")
+    settings = {"data.image_size": 16, "batch_size": 8}
+    run = densekit.train(photos, model="densenet_bc_10_4", epochs=1, out=secret / "run", settings=settings)
+    made = export_model(run.folder, tmp_path / "out", formats=("onnx", "torch", "triton"))
+    for file in (tmp_path / "out").rglob("*"):
+        if file.is_file():
+            assert b"secret-patient-folder" not in file.read_bytes(), file
+    card = load(made.files["onnx"]).card
+    assert card.data is not None
+    assert card.data.source == "photos"
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, tmp_path / "copies")
+    for data in (photos, "copies"):
+        result = evaluate(made.files["onnx"], data)
+        assert (result.split, result.count) == ("test", run.result.count)
+        assert "not known whether" not in capsys.readouterr().err
+    with pytest.raises(BadData, match=r"photos, which .*model\.onnx was trained on, is not there; name its new place"):
+        evaluate(made.files["onnx"])

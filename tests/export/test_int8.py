@@ -100,13 +100,14 @@ def test_a_model_without_data_needs_some_named(tmp_path: Path) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_of_several_labels_the_mean_auroc_is_that_of_the_file(xray_run: Run, tmp_path: Path) -> None:
+def test_of_several_labels_the_mean_auroc_is_that_of_the_file(xray_run: Run, xrays: Path, tmp_path: Path) -> None:
     found = export_model(
         xray_run.folder, tmp_path / "out", formats=("onnx", "openvino"), int8=True, max_drop=0.1, calibration=64
     )
     before = evaluate(xray_run.folder)
     for row in found.report["files"]:
-        told, after = row["int8"], evaluate(found.files[row["format"]])
+        told, after = row["int8"], evaluate(found.files[row["format"]], f"csv:{xrays}")
+        assert (after.split, after.count) == (before.split, before.count)
         assert told["auroc_before"] == pytest.approx(before.auroc, abs=1e-3)  # float32 in another runtime
         assert told["auroc_after"] == pytest.approx(after.auroc, abs=1e-9)
         assert told["drop"] == pytest.approx(told["auroc_before"] - told["auroc_after"])

@@ -20,6 +20,7 @@ from densekit.config import DenseNetConfig
 from densekit.data import Images
 from densekit.data import load as load_data
 from densekit.data.split import divide
+from densekit.default_dtype import float32_default
 from densekit.engine.processes import ALONE
 from densekit.engine.progress import Display
 from densekit.errors import BadData, InvalidInput, UnknownName
@@ -44,6 +45,7 @@ class Analysed:
         return self.folder / "report.html"
 
 
+@float32_default()
 def analyse(
     model: str | Path,
     data: str | Path | None = None,

@@ -16,6 +16,7 @@ from densekit.data.sets import ArrayImages, DataSet
 from densekit.data.shard_writer import write_shards
 from densekit.data.shards import CLASSES
 from densekit.data.split import divide
+from densekit.default_dtype import float32_default
 from densekit.engine.processes import ALONE
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import expanded
@@ -23,6 +24,7 @@ from densekit.report.data_page import write_data_report
 from densekit.weights import atomic
 
 
+@float32_default()
 def check(
     data: str | Path,
     *,

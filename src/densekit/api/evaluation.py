@@ -21,6 +21,7 @@ from densekit.data.expected import Expected
 from densekit.data.sets import EncodedImages, FileImages, SkipList, groups_of, relabelled
 from densekit.data.sources import missing
 from densekit.data.together import SplitImages
+from densekit.default_dtype import float32_default
 from densekit.engine import Result
 from densekit.engine.evaluate import evaluate as measure
 from densekit.engine.intervals import with_intervals
@@ -31,6 +32,7 @@ from densekit.weights import ModelCard, pinned
 from densekit.words import counted, listed
 
 
+@float32_default()
 def evaluate(
     model: str | Path,
     data: str | Path | None = None,
@@ -105,7 +107,7 @@ def evaluate(
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
             world.from_leader(
-                lambda: write_files(out, result, records, classifier, images, config, said, ten_crop=ten_crop)
+                lambda: write_files(out, result, records, classifier, chosen, config, said, ten_crop=ten_crop)
             )
         return result
 

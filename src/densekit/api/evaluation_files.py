@@ -4,20 +4,21 @@ Shapes: N images of the split.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from densekit import strict_json
-from densekit.api.measured import is_own
+from densekit.api.measured import Measured, is_own
 from densekit.config import DataConfig
 from densekit.csv_cells import lines, path_cell, text_cell
 from densekit.data import Images
 from densekit.data.sets import FileImages, groups_of
 from densekit.data.sources import place_of
 from densekit.data.table_rows import TableRows, rows_of
+from densekit.data.together import SplitImages
 from densekit.engine import Classifier, Result
 from densekit.engine.multi_label import MultiLabelRecords
 from densekit.engine.single_label import Records as SingleLabelRecords
@@ -73,7 +74,7 @@ def write_files(
     result: Result,
     records: Records,
     classifier: Classifier,
-    images: Images,
+    chosen: Measured,
     config: DataConfig,
     notes: Sequence[str],
     *,
@@ -81,15 +82,15 @@ def write_files(
 ) -> None:
     """Writes the three files; metrics.json last, so that where it is all are.
 
-    `config` is of the data, `notes` are what was said about the choice of the images. Raises BadData where they cannot
-    be written.
+    `chosen` are the images, `config` is of the data, `notes` are what was said about the choice of the images. Raises
+    BadData where they cannot be written.
     """
     from densekit.report.evaluation_page import Evaluated, write_evaluation  # slow to import: it draws
-    from densekit.report.pictures import Measured
+    from densekit.report.pictures import Measured as Shown
 
     card, folder = classifier.card, Path(out)
-    measured = Measured(
-        images,
+    measured = Shown(
+        chosen.images,
         classifier.classes,
         card.preprocessing,
         config.max_pixels,
@@ -97,14 +98,25 @@ def write_files(
         thresholds_chosen=any(threshold != UNDECIDED for threshold in card.thresholds),
         chose_thresholds=is_own(card, config.source) and result.split == "val",
     )
-    rows = rows_for(result.split, images, records, classifier.task, config)
+    rows = rows_for(chosen, records, classifier.task, config)
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / METRICS).unlink(missing_ok=True)
         atomic.write(folder / PREDICTIONS, rows)
         write_evaluation(
-            folder / REPORT, Evaluated(result, records, measured, card.task, config.source, tuple(notes), ten_crop)
+            folder / REPORT,
+            Evaluated(
+                result,
+                records,
+                measured,
+                classifier.model,
+                classifier.device,
+                card.task,
+                config.source,
+                tuple(notes),
+                ten_crop,
+            ),
         )
         atomic.write(folder / METRICS, strict_json.dumps(as_document(result)) + "\n")
     except OSError as error:
@@ -120,14 +132,17 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def rows_for(split: str, images: Images, records: Records, task: Task, config: DataConfig) -> Iterator[str]:
+def rows_for(chosen: Measured, records: Records, task: Task, config: DataConfig) -> Iterator[str]:
     """The lines of predictions.csv, a row an image, as they are asked for. Raises BadData for a table that is gone."""
-    named = _names_of(images, config)
+    named = _names_of(chosen.images, config)
     columns = _columns(records, task)
     first = (*_FIRST, *columns.head)
     table = [f"table_{name}" if name in first else name for name in named.others]
     samples = records.sample.tolist()
-    rows = ((named.path(sample), split, *columns.row(row), *named.cells(sample)) for row, sample in enumerate(samples))
+    rows = (
+        (named.path(sample), chosen.split_of(sample), *columns.row(row), *named.cells(sample))
+        for row, sample in enumerate(samples)
+    )
     return lines((*first, *table), rows)
 
 
@@ -143,8 +158,31 @@ class _Named:
 def _names_of(images: Images, config: DataConfig) -> _Named:
     """Paths relative to the folder or as the table has them; of other data what identifies an image there."""
     place = place_of(config.source)
-    if isinstance(images, FileImages) and config.source.startswith("csv:") and place is not None:
-        return _of_table(images, rows_of(place, config))
+    table = rows_of(place, config) if config.source.startswith("csv:") and place is not None else None
+    if isinstance(images, SplitImages):
+        return _of_splits(images, {split: _of_part(part, table, place) for split, part in images.parts.items()})
+    return _of_part(images, table, place)
+
+
+def _of_splits(images: SplitImages, named: Mapping[str, _Named]) -> _Named:
+    """Each image as its own split names it."""
+    every = {each.others for each in named.values()}
+    others = every.pop() if len(every) == 1 else ()
+
+    def path(sample: int) -> str:
+        split, at = images.place(sample)
+        return named[split].path(at)
+
+    def cells(sample: int) -> Sequence[str]:
+        split, at = images.place(sample)
+        return named[split].cells(at) if others else ()
+
+    return _Named(path, others, cells)
+
+
+def _of_part(images: Images, table: TableRows | None, place: Path | None) -> _Named:
+    if isinstance(images, FileImages) and table is not None:
+        return _of_table(images, table)
     groups = groups_of(images)
     others = () if groups is None else ("group",)
 
@@ -153,11 +191,11 @@ def _names_of(images: Images, config: DataConfig) -> _Named:
 
     if not isinstance(images, FileImages):
         return _Named(lambda sample: path_cell(images.name(sample)), others, cells)
+    # imagenet is below the folder of all data sets.
+    roots = (place, images.root.parent) if place is not None else (images.root.parent,)
 
     def path(sample: int) -> str:
         file = images.paths[sample]
-        # imagenet is below the folder of all data sets.
-        roots = (place, images.root.parent) if place is not None else (images.root.parent,)
         root = next((root for root in roots if file.is_relative_to(root)), None)
         return path_cell(file if root is None else file.relative_to(root).as_posix())
 

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from densekit import strict_json
 from densekit.api import eight_bits
+from densekit.api.measured import FINGERPRINTS, fingerprints_in
+from densekit.api.public_card import without_paths
 from densekit.api.run import data_folder
 from densekit.api.samples import BATCH, Real, images_for, made_up
 from densekit.data import Images
+from densekit.default_dtype import float32_default
 from densekit.engine.evaluate import evaluate
 from densekit.engine.task import Records, task_of
 from densekit.errors import BadData, InvalidInput, NotFinite, ProofFailed
@@ -28,7 +31,7 @@ from densekit.export.quantise import quantise
 from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.version import __version__
-from densekit.weights import ModelCard, atomic, open_model
+from densekit.weights import ModelCard, atomic, model_folder, open_model
 
 REPORT = "parity.json"
 _RACES = (1, 32)  # batches whose speed is measured: one request, and many
@@ -45,6 +48,7 @@ class ExportedModel:
     """parity.json."""
 
 
+@float32_default()
 def export_model(
     model: str | Path,
     out: str | Path,
@@ -78,7 +82,7 @@ def export_model(
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
     images = images_for(model, card, None if data is None else str(data), data_folder(data_dir), needed=int8)
-    passport = Passport(card.model_dump(mode="json"), preprocess)
+    passport = Passport(_public(model, card).model_dump(mode="json"), preprocess)
     try:
         with atomic.fresh_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
@@ -87,6 +91,15 @@ def export_model(
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror or error}; name another --out") from error
     return ExportedModel(out, {name: out / work.path_of(name) for name in names}, report)
+
+
+def _public(model: str | Path, card: ModelCard) -> ModelCard:
+    """A card without folders of this machine, by which evaluation still finds the test split in the same images."""
+    public, _ = without_paths(card)
+    found = {} if public.data == card.data else fingerprints_in(model_folder(model))
+    if not found:
+        return public
+    return public.model_copy(update={"provenance": {**public.provenance, FINGERPRINTS: found}})
 
 
 class _Export:

@@ -10,6 +10,7 @@ import torch
 
 from densekit.config import DenseNetConfig, Preprocessing
 from densekit.data.prepare import resize_for
+from densekit.default_dtype import float32_default
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import expanded
 from densekit.models import build
@@ -37,6 +38,7 @@ class ImportedModel:
     """What a person should know."""
 
 
+@float32_default()
 def import_model(
     file: str | Path,
     out: str | Path,

@@ -12,6 +12,7 @@ from densekit.api.request import command_of, prepare_run
 from densekit.api.run import data_folder, display_of
 from densekit.api.training import requested
 from densekit.config import EmaConfig
+from densekit.default_dtype import float32_default
 from densekit.engine import threads
 from densekit.engine.lr_finder import RateCurve, rate_curve
 from densekit.engine.processes import joined
@@ -19,6 +20,7 @@ from densekit.models.cost import cost_of
 from densekit.report.lr_plot import check_figure_path, write_lr_figure
 
 
+@float32_default()
 def find_lr(
     data: str | Path,
     *,

@@ -26,7 +26,8 @@ def prediction_table(file: str | Path, classifier: Classifier) -> Iterator[Row]:
     """Yields what writes a row; FILE takes its place when the block ends well, and an earlier table's.
 
     Columns: path, predicted, probability; of a multi-label model predicted_CLASS, whether the class is present (1, 0);
-    probability_CLASS; error_code and error of an image that cannot be read.
+    probability_CLASS; error_code and error of an image that cannot be read. Of a model of one label predicted is empty
+    where the label is absent.
 
     Raises InvalidInput for a `file` that holds something else, BadData where it cannot be written.
     """
@@ -91,4 +92,6 @@ def _cells(name: str, outcome: Prediction | BadImage, classes: int, *, several: 
     scores = [f"{score:.9g}" for score in outcome.probabilities.tolist()]  # nine digits give a float32 back exactly
     best = int(outcome.probabilities.argmax())
     present = [str(int(there)) for there in outcome.reached] if several else []
-    return (path_cell(name), text_cell(outcome.classes[best]), scores[best], *present, *scores, "", "")
+    # Of one label the most probable class would be that label whatever the answer.
+    named = "" if classes == 1 and not outcome.present else text_cell(outcome.classes[best])
+    return (path_cell(name), named, scores[best], *present, *scores, "", "")

@@ -5,8 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from densekit import strict_json
-from densekit.config import DataConfig
-from densekit.data.sources import NAMED
+from densekit.api.public_card import without_paths
 from densekit.errors import BadData, InvalidInput
 from densekit.export.exported import is_exported
 from densekit.folders import expanded
@@ -83,34 +82,6 @@ def push(
         if done.kept_card:
             notes.append("README.md was edited on the Hub and stays as it is; write it anew with --replace-card")
         return PushedModel(_sizes(place), done.address.revision, done.url, None, tuple(notes))
-
-
-def without_paths(card: ModelCard) -> tuple[ModelCard, list[str]]:
-    """A card that tells nothing of this machine's folders, and what it no longer tells."""
-    redacted = []
-    data, provenance = card.data, dict(card.provenance)
-    if data is not None and (shown := _without_folders(data)) != data:
-        data = shown
-        redacted.append("data.source" if data.image_root is None else "data")
-    if provenance.pop("command", None) is not None:  # any of its options may name a folder
-        redacted.append("provenance.command")
-    init = provenance.get("init")
-    if isinstance(init, str) and ("/" in init or "\\" in init) and not hub.is_address(init):
-        provenance["init"] = Path(init).name
-        redacted.append("provenance.init")
-    return card.model_copy(update={"data": data, "provenance": provenance}), redacted
-
-
-def _without_folders(data: DataConfig) -> DataConfig:
-    form, colon, rest = data.source.partition(":")
-    if colon and form in ("csv", "wds"):
-        return data.model_copy(update={"source": f"{form}:{Path(rest).name}", "image_root": None})
-    if colon and form == "hf":
-        local = expanded(rest).exists()
-        return data.model_copy(update={"source": f"hf:{Path(rest).name}"}) if local else data
-    if data.source in NAMED or data.source == "imagenet" or form == "synthetic":
-        return data
-    return data.model_copy(update={"source": Path(data.source).name})
 
 
 def _write(place: Path, model: Path, card: ModelCard, text: str) -> None:

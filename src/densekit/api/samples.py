@@ -69,7 +69,7 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
         loaded, _ = with_classes_of(card, loaded, card.model.name)
         # Of a folder without splits, what is calibrated on must not be measured on.
         split = "test" if set(loaded.splits) == {"train"} else None
-        chosen = to_measure(model, card, loaded, config, split, data_dir=data_dir, settings={})
+        chosen = to_measure(model, card, loaded, config, split, data_dir=data_dir, settings={}, dividing=True)
         train, held_out = divide(loaded, chosen.config).splits["train"], chosen.images
         real = Real(loaded, config, card.preprocessing, train, chosen.split, held_out)
         if len(held_out) < IMAGES or len(real.pixels(held_out, IMAGES)) < IMAGES:

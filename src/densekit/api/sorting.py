@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+from densekit.data.decode import suffix_of
 from densekit.data.file_names import folder_names, numbered
 from densekit.data.image_files import ImageFile
 from densekit.engine import Classifier
@@ -94,20 +95,30 @@ class Sorter:
         temporary = folder / f".{uuid4().hex}.new"
         try:
             _write(image, temporary)
-            self._settle(temporary, folder, os.path.basename(image.name.rstrip("/")))
+            self._settle(temporary, folder, _file_name(image, temporary))
         finally:
             temporary.unlink(missing_ok=True)
         self.counts[name] += 1
 
     def _settle(self, temporary: Path, folder: Path, name: str) -> None:
         """Gives the file the first name that is free, or that a file with the same bytes has from before."""
-        name = _STANDARD_INPUT if name == "-" else name
         for number in count(self._tried[folder / name]):
             target = folder / numbered(name, number)
             self._tried[folder / name] = number + 1
             if target not in self._taken and _claim(temporary, target):
                 self._taken.add(target)
                 return
+
+
+def _file_name(image: ImageFile, content: Path) -> str:
+    """The image's own; of a row of a data set its number, with the suffix of the format that it is in."""
+    name = os.path.basename(image.name.rstrip("/"))
+    if name == "-":
+        return _STANDARD_INPUT
+    if callable(image.source) and not os.path.splitext(name)[1]:
+        with suppress(BadImage):  # which goes to `unreadable`
+            return name + suffix_of(content.read_bytes(), name)
+    return name
 
 
 def _write(image: ImageFile, path: Path) -> None:

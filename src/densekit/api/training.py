@@ -18,6 +18,7 @@ from densekit.api.run import Run, claim_folder, data_folder, display_of
 from densekit.config import ModelConfig, Recipe, flatten, with_settings
 from densekit.data.loader import worker_lost
 from densekit.data.sources import missing, short_name
+from densekit.default_dtype import float32_default
 from densekit.engine import Result, choose, continuity, fit, forecast_of, prepare, runs, threads
 from densekit.engine.early_stopping import is_finished
 from densekit.engine.precision import repeatable
@@ -77,6 +78,7 @@ def _overrides(
     return overrides | dict(settings or {})
 
 
+@float32_default()
 def train(
     data: str | Path,
     *,
@@ -159,6 +161,7 @@ def requested(
     return first, Request(composed, given_by(network, recipe, own), command, ask)
 
 
+@float32_default()
 def train_recipe(
     recipe: Recipe,
     *,
@@ -226,6 +229,7 @@ def _held(folder: Path, world: World) -> AbstractContextManager[None]:
     return runs.held(folder) if world.leads and (folder / "config.yaml").exists() else nullcontext()
 
 
+@float32_default()
 def resume(
     run: str | Path,
     *,
@@ -248,6 +252,7 @@ def resume(
         return _resume(Path(run), world, changed, data_dir, console, accept_changes=accept_changes)
 
 
+@float32_default()
 def resume_until(run: Path, step: int, data_dir: str | Path | None, console: Console) -> None:
     """Goes on with `run` in this process alone and stops after that step, as a signal would: raises Interrupted."""
     _resume(run, ALONE, {}, data_dir, console, accept_changes=False, until=step)

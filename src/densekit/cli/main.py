@@ -1,10 +1,12 @@
 """`densekit`: verbs, and the one table from error to exit status."""
 
+import errno
 import io
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +24,8 @@ EXIT_STATUS: dict[type[DensekitError], int] = {
     ProofFailed: 5,
 }
 
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of an error without a file's name: standard output was not written."""
 _STOPPED = "stopped; what had been saved is whole"
 
 app = typer.Typer(
@@ -125,7 +129,7 @@ def main() -> NoReturn:
             raise
         if stopped:  # an import that is interrupted may fail in any way
             _fail(_STOPPED, 130)
-        _fail(f"{type(error).__name__}: {error}; to see where, and to report it, add --debug", 1)
+        _fail(_unexpected(error), 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -164,6 +168,20 @@ def status_of(error: DensekitError) -> int:
     if isinstance(error, Interrupted):
         return 128 + error.signal_number
     return next((EXIT_STATUS[kind] for kind in type(error).__mro__ if kind in EXIT_STATUS), 1)
+
+
+def _unexpected(error: Exception) -> str:
+    """Of the operating system its reason, of other errors the type, too."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return f"{type(error).__name__}: {error}; to see where, and to report it, add --debug"
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {reason}; to see where this happened, add --debug"
+    if error.errno in _UNWRITTEN:
+        with suppress(OSError, ValueError):  # what is left would fail at the end of the process, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return f"the output cannot be written: {reason}; make room, or write it elsewhere"
+    return f"{reason}; to see where this happened, add --debug"
 
 
 def _fail_usage(error: Any) -> NoReturn:

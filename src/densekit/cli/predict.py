@@ -33,7 +33,8 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH", help="Files, folders, globs, csv:FILE of a table, wds:PATTERN, or - for standard input."
+            metavar="PATH",
+            help="Files, folders, globs, csv:FILE of a table, wds:PATTERN, hf:NAME, or - for standard input.",
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,

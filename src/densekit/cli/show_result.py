@@ -29,7 +29,7 @@ def lines(result: Result) -> Iterator[str]:
     yield f"  {_headline(result)}  loss {result.loss:.4f}  calibration error {result.ece:.2%}"
     if result.positive is not None:
         at = f"{printable(result.positive)} from a probability of {result.threshold:.4g} on"
-        yield f"  positive: {escape(at)}; 95 % intervals in brackets"
+        yield f"  positive: {escape(at)}; {escape('[95 % interval]')}"
     elif not isinstance(result, MultiLabelResult):
         if result.top1_interval is not None:
             yield f"  95 % interval of top-1{_interval(result.top1_interval, percent=True)}"

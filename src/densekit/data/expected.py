@@ -14,3 +14,8 @@ class Expected:
     multi_label: bool = False
     trained: DataConfig | None = None
     """How the training data were read; its columns and words are taken where a table has them."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are the data that the model was trained on, which are read as for training."""
+        return self.classes is None

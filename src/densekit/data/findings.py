@@ -312,8 +312,10 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
         yield Finding(
             "small",
             "warning",
-            f"{len(small):,} of {counted(len(rows), 'image')} are smaller than {height}x{width}, the size of training",
-            f"they are enlarged, which costs time and adds nothing; the median is {middle}: --image-size {middle}",
+            f"{len(small):,} of {counted(len(rows), 'image')} are smaller than {height}x{width}, "
+            + ("the size of training" if config.image_size else "the usual size of training"),
+            "to enlarge them costs time and adds nothing; if the plan of densekit train shows a larger size than their "
+            f"median, add --image-size {middle}",
             tuple(Item((int(row),), _size(survey, row)) for row in small),
         )
     narrow = rows[long > LONG * short]

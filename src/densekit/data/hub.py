@@ -6,9 +6,9 @@ Its own decoder is switched off; images are decoded as all others are.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from densekit.config import DataConfig
 from densekit.data.decode import Source, check_there
+from densekit.data.expected import Expected
 from densekit.data.sets import QUICKLY_READ, DataSet, EncodedImages, SkipList, bytes_of, hashes
-from densekit.data.split_names import SPLITS
+from densekit.data.split_names import WITH_DEV
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from densekit.folders import expanded
 
-_SPLITS = SPLITS | {"dev": "val"}
 _LABELS = ("label", "labels", "class", "target", "fine_label")
 _ROWS = 1000  # read at once, where all are read
 
@@ -91,32 +91,58 @@ class ArrowImages(EncodedImages):
         return part
 
 
-def hub(name: str, config: DataConfig, *, strict: bool = True) -> DataSet:
+def hub(name: str, config: DataConfig, *, strict: bool = True, expected: Expected | None = None) -> DataSet:
     """NAME[:CONFIG] of the Hub, a folder, or a .parquet file. Raises BadData, InvalidInput, UnknownName.
 
-    Not `strict`, for somebody who looks for faults: with any number of rows that have no image.
+    Not `strict`, for somebody who looks for faults: with any number of rows that have no image. `expected`, for an
+    evaluation: any split and any class are enough, and splits of other names keep them.
     """
     found = _loaded(name)
-    splits, left_out = _splits(name, found)
-    features = splits["train"].features
+    evaluated = expected is not None and not expected.is_own
+    splits, left_out = (_all_splits(found), []) if evaluated else _splits(name, found)
+    features = next(iter(splits.values())).features
     column = _image_column(name, features, config.path_column)
     label = _label_column(name, features, config.label_columns)
-    values = {split: _values(rows, label) for split, rows in splits.items()}
-    classes, kind = _classes(name, features[label], list(values.values()), label)
+    labelled = {split: rows for split, rows in splits.items() if {column, label} <= rows.features.keys()}
+    values = {split: _values(rows, label) for split, rows in labelled.items()}
+    values = {split: cells for split, cells in values.items() if set(map(type, cells)) != {type(None)}}
+    names = _class_names(labelled[split].features[label] for split in (values if evaluated else tuple(values)[:1]))
+    classes, kind = _classes(name, names, list(values.values()), label, least=1 if evaluated else 2)
     skipped = SkipList(config.max_bad if strict else sys.maxsize)
     images = {}
-    for split, rows in splits.items():
-        labels = kind(values[split])
-        if labels is None:  # the Hub's way to keep a test's answers
-            left_out.append(split)
-            continue
-        own = rows.select_columns([column]).cast_column(column, _undecoded())
-        every = ArrowImages(own, column, f"hf:{name}/{split}", np.arange(len(rows)), labels)
-        images[split] = _there(every, skipped)
-    if "train" not in images:
-        raise BadData(f"hf:{name} has no labels in its training images; name other data")
+    for split, cells in values.items():
+        labels = kind(cells)
+        if labels is not None:  # hidden: the Hub's way to keep a test's answers
+            own = splits[split].select_columns([column]).cast_column(column, _undecoded())
+            every = ArrowImages(own, column, f"hf:{name}/{split}", np.arange(len(own)), labels)
+            images[split] = _there(every, skipped)
+    if not images or ("train" not in images and not evaluated):
+        raise BadData(f"hf:{name} has no labels in its {'training ' * (not evaluated)}images; name other data")
+    left_out += [split for split in splits if split not in images]
     columns = f"images {column}; labels {label}" + (f"; left out: {', '.join(left_out)}" if left_out else "")
     return DataSet(f"hf:{name}", classes, images, skipped=skipped, columns=columns)
+
+
+def hub_pictures(name: str, column: str | None) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """("hf:NAME/SPLIT/ROW", what reads it) of each image in all splits, which need no labels.
+
+    `column` has the images; where it is not there, the only one that does. Of a row without an image the bytes are
+    empty. Raises BadData or InvalidInput.
+    """
+    for split, rows in _all_splits(_loaded(name)).items():
+        images = _image_column(name, rows.features, column if column in rows.features else None)
+        own = rows.select_columns([images]).cast_column(images, _undecoded())
+        every = ArrowImages(own, images, f"hf:{name}/{split}", np.arange(len(own)), torch.zeros(len(own)))
+        for sample in range(len(own)):
+            yield str(every.path(sample)), partial(_read, every, sample)
+
+
+def _read(images: ArrowImages, sample: int) -> bytes:
+    try:
+        source = images.encoded(sample)
+        return source if isinstance(source, bytes) else bytes_of(Path(str(source)))
+    except BadImage:
+        return b""
 
 
 def _there(images: ArrowImages, skipped: SkipList) -> ArrowImages:
@@ -218,13 +244,31 @@ def _splits(name: str, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     """By our names, and what has none of them."""
     if len(found) == 1:
         return {"train": next(iter(found.values()))}, []
-    known = {split: _SPLITS[split.lower()] for split in found if split.lower() in _SPLITS}
+    known = {split: WITH_DEV[split.lower()] for split in found if split.lower() in WITH_DEV}
     if "train" not in known.values() or len(set(known.values())) < len(known):
         raise BadData(
-            f"hf:{name} has the splits {', '.join(found)}; densekit needs one train, and at most one val and test"
+            f"hf:{name} has the splits {', '.join(found)}; training needs one train, and at most one val and test "
+            "(densekit evaluate takes any)"
         )
     order = sorted(known, key=lambda split: ("train", "val", "test").index(known[split]))
     return {known[split]: found[split] for split in order}, [split for split in found if split not in known]
+
+
+def _all_splits(found: Mapping[str, Any]) -> dict[str, Any]:
+    """By our names, where they have one and no other split has it: train, val and test first."""
+    named: dict[str, Any] = {}
+    for split, rows in found.items():
+        ours = WITH_DEV.get(split.lower(), split)
+        named[split if ours in named else ours] = rows
+    if len(named) == 1 and not named.keys() & WITH_DEV.keys():
+        return {"train": next(iter(named.values()))}
+    first = [split for split in ("train", "val", "test") if split in named]
+    return {split: named[split] for split in dict.fromkeys([*first, *named])}
+
+
+def _class_names(features: Iterable[Any]) -> list[str]:
+    """Of class labels: the names that any of the splits has; none of other columns."""
+    return list(dict.fromkeys(name for feature in features for name in _names(feature) or ()))
 
 
 def _values(rows: Any, label: str) -> list[Any]:
@@ -237,9 +281,13 @@ def _values(rows: Any, label: str) -> list[Any]:
     ]
 
 
-def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tuple[tuple[str, ...], Any]:
-    """Class names, and what makes labels (N,) or (N, classes) of a column; none of one whose labels are all hidden."""
-    given = _names(feature)
+def _classes(
+    name: str, given: list[str], values: list[list[Any]], label: str, *, least: int
+) -> tuple[tuple[str, ...], Any]:
+    """Class names, and what makes labels (N,) or (N, classes) of a column; none of one whose labels are all hidden.
+
+    `given` are the names that class labels have, `least` is how many there must be.
+    """
     every = [value for column in values for value in column]
     several = any(isinstance(value, list) for value in every)
     flat = [one for value in every for one in (value if isinstance(value, list) else [value])]
@@ -247,11 +295,11 @@ def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tu
         raise BadData(
             f"{label} of hf:{name} has empty cells or values that are no class; name another column, or mend it"
         )
-    if given is None and len({isinstance(value, str) for value in flat}) > 1:
+    if not given and len({isinstance(value, str) for value in flat}) > 1:
         raise BadData(f"{label} of hf:{name} is words in places and numbers in others; mend it, or name another column")
-    values_of = list(given) if given is not None else sorted(set(flat))
+    values_of = given or sorted(set(flat))
     classes = tuple(map(str, values_of))
-    if len(classes) < 2:
+    if len(classes) < least:
         raise BadData(f"{label} of hf:{name} has one class, {', '.join(classes)}; there is nothing to tell apart")
     numbers = {value: i for i, value in enumerate(values_of)}
 
@@ -265,7 +313,7 @@ def _classes(name: str, feature: Any, values: list[list[Any]], label: str) -> tu
 
     def labels(column: list[Any]) -> Tensor | None:
         if not several:
-            if given is not None and column and set(column) == {-1}:
+            if given and column and set(column) == {-1}:
                 return None
             return torch.tensor([number_of(value) for value in column])
         found = torch.zeros(len(column), len(classes))

@@ -1,4 +1,4 @@
-"""Files, folders, globs, tables and tar shards -> the images in them, for prediction, which needs no labels."""
+"""Files, folders, globs, tables, shards, data sets of the Hub -> their images, for prediction without labels."""
 
 import glob
 import os
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from densekit.config import DataConfig
 from densekit.data.decode import IMAGE_SUFFIXES
+from densekit.data.hub import hub_pictures
 from densekit.data.scan import is_litter, scan, summary
 from densekit.data.shards import pictures
 from densekit.data.table_rows import table_images
@@ -21,7 +22,7 @@ class ImageFile(NamedTuple):
     """An image that was asked for."""
 
     name: str
-    """A path; of an image in a tar file SHARD/FILE."""
+    """A path; of an image in a tar file SHARD/FILE, of a row hf:NAME/SPLIT/ROW."""
     source: str | Callable[[], bytes]
     """The path, or what reads the bytes."""
 
@@ -34,7 +35,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, n
     """The images that `paths` name.
 
     Args:
-        paths: Files, folders, globs, csv:FILE or wds:PATTERN. A file that does not exist is one of the images.
+        paths: Files, folders, globs, csv:FILE, wds:PATTERN or hf:NAME. A file that does not exist is one of the images.
         table: How a table is read: its column of images, and the folder that its paths start from.
         note: Gets a folder and a line about the pictures in it that are not used.
 
@@ -49,6 +50,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, n
         elif path.startswith("csv:"):
             files = table_images(expanded(path.removeprefix("csv:")), table)
             yield from (ImageFile(str(file), str(file)) for file in files)
+        elif path.startswith("hf:"):
+            yield from (ImageFile(*each) for each in hub_pictures(path.removeprefix("hf:"), table.path_column))
         elif Path(path).is_dir():
             yield from _below(path, note)
         elif not Path(path).exists() and glob.has_magic(path):

@@ -36,7 +36,7 @@ _STARTS, _START = 3, 30.0
 """How often decoding processes are forked until all work, and the seconds that this may take each time."""
 _CACHED = 1 << 18
 """Numbers that are worked on at once: a megabyte stays in a core's cache from one operation to the next."""
-_NONE = torch.empty(0)
+_NONE = torch.empty(0, dtype=torch.float32)
 _WORKER_FAULT = re.compile(
     r"DataLoader worker \(pid\S* [\d, ]+\)[^.;]*|unable to \w+ shared memory[^:;]*|No space left on device|"
     r"unable to (?:mmap|write|resize|open)[^:;]*|Too many open files"

@@ -153,14 +153,14 @@ def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None
     """A folder of shards, or a pattern with *, ?, {000..123} and {a,b}. Raises BadData.
 
     A word of a shard's name, or its folder's whole name, says which split it is of; without one it is for training, and
-    so is all that is of one split only. Class names are the lines of classes.txt beside the shards; else the labels.
-    `expected`, for an evaluation: any split and any class are enough.
+    so is all that is of one split only, unless it is evaluated. Class names are the lines of classes.txt beside the
+    shards; else the labels. `expected`, for an evaluation: any split and any class are enough.
     """
     paths = _expanded(pattern)
     by_split: dict[str, list[Path]] = {}
     for path in paths:
         by_split.setdefault(_split_of(path), []).append(path)
-    if len(by_split) == 1:
+    if len(by_split) == 1 and (expected is None or expected.is_own):
         by_split = {"train": paths}
     if "train" not in by_split and expected is None:
         raise BadData(f"wds:{pattern} has shards for {' and '.join(by_split)} only; add some for training, or name one")

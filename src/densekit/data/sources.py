@@ -63,7 +63,7 @@ def _load(config: DataConfig, data_dir: Path, *, strict: bool, expected: Expecte
     if source.startswith("wds:"):
         return shards(source.removeprefix("wds:"), config, expected=expected)
     if source.startswith("hf:"):
-        return hub(source.removeprefix("hf:"), config, strict=strict)
+        return hub(source.removeprefix("hf:"), config, strict=strict, expected=expected)
     if source == "imagenet":
         return folder(_imagenet(data_dir), config, strict=strict, expected=expected)
     path = expanded(source)

@@ -9,3 +9,6 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+
+WITH_DEV = SPLITS | {"dev": "val"}
+"""Of data sets of the Hub and of --split; a folder that is called dev may be a class."""

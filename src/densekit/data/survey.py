@@ -24,9 +24,9 @@ SIDE = 32
 
 _COLOUR_SIDE = 4
 _AT_ONCE = 512  # images; results wait for the slowest of them
-_LUMA = torch.tensor([0.299, 0.587, 0.114])  # Rec. 601
-_BLUE = torch.tensor([-0.168736, -0.331264, 0.5])
-_RED = torch.tensor([0.5, -0.418688, -0.081312])
+_LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32)  # Rec. 601
+_BLUE = torch.tensor([-0.168736, -0.331264, 0.5], dtype=torch.float32)
+_RED = torch.tensor([0.5, -0.418688, -0.081312], dtype=torch.float32)
 
 
 @dataclass(frozen=True)

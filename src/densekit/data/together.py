@@ -38,18 +38,18 @@ class SplitImages(EncodedImages):
 
     def name(self, sample: int) -> str:
         """SPLIT/NAME."""
-        split, images, at = self._place(sample)
-        return f"{split}/{images.name(at)}"
+        split, at = self.place(sample)
+        return f"{split}/{self.parts[split].name(at)}"
 
     def path(self, sample: int) -> Path:
         """As its split has it."""
-        _, images, at = self._place(sample)
-        return images.path(at)
+        split, at = self.place(sample)
+        return self.parts[split].path(at)
 
     def encoded(self, sample: int) -> Source:
         """As its split has it."""
-        _, images, at = self._place(sample)
-        return images.encoded(at)
+        split, at = self.place(sample)
+        return self.parts[split].encoded(at)
 
     def fingerprint(self) -> str:
         """By those of the splits, and the choice among their images."""
@@ -62,9 +62,9 @@ class SplitImages(EncodedImages):
         """Of all splits, whichever of their images are chosen."""
         return sum(images.stored_bytes() for images in self.parts.values())
 
-    def _place(self, sample: int) -> tuple[str, EncodedImages, int]:
-        split = list(self.parts)[self.part[sample]]
-        return split, self.parts[split], int(self.at[sample])
+    def place(self, sample: int) -> tuple[str, int]:
+        """The split of an image, and its position there."""
+        return list(self.parts)[self.part[sample]], int(self.at[sample])
 
     def _read_hashes(self) -> NDArray[np.uint64]:
         found = np.empty(len(self), np.uint64)

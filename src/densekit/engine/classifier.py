@@ -147,15 +147,16 @@ class Classifier:
 
         Args:
             paths: One or several of: a file, a folder (all images below it), a glob such as `photos/*.jpg`,
-                `csv:FILE` (the images that a table names), `wds:PATTERN` (the images in tar shards).
+                `csv:FILE` (the images that a table names), `wds:PATTERN` (the images in tar shards), `hf:NAME` (the
+                images of a data set of the Hub, all its splits).
             invert: Swap dark and light first.
             max_pixels: Refuse larger images.
             batch_size: Images that are computed at once.
 
         Returns:
             An iterator over (path, prediction or BadImage) in the order of the paths; of an image in a shard the path
-            is SHARD/FILE. A bad image does not stop the others. Pictures in a folder that are of no format that is
-            read are told by a warning.
+            is SHARD/FILE, of a row hf:NAME/SPLIT/ROW. A bad image does not stop the others. Pictures in a folder that
+            are of no format that is read are told by a warning.
 
         Raises:
             BadData: a folder or pattern without images, or a table or shard that cannot be read; at once.

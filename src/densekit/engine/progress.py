@@ -179,8 +179,8 @@ def duration(seconds: float) -> str:
 
 
 def amount(number: float) -> str:
-    """1.2 k, 264.8 M, 2.83 G."""
+    """1.20 k, 42.0 k, 264.8 M, 2.83 G."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= factor:
-            return f"{number / factor:.3g} {unit}" if number < 100 * factor else f"{number / factor:,.1f} {unit}"
+            return f"{number / factor:,.{2 if number < 9.995 * factor else 1}f} {unit}"
     return f"{number:.0f} "

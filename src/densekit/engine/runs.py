@@ -37,11 +37,16 @@ _BRIEFLY = 5.0
 
 
 def require_none(folder: Path) -> None:
-    """Raises InvalidInput if `folder` holds a run already, or cannot be looked into, such as one of too long a name."""
+    """Raises InvalidInput if `folder` holds a run already, or cannot be looked into, such as one of too long a name.
+
+    Raises BadData if it is a file, or below one.
+    """
     try:
         os.stat(folder / "config.yaml")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise BadData(f"cannot write the run to {folder}, a file or below one; name a folder with --out") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"{str(folder)[:80]!a} cannot hold a run: {reason}; name another --out") from error

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from densekit.data.sets import groups_of
 from densekit.engine import Result, runs
 from densekit.engine.task import Records
 from densekit.report import pictures, plots
+from densekit.report.mistake_maps import with_maps
 from densekit.report.page import KINDS, SPLITS
 from densekit.report.pictures import Measured
 from densekit.weights import atomic
@@ -22,6 +26,10 @@ class Evaluated:
     result: Result
     records: Records
     measured: Measured
+    model: nn.Module
+    """The network, in evaluation mode, for the maps of mistakes."""
+    device: torch.device
+    """Of `model`."""
     kind: str
     """single-label or multi-label."""
     source: str
@@ -36,10 +44,12 @@ def write_evaluation(path: Path, done: Evaluated) -> None:
     kind, result = KINDS[done.kind], done.result
     figures = {name: plots.svg(figure) for name, figure in kind.figures((), None, result, done.records)}
     split = SPLITS.get(result.split, "" if result.split == "all" else result.split)
+    facts = kind.facts(done.measured, result, done.records)
+    facts["mistakes"], facts["map_layer"] = with_maps(done.model, done.device, done.measured, facts["mistakes"])
     page = pictures.template(kind.TEMPLATE).render(
-        kind.facts(done.measured, result, done.records),
+        facts,
         layout="evaluation.html",
-        map_layer="",
+        map_ground="the middle one of its ten crops" if done.ten_crop else "the image as the network sees it",
         result=result,
         model=printable(result.model if result.model.startswith("hf:") else Path(result.model).name or result.model),
         data=printable(result.data),

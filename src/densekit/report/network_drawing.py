@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 from densekit.errors import BadData, InvalidInput
 from densekit.models.structure import Module, Structure
 from densekit.weights import atomic
+from densekit.words import counted
 
 _ENOUGH = 5  # stages; containers are opened until there are as many
 _MOST = 40
@@ -142,12 +143,12 @@ def _layers(found: Structure, block: Module) -> int:
 def _label(found: Structure, module: Module) -> str:
     parent, _, own = module.name.rpartition(".")
     if module.kind == "DenseBlock":
-        return f"dense block {own.removeprefix('denseblock')}, {_layers(found, module)} layers"
+        return f"dense block {own.removeprefix('denseblock')}, {counted(_layers(found, module), 'layer')}"
     if module.kind == "Transition":
         return f"transition {own.removeprefix('transition')}"
     named = f"{parent.rpartition('.')[2]}.{own}" if own.isdecimal() else own
     if module.kind == "Sequential":
-        return f"{named}, {_layers(found, module)} blocks"
+        return f"{named}, {counted(_layers(found, module), 'block')}"
     return f"{named}: {module.kind}"
 
 

@@ -12,9 +12,11 @@ from densekit.engine.early_stopping import EarlyStop
 from densekit.engine.progress import duration
 from densekit.engine.setup import Prepared
 from densekit.engine.task import Records, no_better
+from densekit.errors import BadWeights
 from densekit.report import multi_label, pictures, plots, single_label
 from densekit.report.mistake_maps import with_maps
-from densekit.weights import atomic
+from densekit.weights import atomic, load_model
+from densekit.weights.resolve import run_checkpoint
 from densekit.words import printable
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -38,11 +40,13 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     for name, drawing in figures.items():
         atomic.write(run / "plots" / f"{name}.svg", drawing)
     config = run / "config.yaml"
-    facts = kind.facts(_measured(prepared, result), result, records)
-    facts["mistakes"], facts["map_layer"] = with_maps(run, prepared, result.split, facts["mistakes"])
+    measured = _measured(prepared, result)
+    facts = kind.facts(measured, result, records)
+    facts["mistakes"], facts["map_layer"] = _with_maps(run, prepared, measured, facts["mistakes"])
     page = pictures.template(kind.TEMPLATE).render(
         facts,
         layout="page.html",
+        map_ground="the image as the network sees it",
         result=result,
         no_better=no_better(result),
         data=_data_name(prepared, result),
@@ -64,6 +68,17 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     # A file name need not be valid Unicode; a page must be.
     atomic.write(path, page.encode("utf-8", "replace"))
     return path
+
+
+def _with_maps(
+    run: Path, prepared: Prepared, measured: pictures.Measured, mistakes: Sequence[pictures.Picture]
+) -> tuple[list[pictures.Picture], str]:
+    """By the run's reported checkpoint."""
+    try:
+        model, _ = load_model(run_checkpoint(run), "concat")
+    except BadWeights:  # a missing checkpoint is no reason to go without a report
+        return list(mistakes), ""
+    return with_maps(model.to(prepared.device), prepared.device, measured, mistakes)
 
 
 def _measured(prepared: Prepared, result: Result) -> pictures.Measured:

@@ -12,7 +12,12 @@ from densekit.errors import InvalidInput
 
 
 def write(path: Path, content: bytes | str | Iterable[str]) -> None:
-    """Replaces `path`; after a crash it holds the old or the new content. Of many texts one after the other."""
+    """Replaces `path`; after a crash it holds the old or the new content. Of many texts one after the other.
+
+    Raises OSError, also for a `path` that is there and no regular file: a device must not become one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "it is not a regular file", str(path))
     temporary = path.with_name(f".{path.name}.new")
     texts = (content,) if isinstance(content, bytes | str) else content
     try:

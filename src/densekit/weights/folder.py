@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from densekit import strict_json
 from densekit.config import DataConfig, DenseNetConfig, Frozen, ModelConfig, Preprocessing, ResNetConfig, describe
+from densekit.default_dtype import float32_default
 from densekit.errors import BadWeights, NotFinite
 from densekit.models import ImageClassifier, build
 from densekit.parsing import Malformed, read_text
@@ -107,7 +108,7 @@ def _without_memory(config: ModelConfig, plan: str, state: Mapping[str, Tensor],
             f"{len(state):,} tensors; fetch both again"
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), float32_default():
             return build(config, plan)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
         reason = str(error).partition("\n")[0]
