@@ -129,8 +129,15 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     assert not exit_.value.code, f"{command}: {capfd.readouterr().err}"
 
 
+def parameters() -> Iterator[Any]:
+    long = ("densekit train fashion-mnist", "densekit analyse", "densekit bench", "densekit export")
+    for block in ALL:
+        marks = (pytest.mark.slow,) if block.commands[0].startswith(long) else ()
+        yield pytest.param(block, id=block.commands[0][:50], marks=marks)
+
+
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("block", ALL, ids=lambda block: block.commands[0][:50])
+@pytest.mark.parametrize("block", list(parameters()))
 def test_a_block_does_what_it_says(
     block: Block, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

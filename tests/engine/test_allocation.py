@@ -49,6 +49,7 @@ def _measured(**environment: str) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_freed_memory_waits_for_the_next_step_and_is_given_back_at_the_end():
     found = _measured()
     least = 20 * (64 << 20) // (2 << 20)  # were all pages huge

@@ -47,6 +47,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "4", "--set", "model.dropout_rate=0.2"]
     arguments += ["--set", "data.limit=400"]
@@ -117,6 +118,7 @@ def test_the_leaders_clock_decides_for_all(leaders: bool, own: bool) -> None:
     assert train.agreed(Stop(), ALONE, due=own) == (False, own)
 
 
+@pytest.mark.slow
 def test_who_reads_along_may_leave(tmp_path: Path) -> None:
     """`densekit train ... 2>&1 | head -n 1`: the run goes on."""
     words = ["train", "digits", "--model", "densenet_bc_10_4", "--epochs", "2", "--out", "run"]

@@ -70,6 +70,7 @@ def in_a_child(work: Callable[[], None]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+@pytest.mark.slow
 def test_a_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "last"
     states = {step: state(step).model.state_dict() for step in (1, 2)}

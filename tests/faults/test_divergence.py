@@ -40,6 +40,7 @@ def test_the_dump_names_the_images_and_the_layer(tmp_path: Path) -> None:
     assert any(not isinstance(layer["output"], float) for layer in dump["layers"])
 
 
+@pytest.mark.slow
 def test_the_exit_status_is_4(tmp_path: Path) -> None:
     settings = [word for key, value in DIVERGING.items() for word in ("--set", f"{key}={value}")]
     _, err = run("train", "digits", "--model", "densenet_bc_10_4", *settings, folder=tmp_path, status=4)
@@ -133,7 +134,8 @@ def test_validation_outputs_that_are_not_finite_are_a_divergence(labels: int, tm
     assert densekit.load(run_folder / "checkpoints" / "last")
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_validation_that_is_not_finite_goes_back_to_the_checkpoint_before(ranks: int, tmp_path: Path) -> None:
     """Several processes save before they validate: that checkpoint would lead to the same outputs again."""
     write_photos(tmp_path / "photos", count=20)
@@ -203,7 +205,8 @@ def test_torchrun_does_not_diverge_again_and_again(tmp_path: Path) -> None:
     assert "the loss became" in err
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     for name in ("cat/0.png", "dog/3.png"):

@@ -124,6 +124,7 @@ def _assert_whole_batch(folder: Path, *cases: Case, tolerance: float = 1e-10):
             _close(state["grad x"], x.grad[share], f"x of {case}", tolerance)
 
 
+@pytest.mark.slow
 def test_synced_statistics_are_those_of_the_whole_batch(tmp_path: Path):
     _assert_whole_batch(tmp_path, Case("concat"), Case("checkpoint"), Case("shared"))
 

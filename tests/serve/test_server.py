@@ -377,6 +377,7 @@ def test_a_slash_at_the_end_does_not_pass_by_the_token(strict: Served) -> None:
         assert client.get("/metrics/").status_code == 401
 
 
+@pytest.mark.slow
 def test_what_is_under_way_is_answered_after_sigterm_and_the_end_is_clean() -> None:
     with served(MODEL, *QUICK) as server, server.client as client, ThreadPoolExecutor(1) as pool:
         pid = server.worker

@@ -30,6 +30,7 @@ def cifar(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline")
 def test_a_shortened_run_is_evidence_of_what_it_was(densekit, cifar, tmp_path):
     words = ("reproduce", "cifar10+/densenet_40_12", "--seeds", 2, "--data-dir", cifar, "--limit", 8, *SHORT)
@@ -55,6 +56,7 @@ def test_a_shortened_run_is_evidence_of_what_it_was(densekit, cifar, tmp_path):
     assert "epochs: 300 -> 1" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline")
 def test_ten_crops_are_of_the_same_training(densekit, tmp_path):
     random = np.random.default_rng(0)

@@ -87,6 +87,7 @@ def changed(card: dict[str, Any], changes: dict[str, Any]) -> str:
     return json.dumps(card)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_absurd_sizes_are_refused_within_a_gigabyte(sound: Path, tmp_path: Path) -> None:
     weights = (sound / "model.safetensors").read_bytes()

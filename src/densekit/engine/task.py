@@ -65,7 +65,9 @@ def finite_rows(logits: Tensor) -> Tensor:
 
 
 def result_from(document: Mapping[str, Any]) -> Result:
-    """What result.json holds."""
+    """What result.json holds. Raises TypeError for anything else."""
+    if not isinstance(document, Mapping):
+        raise TypeError("a result is a mapping")
     document = {key: value for key, value in document.items() if key != "no_better"}
     return single_label.Result(**document) if "confusion" in document else MultiLabelResult(**document)
 
