@@ -101,7 +101,8 @@ def test_semicolons_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
         ("path,label\n0.png,a\n./0.png,b\n", {}, BadData, r"\./0\.png stands in lines 2 and 3"),
         ("path,label,label\n0.png,a,b\n1.png,b,a\n", {}, BadData, "has two columns label"),
         ("path,label\n0.png,a\nno.png,b\n", {}, BadData, r"no\.png does not exist.*data\.max_bad"),
-        ("path,mark\n0.png,a\n1.png,b\n", {}, InvalidInput, r"which column .* path, mark; .*data\.label_columns=NAME"),
+        ("path,a,b\n0.png,1,0\n", {}, InvalidInput, r"which column .* path, a, b; .*data\.label_columns=NAME"),
+        ("path\n0.png\n", {}, InvalidInput, r"which column .* has the labels\? It has path; "),
         ("picture,label\n0.png,a\n1.png,b\n", {}, InvalidInput, r"data\.path_column=NAME"),
         ("path,label\n0.png,a\n1.png,b\n", {"label_columns": ["lable"]}, UnknownName, "did you mean label"),
         ("path,a,b\n0.png,1,0\n", {"label_columns": "a,a"}, ValueError, "a column is named twice"),
@@ -184,6 +185,11 @@ def patients_of(path: Path, **settings: object) -> dict[str, set[str]]:
     """Of each split."""
     splits = divide(read(path, label_columns=FINDINGS, **settings), config(path, label_columns=FINDINGS, **settings))
     return {name: set(images.groups) for name, images in splits.splits.items()}
+
+
+def test_the_only_column_left_has_the_labels(tmp_path: Path) -> None:
+    text = "image,malignant,split,patient\n0.png,1,train,a\n1.png,0,train,b\n"
+    assert read(write(tmp_path, text)).columns == "images image; labels malignant; groups patient; splits split"
 
 
 @pytest.mark.parametrize("settings", [{}, {"val_count": 17}, {"val_fraction": 0.3, "test_fraction": 0.3}])

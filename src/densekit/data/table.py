@@ -100,12 +100,19 @@ def columns_of(content: Table, config: DataConfig) -> Columns:
     for name in given:
         if given.count(name) > 1:
             raise InvalidInput(f"the column {name} is named for two things; name another for one of them")
-    return Columns(
-        image_column(content, config, given),
-        config.label_columns or (_usual(content, LABELS, given, "label_columns", "the labels"),),
-        config.group_column or content.usual(_GROUPS, given),
-        config.split_column or content.usual(_SPLIT, given),
-    )
+    images = image_column(content, config, given)
+    groups = config.group_column or content.usual(_GROUPS, given)
+    splits = config.split_column or content.usual(_SPLIT, given)
+    labels = config.label_columns or (_label_column(content, given, [images, groups, splits]),)
+    return Columns(images, labels, groups, splits)
+
+
+def _label_column(content: Table, given: Sequence[str], others: Sequence[str | None]) -> str:
+    """By its usual name, or the only one that is left."""
+    left = [name for name in content.header if name not in others]
+    if content.usual(LABELS, given) is None and len(left) == 1:
+        return left[0]
+    return _usual(content, LABELS, given, "label_columns", "the labels")
 
 
 def image_column(content: Table, config: DataConfig, taken: Sequence[str] = ()) -> str:
