@@ -37,7 +37,7 @@ INSTALLS = {
 
 # Long trainings and measurements, with what makes them short; typer takes the last of an option given twice.
 SHORTENED = {
-    "densekit train path/to/photos --epochs 20 --set data.image_size=64 --model densenet_bc_40_12": "--epochs 1",
+    "densekit train path/to/photos --out runs/photos": "--epochs 1",
     "densekit train fashion-mnist": "--epochs 1",
     "densekit train cifar10 --model densenet_bc_100_12 --recipe c10+": "--epochs 1 --set data.limit=8",
     "densekit train photos --recipe finetune --init torchvision:densenet121 --model densenet121": (
@@ -94,6 +94,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DENSEKIT_DATA", str(tmp_path / "data"))
     for photos in ("photos", "path/to/photos"):
         write_photos(tmp_path / photos)
+    write_photos(tmp_path / "more/photos", size=44)
     write_xrays(tmp_path / "xrays")
     for picture in ("shoe.jpg", "new-picture.jpg", "photo.jpg"):
         Image.effect_noise((48, 40), 60).save(tmp_path / picture)
