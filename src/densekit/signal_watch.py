@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 _END = b"\0"  # no signal has this number
-_ECHO = 0.3  # seconds: a launcher that passes ctrl-C on makes two of one, and nobody presses it twice so fast
+ECHO = 0.3
+"""Seconds: a launcher that passes ctrl-C on makes two of one, and nobody presses it twice so fast."""
+_CLEAR = "\r\x1b[2K\x1b[?25h"  # the line of a progress bar, and the cursor that it hides
 
 
 class _Watch:
@@ -91,8 +93,9 @@ def _interrupted(leave: bool) -> None:
     if not _watch.received:
         _watch.received.append(now)
         (_watch.listeners[-1] if _watch.listeners else _acknowledge)()
-    elif leave and now - _watch.received[0] > _ECHO:
-        _write("densekit: stopped at once; what had been saved is whole\n")
+    elif leave and now - _watch.received[0] > ECHO:
+        clear = _CLEAR if sys.stderr.isatty() else ""
+        _write(f"{clear}densekit: stopped at once; what had been saved is whole\n")
         os._exit(128 + signal.SIGINT)
 
 

@@ -55,6 +55,19 @@ def test_chance_is_the_logarithm_of_the_classes(settings: dict[str, object], tmp
     assert growth.chance_loss(prepared) == pytest.approx(math.log(10), rel=within)
 
 
+def test_chance_counts_labels_that_lie_class_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first alone it would be far too low, where a common class weighs little."""
+    photos = write_photos(tmp_path / "photos", count=30)
+    for path in sorted((photos / "dog").iterdir())[6:]:
+        path.unlink()
+    settings = {"class_weights": "balanced", "data.image_size": 16, "label_smoothing": 0}
+    prepared = prepare(compose(str(photos), **NET, settings=settings), tmp_path)
+    whole = growth.chance_loss(prepared)
+    monkeypatch.setattr(growth, "_LABELS", 5)
+    assert growth.chance_loss(prepared) == pytest.approx(whole)
+    assert whole > 0.9 * math.log(2)
+
+
 def test_a_finite_loss_far_above_chance_ends_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"the training loss has grown to .*the limit is 6\.91.*lower the rate"):
         densekit.train("digits", **NET, epochs=2, out=tmp_path / "run", settings=EXPLODING)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def test_a_signal_is_remembered_and_its_handler_comes_back(number: signal.Signal
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+def test_an_echo_of_a_launcher_is_the_same_ctrl_c() -> None:
+    """After which the state is still saved; the next one is the user's."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with catch_signals() as stop:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.05)
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal_number == signal.SIGINT
+            time.sleep(0.35)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nohup_is_respected() -> None:

@@ -157,6 +157,11 @@ def test_two_classes_are_measured_as_the_label_of_the_positive_class() -> None:
     assert (turned.sensitivity, turned.specificity) == pytest.approx((label.specificity, label.sensitivity))
 
 
+def test_what_is_not_defined_has_no_interval() -> None:
+    result = one_label(np.array([False] * 6), np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]))
+    assert (result.precision, result.precision_interval) == (None, None)
+
+
 def test_perfect_answers_do_not_have_a_certain_interval() -> None:
     """A bootstrap of what never varies would say [1, 1]."""
     target = np.arange(40) < 12

@@ -11,7 +11,8 @@ from types import FrameType
 from densekit import signal_watch
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ECHO = 10.0  # seconds in which a repeated SIGTERM is the same one
+# Seconds in which a repeated signal is the same one.
+_ECHO = {signal.SIGINT: signal_watch.ECHO, signal.SIGTERM: 10.0, signal.SIGHUP: 10.0}
 
 
 @dataclass
@@ -29,9 +30,10 @@ class Stop:
 
 @contextmanager
 def catch_signals(at_step: int | None = None) -> Iterator[Stop]:
-    """Catches SIGINT, SIGTERM and SIGHUP, unless nohup made them ignored. A second one acts as usual, for a step that
-    never ends; but not a SIGTERM that follows closely: who stops a whole group of processes, and torchrun after it,
-    sends two.
+    """Catches SIGINT, SIGTERM and SIGHUP, unless nohup made them ignored.
+
+    A second one acts as usual, for a step that never ends; but not one that follows closely: who stops a whole group of
+    processes, and torchrun after it, sends two.
     """
     stop = Stop(at_step=at_step)
     if threading.current_thread() is not threading.main_thread():
@@ -43,7 +45,7 @@ def catch_signals(at_step: int | None = None) -> Iterator[Stop]:
 
     def remember(number: int, _: FrameType | None) -> None:
         nonlocal first
-        if stop.signal_number and (number == signal.SIGINT or time.monotonic() - first > _ECHO):
+        if stop.signal_number and time.monotonic() - first > _ECHO[signal.Signals(number)]:
             for each, handler in previous.items():
                 signal.signal(each, handler)
             signal.raise_signal(number)

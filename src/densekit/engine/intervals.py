@@ -75,7 +75,9 @@ def _of_one(result: Result, records: Records, units: Units) -> dict[str, Any]:
 
 def _rows(result: Result, records: Records, units: Units) -> list[dict[str, Any]]:
     """Of each class, with intervals of its precision and recall."""
-    if not units.independent and len(result.per_class) > _MOST_CLASSES:
+    if units.independent:
+        return _counted_rows(result.per_class, records)
+    if len(result.per_class) > _MOST_CLASSES:
         return result.per_class
     shares: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
     for i, row in enumerate(result.per_class):
@@ -88,6 +90,22 @@ def _rows(result: Result, records: Records, units: Units) -> list[dict[str, Any]
         row | {f"{name}_interval": found.get(f"{i} {name}_interval") for name in ("precision", "recall")}
         for i, row in enumerate(result.per_class)
     ]
+
+
+def _counted_rows(rows: Sequence[dict[str, Any]], records: Records) -> list[dict[str, Any]]:
+    """The same of independent images, for which counts are enough, however many classes there are."""
+    count = len(rows)
+    hits = np.bincount(records.target[records.target == records.predicted], minlength=count)
+    of = {
+        "precision": np.bincount(records.predicted, minlength=count),
+        "recall": np.bincount(records.target, minlength=count),
+    }
+
+    def interval(name: str, i: int) -> Interval | None:
+        cases = int(of[name][i])
+        return bootstrap.wilson(float(hits[i] / cases), cases) if rows[i][name] is not None else None
+
+    return [row | {f"{name}_interval": interval(name, i) for name in of} for i, row in enumerate(rows)]
 
 
 def _of_labels(result: MultiLabelResult, records: MultiLabelRecords, units: Units) -> dict[str, Any]:
@@ -134,7 +152,7 @@ class _Label:
         shares = {
             "sensitivity": (taken & there, there),
             "specificity": (absent & ~taken, absent),
-            "precision": (taken & there, taken),
+            "precision": (taken & there, taken & there.any()),
             "accuracy": (known & (taken == target), known),
         }
         self.shares = {name: pair for name, pair in shares.items() if pair[1].any()}

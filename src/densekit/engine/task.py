@@ -87,7 +87,7 @@ def no_better(result: Result) -> str | None:
         return f"AUROC {result.auroc:.2f} is no better than chance (0.50): the network has learned nothing of use"
     commonest = max(result.per_class, key=lambda row: row["count"])
     share = commonest["count"] / result.count
-    if result.top1 > share:
+    if result.top1 > share or share == 1:  # of one class alone there is nothing to tell apart
         return None
     words = (
         f"top-1 {result.top1:.1%} is no better than always answering {commonest['class']}, the commonest class of "
