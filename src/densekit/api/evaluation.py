@@ -64,6 +64,7 @@ def evaluate(
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
         config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
+        refuse_turned(card, config)
         if data is None and (gone := missing(config)) is not None:
             raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
@@ -117,6 +118,18 @@ def config_of(source: str, trained: DataConfig | None) -> DataConfig:
     if trained is not None and source.startswith("hf:") and trained.source.startswith("hf:"):
         return trained.model_copy(update={"source": source})
     return DataConfig(source=source, stratify=True)
+
+
+def refuse_turned(card: ModelCard, config: DataConfig) -> None:
+    """Raises InvalidInput where the label that a model learned would be read the other way round in its own data."""
+    if card.task != "multi-label" or card.data is None or not is_own(card, config.source):
+        return
+    if config.positive != card.data.positive:
+        learned = "without it" if card.data.positive is None else f"with data.positive={card.data.positive}"
+        raise InvalidInput(
+            f"data.positive={config.positive} is not how these data were read for training ({learned}), and would turn "
+            f"{listed(list(card.classes))} round; leave it out"
+        )
 
 
 def expected_of(card: ModelCard, source: str) -> Expected:

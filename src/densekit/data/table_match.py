@@ -6,6 +6,7 @@ from typing import Any
 from densekit.config import DataConfig
 from densekit.data.expected import Expected
 from densekit.data.table_file import Table, is_missing
+from densekit.data.two_values import says_present
 from densekit.errors import InvalidInput
 from densekit.words import listed
 
@@ -33,6 +34,8 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
     taken = {getattr(config, setting) or changes.get(setting) for setting in ("path_column", "group_column")}
     if expected.multi_label and len(expected.classes) == 1 and config.label_separator is None:
         changes |= _one_label(table, config, trained, expected.classes, taken)
+        if config.positive is None and trained.positive is not None and not says_present(trained.positive):
+            changes["positive"] = trained.positive
         return config.model_copy(update={"binary": "label"} | changes), ()
     if not expected.multi_label:
         changes |= _one_label(table, config, trained, expected.classes, taken)
