@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
-from densekit.api.evaluation_files import check_out, keeping_scores, write_files
+from densekit.api.evaluation_files import Read, check_out, keeping_scores, write_files
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
@@ -107,8 +107,9 @@ def evaluate(
         result = with_intervals(result, records, groups_of(images))
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
+            read = Read(config, expected_of(card, config.source))
             world.from_leader(
-                lambda: write_files(out, result, records, classifier, chosen, config, said, ten_crop=ten_crop)
+                lambda: write_files(out, result, records, classifier, chosen, read, said, ten_crop=ten_crop)
             )
         return result
 
