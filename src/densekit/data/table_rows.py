@@ -52,8 +52,13 @@ def rows_of(path: Path, config: DataConfig, expected: Expected) -> TableRows:
     return TableRows(tuple(content.header[i] for i in others), rows)
 
 
-def table_images(path: Path, config: DataConfig) -> list[Path]:
-    """The image files that the table at `path` names, which needs no labels. Raises BadData or InvalidInput."""
+def table_images(path: Path, config: DataConfig, trained_column: str | None) -> list[Path]:
+    """The image files that the table at `path` names, which needs no labels. Raises BadData or InvalidInput.
+
+    Where `config` names no column, `trained_column` is taken, if the table has it.
+    """
     content, root = read_table(path), table_root(path, config)
+    if config.path_column is None and trained_column in content.header:
+        config = config.model_copy(update={"path_column": trained_column})
     names, _ = with_slashes(content.filled(image_column(content, config)), root)
     return [root / name for name in names]
