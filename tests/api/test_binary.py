@@ -13,6 +13,9 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score, roc_curve
 
 import densekit
+from densekit.api.evaluation import config_of, expected_of
+from densekit.api.public_card import without_paths
+from densekit.data import load
 from densekit.engine import runs
 from densekit.engine.state import STATE_JSON, _own_sha256
 from densekit.errors import Interrupted, InvalidInput, ProofFailed, UnknownName
@@ -269,3 +272,49 @@ def test_prediction_says_whether_it_is_there(run: densekit.Run, table: Path, com
 def test_the_check_of_a_table_reads_it_as_training_does(table: Path, command: Command) -> None:
     _, out, _ = command("data", "check", f"csv:{table}", "--set", "data.label_columns=ill")
     assert "1 class" in out
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> densekit.Run:
+    """Trained with the value as present that elsewhere says absent."""
+    root = tmp_path_factory.mktemp("turned")
+    table = write_table(root / "table", ("abnormal", "normal"))
+    settings = SMALL | {"data.label_columns": "ill", "data.positive": "normal"}
+    return densekit.train(f"csv:{table}", out=root / "run", settings=settings, **WORDS)
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_the_value_that_was_present_in_training_is_present_in_another_table(
+    public: bool, turned: densekit.Run, tmp_path: Path
+) -> None:
+    """Also for a card without folders, as an exported file has."""
+    card = densekit.load(turned.folder).card
+    card = without_paths(card)[0] if public else card
+
+    def present(words: tuple[str, str], rows: slice = slice(None), **given: Any) -> set[tuple[str, float]]:
+        table = write_table(tmp_path, words, count=12)
+        head, *body = table.read_text().splitlines()
+        body = [line.replace(",val,", ",test,").replace(",train,", ",test,") for line in body][rows]
+        table.write_text("\n".join([head.replace("patient", "scan"), *body]))
+        config = config_of(f"csv:{table}", card.data).model_copy(update=given)
+        images = load(config, Path(), expected=expected_of(card, config.source)).splits["test"]
+        cells = {line.split(",")[0]: line.split(",")[1] for line in body}
+        return {
+            (cells[name], float(label)) for name, label in zip(images.names(), images.labels.flatten(), strict=True)
+        }
+
+    assert present(("abnormal", "normal")) == {("normal", 1), ("abnormal", 0)}
+    assert present(("Abnormal", "Normal")) == {("Normal", 1), ("Abnormal", 0)}
+    assert present(("abnormal", "normal"), slice(1, 3)) == {("abnormal", 0)}
+    assert present(("abnormal", "normal"), slice(0, 1)) == {("normal", 1)}
+    with pytest.raises(InvalidInput, match=r"'normal' says present .* but ill of .*t\.csv has 0 and 1; set data\.pos"):
+        present(("0", "1"))
+    assert present(("0", "1"), positive="1") == {("1", 1), ("0", 0)}
+
+
+def test_own_data_are_not_read_the_other_way_round(run: densekit.Run, turned: densekit.Run) -> None:
+    assert turned.evaluate().auroc == turned.result.auroc
+    with pytest.raises(InvalidInput, match=r"positive=abnormal is not how .*with data\.positive=normal.* leave it"):
+        densekit.evaluate(turned.folder, settings={"data.positive": "abnormal"})
+    with pytest.raises(InvalidInput, match=r"data\.positive=0 is not how these data were read for training"):
+        densekit.evaluate(run.folder, settings={"data.positive": "0"})

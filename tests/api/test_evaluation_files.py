@@ -187,6 +187,20 @@ def test_a_table_keeps_its_paths_and_its_other_columns(run: Path, fresh: Path, t
     assert "Label" not in rows[0]
 
 
+def test_a_table_keeps_its_other_columns_where_the_labels_are_found_by_the_model(
+    run: Path, fresh: Path, tmp_path: Path
+) -> None:
+    """No column is called as one of labels usually is."""
+    rows = "".join(f"train/dog/{i}.png,s{i},dog\n" for i in range(3))
+    for i, name in enumerate(ODD[:3]):
+        (fresh / "train" / "dog" / name).rename(fresh / "train" / "dog" / f"{i}.png")
+    (fresh / "new.csv").write_text(f"path,scanner,what\n{rows}")
+    densekit.evaluate(run, f"csv:{fresh}/new.csv", out=tmp_path / "out")
+    found = [(row["path"], row["label"], row["scanner"]) for row in rows_in(tmp_path / "out")]
+    assert found == [(f"train/dog/{i}.png", "dog", f"s{i}") for i in range(3)]
+    assert "what" not in rows_in(tmp_path / "out")[0]
+
+
 def test_a_table_from_windows_keeps_its_spelling(run: Path, fresh: Path, tmp_path: Path) -> None:
     """The first rows, by which slashes are tried, have no label here, and no file."""
     names = [*(f"gone\\{i}.png" for i in range(3)), f"train\\{HOSTILE}\\0.png", "train\\dog\\=1+1.png"]

@@ -241,6 +241,24 @@ def test_a_table_for_a_model_of_folders_is_found_by_its_values(head: str, run: P
     assert [row["count"] for row in result.per_class] == [0, 3, 3]
 
 
+def test_patients_of_another_table_may_be_in_several_splits(run: Path, tmp_path: Path) -> None:
+    """Nothing is learned of them; for training they still may not."""
+    photos = write_photos(tmp_path / "photos", classes=("cat", "dog"), count=2, size=50)
+    rows = [f"{word}/{i}.png,{word},{('train', 'test')[i]},anna" for word in ("cat", "dog") for i in range(2)]
+    (photos / "table.csv").write_text("\n".join(["path,label,split,patient", *rows]))
+    assert densekit.evaluate(run, f"csv:{photos}/table.csv", split="all").count == 4
+    with pytest.raises(BadData, match=r"patient anna of .* is in train and in test"):
+        densekit.train(f"csv:{photos}/table.csv", model=NET, epochs=1, out=tmp_path / "run", settings=SMALL)
+
+
+def test_a_column_of_labels_comes_before_columns_that_are_called_like_classes(run: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", classes=("cat", "dog"), count=2, size=50)
+    rows = [f"{word}/{i}.png,{word},{word == 'dog':d},{word == 'cat':d}" for word in ("cat", "dog") for i in range(2)]
+    (photos / "table.csv").write_text("\n".join(["path,label,dog,cat", *rows]))
+    result = densekit.evaluate(run, f"csv:{photos}/table.csv")
+    assert [row["count"] for row in result.per_class] == [0, 2, 2]
+
+
 def test_the_image_root_may_be_given(findings_run: Path, tmp_path: Path) -> None:
     table = other_xrays(tmp_path, lambda row: {"path": Path(row["Path"]).name, "Nodule": row["Nodule"]})
     settings = {"data.image_root": str(tmp_path / "other/images")}

@@ -10,9 +10,12 @@ import yaml
 
 import densekit
 from densekit.api.public_card import without_paths
+from densekit.config import DataConfig, Preprocessing
+from densekit.data.sources import place_of
 from densekit.errors import BadData, ProofFailed
+from densekit.models import config_for
 from densekit.study.grid import Options
-from densekit.weights import read_card
+from densekit.weights import ModelCard, read_card
 from tests.conftest import write_photos
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
@@ -183,3 +186,23 @@ def test_a_pushed_card_has_no_path_of_this_machine(place: Path) -> None:
     card = read_card(Path("run/checkpoints/last"))
     assert str(place) in card.model_dump_json()
     assert str(place) not in without_paths(card)[0].model_dump_json()
+
+
+@pytest.mark.parametrize("name", ["mnist", "imagenet", "synthetic:8x8x1:2", "csv:t", "hf:x", "photos"])
+@pytest.mark.parametrize("form", ["", "hf:"])
+def test_a_folder_stays_one_in_a_card_without_folders(name: str, form: str, tmp_path: Path) -> None:
+    """And does not become the data set that is called so."""
+    (tmp_path / name).mkdir()
+    card = ModelCard(
+        model=config_for(NET).model_copy(update={"num_classes": 2}),
+        classes=("a", "b"),
+        preprocessing=Preprocessing(channels=3, size=(8, 8), resize=8, mean=(0, 0, 0), std=(1, 1, 1)),
+        data=DataConfig(source=f"{form}{tmp_path}/{name}"),
+    )
+    public = without_paths(card)[0]
+    assert public.data is not None
+    source = public.data.source
+    assert source == f"{form}{'' if (form, name) == ('', 'photos') else './'}{name}"
+    if not form:
+        assert place_of(source) == Path(name)
+    assert without_paths(public)[0] == public

@@ -221,6 +221,26 @@ def test_a_table_of_several_labels_says_what_is_present(
         assert len(list((tmp_path / "s").glob(f"{name}/*"))) == there > 0
 
 
+def test_a_table_without_the_column_of_the_training_is_read_by_usual_names(
+    densekit: Command, pictures: Path, tmp_path: Path
+) -> None:
+    """In both ways to predict; a column that is asked for must be there."""
+    photos = write_photos(tmp_path / "photos", count=6)
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (photos / "t.csv").write_text("\n".join(["scan,label", *rows]))
+    settings = {"data.image_size": 16, "batch_size": 8, "plan": "concat", "data.path_column": "scan"}
+    run = train(f"csv:{photos}/t.csv", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
+    (tmp_path / "t.csv").write_text("path,age\nin/x/1.png,3\nin/y/1.png,4\n")
+    (tmp_path / "both.csv").write_text("path,scan\ngone.png,in/x/1.png\ngone.png,in/y/1.png\n")
+    for table in ("t.csv", "both.csv"):
+        assert densekit("predict", run.folder, f"csv:{table}", "--csv", "p.csv")[0] == 0
+        assert [row["path"] for row in rows_in(tmp_path / "p.csv")] == ["in/x/1.png", "in/y/1.png"]
+        found = package.load(run.folder).predict_files(f"csv:{tmp_path}/{table}")
+        assert [path for path, _ in found] == [str(pictures / "x" / "1.png"), str(pictures / "y" / "1.png")]
+    status, _, err = densekit("predict", run.folder, "csv:t.csv", "--set", "data.path_column=scan")
+    assert (status, "unknown column of t.csv 'scan'" in err) == (2, True)
+
+
 def test_tables_and_shards_are_read_where_they_are(
     densekit: Command, model: Path, pictures: Path, tmp_path: Path
 ) -> None:

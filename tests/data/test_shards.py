@@ -23,6 +23,7 @@ from densekit.api.data import check, shard
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import DataSet, Loader, load
 from densekit.data import shards as module
+from densekit.data.expected import Expected
 from densekit.data.sets import ArrayImages, FileImages, SkipList
 from densekit.data.shard_writer import write_shards
 from densekit.data.shards import ShardImages, _braces
@@ -231,6 +232,26 @@ def test_numbers_are_in_order_and_the_lines_of_classes_txt(tmp_path: Path) -> No
     assert (data.classes, data.splits["train"].labels.tolist()) == (("2", "9", "10"), [2, 1, 0])
     (tmp_path / "classes.txt").write_text("".join(f"class{i}\n" for i in range(11)))
     assert shards(tmp_path).splits["train"].labels.tolist() == [10, 9, 2]
+
+
+def test_classes_are_those_for_training_or_of_all_splits_that_are_evaluated(tmp_path: Path) -> None:
+    """Though another split comes first by name, and lacks some."""
+    write_tar(tmp_path / "test-0.tar", {"a.png": picture(1), "a.cls": b"cat"})
+    write_tar(tmp_path / "val-0.tar", {"b.png": picture(2), "b.cls": b"dog"})
+    source, expected = DataConfig(source=f"wds:{tmp_path}"), Expected(("ape", "cat", "dog"))
+    data = load(source, Path(), expected=expected)
+    assert {split: images.labels.tolist() for split, images in data.splits.items()} == {"test": [0], "val": [1]}
+    assert data.classes == ("cat", "dog")
+    words = (b"ape", b"cat", b"dog")
+    pairs = (((f"{i}.png", picture(3 + i)), (f"{i}.cls", word)) for i, word in enumerate(words))
+    write_tar(tmp_path / "train-0.tar", dict(itertools.chain(*pairs)))
+    for data in (load(source, Path()), load(source, Path(), expected=expected)):
+        assert data.classes == ("ape", "cat", "dog")
+        assert {split: images.labels.tolist() for split, images in data.splits.items()} == {
+            "train": [0, 1, 2],
+            "val": [2],
+            "test": [1],
+        }
 
 
 def test_the_index_is_kept_and_made_anew_for_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import onnx
 import pytest
 import torch
 
-from densekit import Run, evaluate, export_model
+from densekit import Run, evaluate, export_model, load, train
 from densekit.api import eight_bits, exporting, samples
 from densekit.engine.multi_label import MultiLabel, MultiLabelRecords
 from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.export.exported import load_exported
+from tests.conftest import write_photos
 from tests.export.nets import write_net
 
 
@@ -58,6 +59,27 @@ def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monk
     held_out = {image.permute(1, 2, 0).numpy().tobytes() for image in found[0].held_out.pixels}  # type: ignore[union-attr]
     assert len(calibrated) == len({x.numpy().tobytes() for x in found[0].train.pixels})  # type: ignore[union-attr]
     assert not calibrated & held_out
+
+
+@pytest.mark.parametrize("columns", ["path,label", "picture,what"])
+def test_naming_the_models_own_data_is_naming_none(columns: str, tmp_path: Path) -> None:
+    """They are read by the same columns, and divided by the same shares, so that nothing is in both parts."""
+    photos = write_photos(tmp_path / "photos", count=75, size=16)
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (photos / "own.csv").write_text("\n".join([columns, *rows]))
+    path, label = columns.split(",")
+    settings = {"data.path_column": path, "data.label_columns": label, "data.test_fraction": 0.3}
+    settings |= {"data.image_size": 16, "batch_size": 50, "plan": "concat"}
+    data = f"csv:{photos}/own.csv"
+    run = train(data, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
+    card = load(run).card
+    without, named = (samples.images_for(run, card, given, tmp_path, needed=True) for given in (None, data))
+    assert without is not None
+    assert named is not None
+    assert named.train.names() == without.train.names()
+    assert named.held_out.names() == without.held_out.names()
+    assert len(named.held_out) == 44
+    assert not {*named.train.names()} & {*named.held_out.names()}
 
 
 def test_answers_that_depend_on_their_company_are_refused(

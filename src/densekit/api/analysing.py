@@ -13,7 +13,7 @@ from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.findings import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.maps import require
 from densekit.analysis.sample import Sample, draw
-from densekit.api.evaluation import config_of, expected_of, with_classes_of, with_data_settings
+from densekit.api.evaluation import config_of, expected_of, refuse_turned, with_classes_of, with_data_settings
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import claim_folder, data_folder, display_of, load
 from densekit.config import DenseNetConfig
@@ -139,6 +139,7 @@ def _samples(
     card = network.card
     config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
     config = with_data_settings(config, settings)
+    refuse_turned(card, config)
     place = data_folder(data_dir)
     loaded = load_data(config, place, expected=expected_of(card, config.source))
     device = next(network.model.parameters()).device

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
-from densekit.api.evaluation_files import check_out, keeping_scores, write_files
+from densekit.api.evaluation_files import Read, check_out, keeping_scores, write_files
 from densekit.api.measured import is_own, to_measure
 from densekit.api.run import data_folder, display_of, load
 from densekit.config import DataConfig, describe, read_setting
@@ -64,6 +64,7 @@ def evaluate(
             raise InvalidInput(f"{model} does not say what it was trained on; name DATA")
         config = card.data if is_own(card, data) and card.data is not None else config_of(str(data), card.data)
         config = with_data_settings(config, settings or {})
+        refuse_turned(card, config)
         if data is None and (gone := missing(config)) is not None:
             raise BadData(f"{gone[1]}, which {model} was trained on, is not there; name its new place, or other DATA")
         with world.first_of_host_first():
@@ -106,8 +107,9 @@ def evaluate(
         result = with_intervals(result, records, groups_of(images))
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
+            read = Read(config, expected_of(card, config.source))
             world.from_leader(
-                lambda: write_files(out, result, records, classifier, chosen, config, said, ten_crop=ten_crop)
+                lambda: write_files(out, result, records, classifier, chosen, read, said, ten_crop=ten_crop)
             )
         return result
 
@@ -117,6 +119,18 @@ def config_of(source: str, trained: DataConfig | None) -> DataConfig:
     if trained is not None and source.startswith("hf:") and trained.source.startswith("hf:"):
         return trained.model_copy(update={"source": source})
     return DataConfig(source=source, stratify=True)
+
+
+def refuse_turned(card: ModelCard, config: DataConfig) -> None:
+    """Raises InvalidInput where the label that a model learned would be read the other way round in its own data."""
+    if card.task != "multi-label" or card.data is None or not is_own(card, config.source):
+        return
+    if config.positive != card.data.positive:
+        learned = "without it" if card.data.positive is None else f"with data.positive={card.data.positive}"
+        raise InvalidInput(
+            f"data.positive={config.positive} is not how these data were read for training ({learned}), and would turn "
+            f"{listed(list(card.classes))} round; leave it out"
+        )
 
 
 def expected_of(card: ModelCard, source: str) -> Expected:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from densekit import strict_json
-from densekit.api.measured import Measured, is_own
+from densekit.api.measured import Measured
 from densekit.config import DataConfig
 from densekit.csv_cells import lines, path_cell, text_cell
 from densekit.data import Images
+from densekit.data.expected import Expected
 from densekit.data.sets import FileImages, groups_of
 from densekit.data.sources import place_of
 from densekit.data.table_rows import TableRows, rows_of
@@ -30,6 +31,14 @@ from densekit.weights import atomic
 
 REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.csv"
 _FIRST = ("path", "split")
+
+
+@dataclass(frozen=True)
+class Read:
+    """How the data were read."""
+
+    config: DataConfig
+    expected: Expected
 
 
 def as_document(result: Result) -> dict[str, Any]:
@@ -75,15 +84,15 @@ def write_files(
     records: Records,
     classifier: Classifier,
     chosen: Measured,
-    config: DataConfig,
+    read: Read,
     notes: Sequence[str],
     *,
     ten_crop: bool,
 ) -> None:
     """Writes the three files; metrics.json last, so that where it is all are.
 
-    `chosen` are the images, `config` is of the data, `notes` are what was said about the choice of the images. Raises
-    BadData where they cannot be written.
+    `chosen` are the images, `read` is how they were read, `notes` are what was said about the choice of the images.
+    Raises BadData where they cannot be written.
     """
     from densekit.report.evaluation_page import Evaluated, write_evaluation  # slow to import: it draws
     from densekit.report.pictures import Measured as Shown
@@ -93,12 +102,12 @@ def write_files(
         chosen.images,
         classifier.classes,
         card.preprocessing,
-        config.max_pixels,
+        read.config.max_pixels,
         classifier.task.decisions(),
         thresholds_chosen=any(threshold != UNDECIDED for threshold in card.thresholds),
-        chose_thresholds=is_own(card, config.source) and result.split == "val",
+        chose_thresholds=read.expected.is_own and result.split == "val",
     )
-    rows = rows_for(chosen, records, classifier.task, config)
+    rows = rows_for(chosen, records, classifier.task, read)
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +122,7 @@ def write_files(
                 classifier.model,
                 classifier.device,
                 card.task,
-                config.source,
+                read.config.source,
                 tuple(notes),
                 ten_crop,
             ),
@@ -132,9 +141,9 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def rows_for(chosen: Measured, records: Records, task: Task, config: DataConfig) -> Iterator[str]:
+def rows_for(chosen: Measured, records: Records, task: Task, read: Read) -> Iterator[str]:
     """The lines of predictions.csv, a row an image, as they are asked for. Raises BadData for a table that is gone."""
-    named = _names_of(chosen.images, config)
+    named = _names_of(chosen.images, read)
     columns = _columns(records, task)
     first = (*_FIRST, *columns.head)
     table = [f"table_{name}" if name in first else name for name in named.others]
@@ -155,10 +164,12 @@ class _Named:
     cells: Callable[[int], Sequence[str]]
 
 
-def _names_of(images: Images, config: DataConfig) -> _Named:
+def _names_of(images: Images, read: Read) -> _Named:
     """Paths relative to the folder or as the table has them; of other data what identifies an image there."""
-    place = place_of(config.source)
-    table = rows_of(place, config) if config.source.startswith("csv:") and place is not None else None
+    config, place = read.config, place_of(read.config.source)
+    table = None
+    if config.source.startswith("csv:") and place is not None:
+        table = rows_of(place, config, read.expected)
     if isinstance(images, SplitImages):
         return _of_splits(images, {split: _of_part(part, table, place) for split, part in images.parts.items()})
     return _of_part(images, table, place)

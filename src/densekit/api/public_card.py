@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from densekit.config import DataConfig
-from densekit.data.sources import NAMED
+from densekit.data.sources import NAMED, place_of
 from densekit.folders import expanded
 from densekit.weights import ModelCard, hub
 
@@ -30,7 +30,10 @@ def _without_folders(data: DataConfig) -> DataConfig:
         return data.model_copy(update={"source": f"{form}:{Path(rest).name}", "image_root": None})
     if colon and form == "hf":
         local = expanded(rest).exists()
-        return data.model_copy(update={"source": f"hf:{Path(rest).name}"}) if local else data
+        # With ./ it names no data set of the Hub.
+        return data.model_copy(update={"source": f"hf:./{Path(rest).name}"}) if local else data
     if data.source in NAMED or data.source == "imagenet" or form == "synthetic":
         return data
-    return data.model_copy(update={"source": Path(data.source).name})
+    name = Path(data.source).name
+    is_folder = place_of(name) == Path(name)  # and not a named data set, nor of another form
+    return data.model_copy(update={"source": name if is_folder else f"./{name}"})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from densekit.api.evaluation import config_of, expected_of, with_classes_of
-from densekit.api.measured import to_measure
+from densekit.api.measured import is_own, to_measure
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
@@ -52,7 +52,7 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
 
     Raises InvalidInput or BadData if they are `needed`, or were asked for.
     """
-    config = card.data if data is None else config_of(data, card.data)
+    config = card.data if data is None or is_own(card, data) else config_of(data, card.data)
     if config is None:
         if needed:
             raise InvalidInput(

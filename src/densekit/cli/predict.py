@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from densekit.api.sorting import Sorter
     from densekit.config import DataConfig
     from densekit.data.image_files import ImageFile
-    from densekit.engine.classifier import Classifier, Prediction
+    from densekit.engine.classifier import Prediction
 
     Taker = Callable[[ImageFile, Prediction | BadImage], None]
 _SETTINGS = ("data.image_root", "data.max_pixels", "data.path_column")
@@ -67,8 +67,8 @@ def predict(
     if min_probability is not None and sort_into is None:
         raise InvalidInput("--min-probability is for --sort-into DIR; name the folder, or leave it out")
     classifier = api.load(model)
-    config = _read_by(classifier, settings)
-    images = list(sources(paths, config))
+    config = _read_by(settings)
+    images = list(sources(paths, config, classifier.path_column))
     sorter = None if sort_into is None else Sorter(sort_into, classifier, min_probability or 0.0)
     if sorter is not None:
         images = _without_own(sorter, images)
@@ -167,9 +167,11 @@ def _without_own(sorter: "Sorter", images: Sequence["ImageFile"]) -> list["Image
     return others
 
 
-def _read_by(classifier: "Classifier", settings: list[str] | None) -> "DataConfig":
+def _read_by(settings: list[str] | None) -> "DataConfig":
     """How tables and images are read. Raises UnknownName or InvalidInput for settings that are not about that."""
-    config = classifier.table_config()
+    from densekit.config import DataConfig
+
+    config = DataConfig(source="csv:")
     if not settings:
         return config
     from densekit.api.evaluation import with_data_settings
@@ -191,7 +193,7 @@ def _verdict(row: dict[str, Any]) -> str:
     return "" if "present" not in row else " yes" if row["present"] else " no"
 
 
-def sources(paths: list[str], table: "DataConfig") -> Iterator["ImageFile"]:
+def sources(paths: list[str], table: "DataConfig", trained_column: str | None) -> Iterator["ImageFile"]:
     """The images that the arguments name. Raises BadData for a folder or pattern without any."""
     from densekit.data.image_files import ImageFile, find_images
 
@@ -202,4 +204,4 @@ def sources(paths: list[str], table: "DataConfig") -> Iterator["ImageFile"]:
         if path == "-":
             yield ImageFile("-", _read_standard_input)
         else:
-            yield from find_images([path], table=table, note=note)
+            yield from find_images([path], table=table, trained_column=trained_column, note=note)

@@ -31,12 +31,15 @@ class ImageFile(NamedTuple):
         return self.source() if callable(self.source) else self.source
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, note: Note) -> Iterator[ImageFile]:
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, trained_column: str | None, note: Note
+) -> Iterator[ImageFile]:
     """The images that `paths` name.
 
     Args:
         paths: Files, folders, globs, csv:FILE, wds:PATTERN or hf:NAME. A file that does not exist is one of the images.
         table: How a table is read: its column of images, and the folder that its paths start from.
+        trained_column: The column of images to take where `table` names none, if the table has it.
         note: Gets a folder and a line about the pictures in it that are not used.
 
     Raises:
@@ -48,10 +51,12 @@ def find_images(paths: Iterable[str | os.PathLike[str]], *, table: DataConfig, n
         if path.startswith("wds:"):
             yield from (ImageFile(*each) for each in pictures(path.removeprefix("wds:")))
         elif path.startswith("csv:"):
-            files = table_images(expanded(path.removeprefix("csv:")), table)
+            files = table_images(expanded(path.removeprefix("csv:")), table, trained_column)
             yield from (ImageFile(str(file), str(file)) for file in files)
         elif path.startswith("hf:"):
-            yield from (ImageFile(*each) for each in hub_pictures(path.removeprefix("hf:"), table.path_column))
+            yield from (
+                ImageFile(*each) for each in hub_pictures(path.removeprefix("hf:"), table.path_column or trained_column)
+            )
         elif Path(path).is_dir():
             yield from _below(path, note)
         elif not Path(path).exists() and glob.has_magic(path):

@@ -154,7 +154,8 @@ def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None
 
     A word of a shard's name, or its folder's whole name, says which split it is of; without one it is for training, and
     so is all that is of one split only, unless it is evaluated. Class names are the lines of classes.txt beside the
-    shards; else the labels. `expected`, for an evaluation: any split and any class are enough.
+    shards; else the labels for training, or of all splits where none is for training. `expected`, for an evaluation:
+    any split and any class are enough.
     """
     paths = _expanded(pattern)
     by_split: dict[str, list[Path]] = {}
@@ -166,7 +167,8 @@ def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None
         raise BadData(f"wds:{pattern} has shards for {' and '.join(by_split)} only; add some for training, or name one")
     indices = {split: [index_of(path) for path in of_split] for split, of_split in by_split.items()}
     written = paths[0].parent / CLASSES
-    classes = _listed(written) if written.exists() else _found(next(iter(indices.values())))
+    named_by = indices["train"] if "train" in indices else [index for each in indices.values() for index in each]
+    classes = _listed(written) if written.exists() else _found(named_by)
     if len(classes) < 2 and expected is None:
         raise BadData(f"wds:{pattern} has one class, {', '.join(classes)}; there is nothing to tell apart")
     splits = {split: _images(of_split, classes, listed=written.exists()) for split, of_split in indices.items()}

@@ -60,7 +60,7 @@ def table(path: Path, config: DataConfig, *, strict: bool = True, expected: Expe
     _refuse_twice(content, names)
     groups = None if columns.groups is None else _groups(content, columns.groups)
     places = ["train"] * len(names) if columns.splits is None else _places(content, columns.splits)
-    if groups is not None and strict:
+    if groups is not None and strict and (expected is None or expected.is_own):
         _refuse_divided(content, groups, places, str(columns.groups))
     skipped = SkipList(config.max_bad if strict else sys.maxsize)
     paths = [root / name for name in names]

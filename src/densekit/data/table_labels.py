@@ -15,7 +15,7 @@ from densekit.config import DataConfig
 from densekit.data.class_names import check_names, similar
 from densekit.data.expected import Expected
 from densekit.data.table_file import Table, is_missing, number, one_number_twice
-from densekit.data.two_values import absent_and_present
+from densekit.data.two_values import absent_and_present, is_of_pair
 from densekit.errors import BadData, InvalidInput, UnknownName
 
 _KNOWN = {1.0: 1.0, 0.0: 0.0, -1.0: math.nan}
@@ -54,7 +54,7 @@ def read_labels(table: Table, columns: tuple[str, ...], config: DataConfig, expe
     if config.label_separator is not None:
         classes, labels, notes = _separated(table, columns[0], config, blank)
         return Labels(classes, labels, every, notes)
-    return _single(table, columns[0], config, least=2 if expected is None else 1)
+    return _single(table, columns[0], config, evaluated=expected is not None)
 
 
 def _numbers(table: Table, column: str, blank: float) -> list[float]:
@@ -109,8 +109,8 @@ def _perhaps_no_label(column: str, classes: tuple[str, ...], found: Sequence[set
     )
 
 
-def _single(table: Table, column: str, config: DataConfig, least: int) -> Labels:
-    """One class an image, of `least` classes or more; or one label."""
+def _single(table: Table, column: str, config: DataConfig, *, evaluated: bool) -> Labels:
+    """One class an image, of two classes or more unless it is `evaluated`; or one label."""
     if config.blank_labels == "absent":
         raise InvalidInput(
             f"data.blank_labels=absent is for several label columns or a separator, and {column} is one column of "
@@ -126,20 +126,28 @@ def _single(table: Table, column: str, config: DataConfig, least: int) -> Labels
         raise BadData(f"no row of {table.path} has a {column}; there is nothing to learn")
     left_out = f"{len(table.rows) - len(at):,} of {len(table.rows):,} rows have no {column}, and are left out"
     notes = [left_out] if len(at) < len(table.rows) else []
-    if config.binary == "label" and (said := _absent_and_present(column, classes, config.positive)) is not None:
+    said = absent_and_present(classes, config.positive) if config.binary == "label" else None
+    if said is not None:
+        _check_positive(table, column, classes, config.positive, evaluated=evaluated)
         return _one_label(table, column, said, cells, at, notes)
-    _check_classes(table, column, classes, len(cells), least)
+    _check_classes(table, column, classes, len(cells), least=1 if evaluated else 2)
     index = {name: i for i, name in enumerate(classes)}
     return Labels(classes, torch.tensor([index[cell] for cell in cells]), at, (*similar(classes), *notes))
 
 
-def _absent_and_present(
-    column: str, values: Sequence[str], positive: str | None
-) -> tuple[str | None, str | None] | None:
-    said = absent_and_present(values, positive)
-    if said is not None and positive is not None and positive not in values:
+def _check_positive(table: Table, column: str, values: Sequence[str], positive: str | None, *, evaluated: bool) -> None:
+    """Raises InvalidInput where the value that says present is none of the column's.
+
+    A table that is `evaluated` may spell it in another way, and may have images of the other value alone.
+    """
+    if positive is None or positive in values or (evaluated and is_of_pair(positive, values)):
+        return
+    if not evaluated:
         raise UnknownName(f"value of {column}", positive, values)
-    return said
+    raise InvalidInput(
+        f"'{positive}' says present (data.positive), but {column} of {table.path} has {' and '.join(values)}; "
+        f"set data.positive to the value that says {column} is present"
+    )
 
 
 def _one_label(

@@ -6,6 +6,7 @@ from typing import Any
 from densekit.config import DataConfig
 from densekit.data.expected import Expected
 from densekit.data.table_file import Table, is_missing
+from densekit.data.two_values import says_present
 from densekit.errors import InvalidInput
 from densekit.words import listed
 
@@ -32,10 +33,12 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
             changes[setting] = column
     taken = {getattr(config, setting) or changes.get(setting) for setting in ("path_column", "group_column")}
     if expected.multi_label and len(expected.classes) == 1 and config.label_separator is None:
-        changes |= _one_label(table, config, trained, expected.classes, taken)
+        changes |= _one_label(table, config, trained, expected, taken)
+        if config.positive is None and trained.positive is not None and not says_present(trained.positive):
+            changes["positive"] = trained.positive
         return config.model_copy(update={"binary": "label"} | changes), ()
     if not expected.multi_label:
-        changes |= _one_label(table, config, trained, expected.classes, taken)
+        changes |= _one_label(table, config, trained, expected, taken)
         return config.model_copy(update=changes), ()
     named = config.label_columns or ()
     if config.label_separator is None and not named:
@@ -50,13 +53,20 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
 
 
 def _one_label(
-    table: Table, config: DataConfig, trained: DataConfig, classes: Collection[str], taken: Collection[str | None]
+    table: Table, config: DataConfig, trained: DataConfig, expected: Expected, taken: Collection[str | None]
 ) -> dict[str, Any]:
-    """The column of one class an image, and what its words for an empty cell mean."""
+    """The column of one class an image, and what its words for an empty cell mean.
+
+    One that is called like a class comes after one of a usual name, except for a model of one label: it may be one of
+    several columns that say yes or no.
+    """
     changes: dict[str, Any] = {}
     if config.label_columns is None:
-        column = _trained_column(table, trained) or next((name for name in classes if name in table.header), None)
-        if column is None and table.usual(LABELS) is None:
+        classes, usual = expected.classes or (), table.usual(LABELS)
+        column = _trained_column(table, trained)
+        if column is None and (expected.multi_label or usual is None):
+            column = next((name for name in classes if name in table.header), None)
+        if column is None and usual is None:
             holding = [name for name in table.header if name not in taken and _holds(table.column(name), classes)]
             column = holding[0] if len(holding) == 1 else None
         changes["label_columns"] = None if column is None else (column,)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densekit.config import DataConfig
+from densekit.data.expected import Expected
 from densekit.data.table import columns_of, image_column, table_root
 from densekit.data.table_file import read_table
+from densekit.data.table_match import matched
 from densekit.data.table_paths import with_slashes
 
 
@@ -30,9 +32,10 @@ class TableRows:
     """By image file."""
 
 
-def rows_of(path: Path, config: DataConfig) -> TableRows:
-    """Reads the table at `path` by the columns of `config`. Raises BadData or InvalidInput, as `table` does."""
+def rows_of(path: Path, config: DataConfig, expected: Expected) -> TableRows:
+    """Reads the table at `path` by the columns that `table` takes. Raises BadData or InvalidInput, as it does."""
     content = read_table(path)
+    config, _ = matched(content, config, expected)
     columns, root = columns_of(content, config), table_root(path, config)
     used = {columns.images, columns.splits, *columns.labels}
     others = [i for i, name in enumerate(content.header) if name not in used]
@@ -49,8 +52,13 @@ def rows_of(path: Path, config: DataConfig) -> TableRows:
     return TableRows(tuple(content.header[i] for i in others), rows)
 
 
-def table_images(path: Path, config: DataConfig) -> list[Path]:
-    """The image files that the table at `path` names, which needs no labels. Raises BadData or InvalidInput."""
+def table_images(path: Path, config: DataConfig, trained_column: str | None) -> list[Path]:
+    """The image files that the table at `path` names, which needs no labels. Raises BadData or InvalidInput.
+
+    Where `config` names no column, `trained_column` is taken, if the table has it.
+    """
     content, root = read_table(path), table_root(path, config)
+    if config.path_column is None and trained_column in content.header:
+        config = config.model_copy(update={"path_column": trained_column})
     names, _ = with_slashes(content.filled(image_column(content, config)), root)
     return [root / name for name in names]

@@ -37,7 +37,19 @@ def absent_and_present(values: Collection[str], positive: str | None = None) -> 
     if pair is None or len(named) != len(values):
         return None
     absent, present = (named.get(word) for word in pair)
-    return (present, absent) if positive is not None and positive == absent else (absent, present)
+    turned = positive is not None and _plain(positive) == pair[0]
+    return (present, absent) if turned else (absent, present)
+
+
+def is_of_pair(value: str, values: Collection[str]) -> bool:
+    """Whether `value` is one of `values`, in any spelling, or the opposite of the only one."""
+    pair = _pair_of({_plain(each) for each in values})
+    return pair is not None and _plain(value) in pair
+
+
+def says_present(value: str) -> bool:
+    """Whether a value says present in every column that has it, such as 1 or yes."""
+    return _plain(value) in _PRESENT
 
 
 def _pair_of(words: set[str]) -> tuple[str, str] | None:

@@ -166,19 +166,23 @@ class Classifier:
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         told: list[str] = []
         images = list(
-            find_images(given, table=self.table_config(), note=lambda folder, line: told.append(f"{folder}: {line}"))
+            find_images(
+                given,
+                table=DataConfig(source="csv:"),
+                trained_column=self.path_column,
+                note=lambda folder, line: told.append(f"{folder}: {line}"),
+            )
         )
         for line in told:
             warnings.warn(line, stacklevel=2)
         outcomes = self._predict_each((image.read() for image in images), invert, max_pixels, batch_size)
         return zip((image.name for image in images), outcomes, strict=True)
 
-    def table_config(self) -> DataConfig:
-        """How a table of images to classify is read: by the column that the model's own table had, if it had one."""
+    @property
+    def path_column(self) -> str | None:
+        """The column of images that was named for the table of the training, if there was such a table."""
         trained = self.card.data
-        if trained is None or not trained.source.startswith("csv:"):
-            return DataConfig(source="csv:")
-        return DataConfig(source="csv:", path_column=trained.path_column)
+        return trained.path_column if trained is not None and trained.source.startswith("csv:") else None
 
     def decode(self, source: ImageSource, max_pixels: int = MAX_PIXELS) -> Decoded:
         """One image, with the channels and the window that this network reads. Raises BadImage."""
