@@ -181,6 +181,19 @@ def test_the_shipped_net_is_trained_on_phone_photos_at_64_pixels_and_on_small_pi
     assert read_card(tmp_path / "run" / "checkpoints" / "last").provenance["init"] == "cifar10"
 
 
+@pytest.mark.usefixtures("untimed")
+def test_a_network_changed_by_settings_is_trained_from_scratch(hub: Path, command: Command, tmp_path: Path) -> None:
+    """The shipped weights could not be loaded into it."""
+    ship(tmp_path / "shipped")
+    write_photos(tmp_path / "small", size=16)
+    changed = ("--set", "model.growth_rate=6", "--set", "model.blocks=[1, 1, 1]")
+    status, _, err = command("train", "small", *changed, *SHORT)
+    assert status == 0, err
+    said = "none: cifar10 does not fit model.growth_rate, model.blocks"
+    assert plan_of(err.splitlines())["weights"] == said
+    assert runs.recipe_of(tmp_path / "run").init is None
+
+
 def test_a_folder_of_that_name_is_not_the_shipped_net(hub: Path, tmp_path: Path, tiny_run: Path) -> None:
     ship(tmp_path / "shipped")
     recipe = compose("photos")

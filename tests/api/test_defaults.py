@@ -26,6 +26,7 @@ from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
 SHIPPED = Weights("cifar10", config_for("densenet_bc_100_12"), "trained on CIFAR-10's pictures")
+CIFAR = given_by(None, None, {"model.stem": "cifar"})
 GIB = float(1 << 30)
 
 
@@ -187,6 +188,24 @@ def test_weights_are_taken_by_a_network_that_they_fit(changes: dict[str, Any], t
     """Not by the name alone: loading them would fail, or compute something else."""
     changed = config_for("densenet_bc_100_12").model_copy(update=changes)
     assert (values(facts(600, 32, SHIPPED), Given(model=changed))["weights"] == "cifar10") is taken
+
+
+def test_settings_of_the_network_that_the_weights_do_not_fit_train_from_scratch_and_the_plan_says_so() -> None:
+    """They could not be loaded into the network that comes out."""
+    given = given_by(None, None, {"model.growth_rate": "24", "model.dropout_rate": "0.1"})
+    decided = decide(facts(600, 192, IMAGENET, SHIPPED), given)
+    assert "init" not in decided.settings
+    reasons = {decision.name: decision for decision in decided.reasons}
+    assert reasons["weights"].value == "none"
+    assert reasons["weights"].reason == "torchvision:densenet121 and cifar10 do not fit model.growth_rate"
+    assert reasons["recipe"].value == "quick"
+    cifar = {decision.name: str(decision) for decision in decide(facts(600, 192, IMAGENET, SHIPPED), CIFAR).reasons}
+    assert cifar["weights"].startswith("cifar10: ")
+    assert cifar["weights"].endswith("; torchvision:densenet121 does not fit model.stem")
+    with pytest.raises(InvalidInput, match=r"there are none \(torchvision:densenet121 does not fit model.stem\)"):
+        decide(facts(600, 192, IMAGENET), replace(CIFAR, recipe="finetune"))
+    free = given_by(None, None, {"model.dropout_rate": "0.1"})
+    assert values(facts(600, 192, IMAGENET), free)["weights"] == "torchvision:densenet121"
 
 
 def test_finetune_takes_weights_itself_even_of_many_images() -> None:

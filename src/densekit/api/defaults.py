@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from densekit.api.facts import FROM_SCRATCH, Facts, Given, Weights, interchangeable
+from densekit.api.facts import FROM_SCRATCH, Facts, Given, Weights
 from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
 from densekit.data.prepare import resize_for
 from densekit.errors import InvalidInput
@@ -19,6 +19,7 @@ _CIFAR_STEM_SIZE = 64  # of photographs: twice what CIFAR's nets know, at four t
 _BUDGET = 3600.0  # seconds that a default run should take at most, if that is possible
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
+_NO_WEIGHTS = "there are none for such pictures and this network"
 _GROWTH, _ROLLBACKS, _SLOWER = 3.0, 4, 0.25
 
 
@@ -70,51 +71,43 @@ def _start(facts: Facts, given: Given) -> Weights | None:
         return next((weights for weights in facts.weights if weights.source == given.init), None)
     if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
         return None
-    wanted = [weights for weights in facts.weights if _fits(weights.model, given.model)]
+    wanted = [weights for weights in facts.weights if given.fits(weights.model)]
     if given.recipe == "finetune":
         return wanted[0] if wanted else None
     return wanted[0] if wanted and facts.few else None
 
 
-def _fits(theirs: ModelConfig, given: ModelConfig | None) -> bool:
-    """Whether weights are of the network that the user named, if any."""
-    return given is None or interchangeable(theirs, given)
-
-
 def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | None) -> None:
+    unfit = given.unfit(facts.weights) if given.init is None else ""
     if given.recipe == "finetune" and start is None and given.init in (None, FROM_SCRATCH):
         raise InvalidInput(
             "--recipe finetune needs weights to start from, and there are none"
             + (f" of {given.model.name}" if given.model else "")
+            + (f" ({unfit})" if unfit else "")
             + "; name some with --init (a run or model folder, hf:OWNER/NAME, torchvision:NAME)"
             + (f", or {facts.missing}" if facts.missing else "")
         )
     if given.init is not None or given.recipe not in (None, "finetune"):
         return
+    better = f"; for a better start, {facts.missing}" if facts.missing else ""
     if start is not None:
-        better = f"; for a better start, {facts.missing}" if facts.missing else ""
-        reason = f"{start.what}; {_amount(facts)} are too few to learn as much from{better}"
-        done.add("weights", start.source, reason, init=start.source)
+        reason = f"{start.what}; {_amount(facts)} are too few to learn as much from"
+        done.add("weights", start.source, reason + (f"; {unfit}" if unfit else "") + better, init=start.source)
     elif not facts.few:
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
-    elif facts.missing:
-        done.add(
-            "weights",
-            "none",
-            f"torchvision's server does not answer; for a better start, {facts.missing}",
-        )
     else:
-        done.add("weights", "none", "there are none for such pictures and this network")
+        none = "torchvision's server does not answer" if facts.missing else _NO_WEIGHTS
+        done.add("weights", "none", (unfit or none) + better)
 
 
 def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | None, epochs: int) -> None:
     """The model and its size, which depend on each other by what they cost together."""
     if given.model is None and (given.recipe in _GENERAL or (given.recipe == "modern" and facts.small)):
         if start is not None:
-            done.model = start.model
+            done.model = given.changed(start.model)
             done.add("model", start.model.name, "the network of these weights")
         else:
-            done.model, reason = _model(facts, epochs)
+            done.model, reason = _model(facts, given, epochs)
             done.add("model", done.model.name, reason)
     if not facts.resizable or "data.image_size" in given.keys:
         return
@@ -125,19 +118,21 @@ def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | 
         done.settings["resize"] = ()  # its sizes in the course of training are those of larger photographs
 
 
-def _model(facts: Facts, epochs: int) -> tuple[ModelConfig, str]:
+def _model(facts: Facts, given: Given, epochs: int) -> tuple[ModelConfig, str]:
     """The largest network, of those that suit the size, that the machine trains within the budget; else the smallest.
 
     Of few photographs from scratch a large network would only learn the noise.
     """
     if not facts.small and facts.few:
-        return config_for(_PHOTO_NETS[-1]), f"a small net: {_amount(facts)} cannot teach a large one from scratch"
+        return given.changed(
+            config_for(_PHOTO_NETS[-1])
+        ), f"a small net: {_amount(facts)} cannot teach a large one from scratch"
     names: tuple[str, ...] = _SMALL_NETS if facts.small else _PHOTO_NETS
     if facts.small and facts.images < 10_000:
         names = names[1:]
-    config = config_for(names[-1])
+    config = given.changed(config_for(names[-1]))
     for name in names:
-        config = config_for(name)
+        config = given.changed(config_for(name))
         side = _native(facts, config) if facts.small else _SMALLEST if _cifar_like(config) else 128
         if facts.seconds(_macs(config, side), epochs) <= _BUDGET:
             break

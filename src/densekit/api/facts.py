@@ -1,10 +1,11 @@
 """The facts that `defaults.decide` decides by: data, machine, what the user set, and weights that can be had."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from densekit.config import ModelConfig, Recipe
+from densekit.config import ModelConfig, Recipe, with_settings
 from densekit.data import DataSet
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
@@ -14,6 +15,7 @@ from densekit.engine.setup import Phase, device_named
 from densekit.errors import BadData
 from densekit.models import config_for
 from densekit.models.names import IMAGENET
+from densekit.recipes import recipe_for
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import located_model, model_folder, shipped_names
 from densekit.weights.torchvision_files import torchvision_names, weights_file
@@ -95,6 +97,23 @@ class Given:
     init: str | None = None
     keys: frozenset[str] = frozenset()
     """Dotted keys that an option, --config or --set has set."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Of these the settings of a network that is not named: `model.*`, and their values."""
+
+    def changed(self, model: ModelConfig) -> ModelConfig:
+        """`model` with the user's settings of the network. Raises UnknownName or InvalidInput."""
+        return with_settings(recipe_for("quick", "", model), self.network).model if self.network else model
+
+    def fits(self, theirs: ModelConfig) -> bool:
+        """Whether weights of the network `theirs` are for the network that the user named or has changed, if any."""
+        return interchangeable(theirs, self.model or self.changed(theirs))
+
+    def unfit(self, weights: tuple[Weights, ...]) -> str:
+        """For people: which weights do not fit the user's settings of a network that is not named; empty if all do."""
+        if self.model is not None or not (others := [each.source for each in weights if not self.fits(each.model)]):
+            return ""
+        keys = [key for key in self.network if key.removeprefix("model.") not in _FREE]
+        return f"{' and '.join(others)} {'does' if len(others) == 1 else 'do'} not fit {', '.join(keys)}"
 
 
 @dataclass(frozen=True)
@@ -144,10 +163,10 @@ def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
         file = weights_file(network)
         with phase(f"looking for torchvision's weights of {network}"):
             here = file.reachable()
+        model = given.model or config_for(network)
         if here:
-            model = given.model or config_for(network)
             found.insert(0, Weights(f"torchvision:{network}", model, "trained on ImageNet's photographs"))
-        else:
+        elif given.fits(model):
             missing = file.by_hand()
     return Found(tuple(found), missing)
 

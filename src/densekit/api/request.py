@@ -86,7 +86,8 @@ class Request:
 def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[str, Any]) -> Given:
     """From the arguments of `train`, and all settings by dotted key, those of its named arguments included."""
     init = str(settings["init"] or FROM_SCRATCH) if "init" in settings else None
-    return Given(recipe, model, init, frozenset(settings))
+    network = {} if model else {key: value for key, value in settings.items() if key.startswith("model.")}
+    return Given(recipe, model, init, frozenset(settings), network)
 
 
 def command_of(
