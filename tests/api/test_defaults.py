@@ -26,7 +26,6 @@ from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")
 SHIPPED = Weights("cifar10", config_for("densenet_bc_100_12"), "trained on CIFAR-10's pictures")
-CIFAR = given_by(None, None, {"model.stem": "cifar"})
 GIB = float(1 << 30)
 
 
@@ -39,6 +38,12 @@ def facts(images: int = 600, shorter: int = 192, *weights: Weights, **changes: A
 
 def values(found: Facts, given: Given = Given()) -> dict[str, str]:  # noqa: B008 - it is frozen
     return {decision.name: decision.value for decision in decide(found, given).reasons}
+
+
+def chosen(**keys: Any) -> Given:
+    """What `train` is given by settings alone; `__` stands for the dot in a key."""
+    own = {key.replace("__", "."): value for key, value in keys.items()}
+    return given_by(None, None, own, with_settings(recipe_for("quick", "photos"), own))
 
 
 def test_few_photos_start_from_imagenets_weights() -> None:
@@ -133,7 +138,7 @@ KEYS = {
 @settings(max_examples=20)
 @given(keys=st.sets(st.sampled_from(sorted(KEYS))), weights=st.sampled_from([(), (IMAGENET,)]))
 def test_what_the_user_set_is_never_decided(keys: set[str], weights: tuple[Weights, ...]) -> None:
-    decided = decide(facts(600, 192, *weights), Given(keys=frozenset(keys)))
+    decided = decide(facts(600, 192, *weights), chosen(**{key.replace(".", "__"): KEYS[key] for key in keys}))
     assert not keys & decided.settings.keys()
     names = {decision.name for decision in decided.reasons}
     for key, name in (
@@ -148,6 +153,32 @@ def test_what_the_user_set_is_never_decided(keys: set[str], weights: tuple[Weigh
 def test_a_rate_of_the_users_own_is_not_lowered_behind_their_back() -> None:
     assert "divergence.rollbacks" in decide(facts(), Given()).settings
     assert "divergence.rollbacks" not in decide(facts(), Given(keys=frozenset({"optimizer.lr"}))).settings
+
+
+@pytest.mark.parametrize(
+    ("batch", "optimizer", "weights", "rate", "reason"),
+    [
+        ("256", "sgd", (), 0.4, "the highest of the cycle, for batches of 256"),
+        ("4", "sgd", (), 0.00625, "the highest of the cycle, for batches of 4"),
+        ("4", "adamw", (), 1e-3, "the highest of the cycle; usual for AdamW with batches of any size"),
+        ("64", "sgd", (IMAGENET,), 0.1, "of the head, which may be new; 0.2 of it for all else, which is trained"),
+        (
+            "64",
+            "adamw",
+            (IMAGENET,),
+            1e-4,
+            "of the head, which may be new; 0.2 of it for all else, which is trained; usual for AdamW with batches of "
+            "any size",
+        ),
+    ],
+)
+def test_the_rate_is_for_the_batch_and_the_optimizer_that_the_user_set(
+    batch: str, optimizer: str, weights: tuple[Weights, ...], rate: float, reason: str
+) -> None:
+    decided = decide(facts(600, 192, *weights), chosen(batch_size=batch, optimizer__name=optimizer))
+    assert decided.settings["optimizer.lr"] == pytest.approx(rate)
+    (said,) = (decision.reason for decision in decided.reasons if decision.name == "rate")
+    assert said == reason
 
 
 def test_init_none_trains_from_scratch_whatever_there_is() -> None:
@@ -192,19 +223,20 @@ def test_weights_are_taken_by_a_network_that_they_fit(changes: dict[str, Any], t
 
 def test_settings_of_the_network_that_the_weights_do_not_fit_train_from_scratch_and_the_plan_says_so() -> None:
     """They could not be loaded into the network that comes out."""
-    given = given_by(None, None, {"model.growth_rate": "24", "model.dropout_rate": "0.1"})
+    given = chosen(model__growth_rate="24", model__dropout_rate="0.1")
     decided = decide(facts(600, 192, IMAGENET, SHIPPED), given)
     assert "init" not in decided.settings
     reasons = {decision.name: decision for decision in decided.reasons}
     assert reasons["weights"].value == "none"
     assert reasons["weights"].reason == "torchvision:densenet121 and cifar10 do not fit model.growth_rate"
     assert reasons["recipe"].value == "quick"
-    cifar = {decision.name: str(decision) for decision in decide(facts(600, 192, IMAGENET, SHIPPED), CIFAR).reasons}
+    stem = chosen(model__stem="cifar")
+    cifar = {decision.name: str(decision) for decision in decide(facts(600, 192, IMAGENET, SHIPPED), stem).reasons}
     assert cifar["weights"].startswith("cifar10: ")
     assert cifar["weights"].endswith("; torchvision:densenet121 does not fit model.stem")
     with pytest.raises(InvalidInput, match=r"there are none \(torchvision:densenet121 does not fit model.stem\)"):
-        decide(facts(600, 192, IMAGENET), replace(CIFAR, recipe="finetune"))
-    free = given_by(None, None, {"model.dropout_rate": "0.1"})
+        decide(facts(600, 192, IMAGENET), replace(stem, recipe="finetune"))
+    free = chosen(model__dropout_rate="0.1")
     assert values(facts(600, 192, IMAGENET), free)["weights"] == "torchvision:densenet121"
 
 
@@ -248,9 +280,10 @@ def test_a_whole_config_file_leaves_nothing_open(tmp_path: Path, photos: Path) -
 
 
 def test_given_says_what_is_set() -> None:
-    assert given_by(None, None, {"init": None}).init == "none"
-    assert given_by(None, None, {}).init is None
-    assert given_by(None, "quick", {"epochs": 3}).keys == {"epochs"}
+    made = compose("photos", epochs=3)
+    assert given_by(None, None, {"init": None}, made).init == "none"
+    assert given_by(None, None, {}, made).init is None
+    assert given_by(None, "quick", {"epochs": 3}, made).keys == {"epochs"}
 
 
 @pytest.mark.parametrize("init", [None, "none"])

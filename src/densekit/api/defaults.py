@@ -20,6 +20,7 @@ _BUDGET = 3600.0  # seconds that a default run should take at most, if that is p
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
 _NO_WEIGHTS = "there are none for such pictures and this network"
+_USUAL = "; usual for AdamW with batches of any size"
 _GROWTH, _ROLLBACKS, _SLOWER = 3.0, 4, 0.25
 
 
@@ -184,8 +185,8 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
     if "epochs" not in given.keys:
         fast = "trained weights need few" if tuned else f"so often {_amount(facts)} are seen"
         done.add("epochs", epochs, fast, epochs=epochs)
-    batch = _batch(done, facts, tuned)
-    if "batch_size" not in given.keys:
+    batch = given.batch_size or _batch(done, facts, tuned)
+    if given.batch_size is None:
         done.add(
             "batch",
             batch,
@@ -193,7 +194,7 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
             batch_size=batch,
         )
     if "optimizer.lr" not in given.keys:
-        _decide_rate(done, batch, tuned)
+        _decide_rate(done, given, batch, tuned)
         done.settings |= {"divergence.rollbacks": _ROLLBACKS, "divergence.factor": _SLOWER}
     done.settings["divergence.growth"] = _GROWTH
     if facts.small and not tuned:
@@ -201,15 +202,19 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
         done.settings |= {"augment.crop": "pad", "augment.crop_padding": padding}
 
 
-def _decide_rate(done: Decided, batch: int, tuned: bool) -> None:
+def _decide_rate(done: Decided, given: Given, batch: int, tuned: bool) -> None:
+    """SGD's rate is in proportion to the batch (Goyal et al. 2017); AdamW divides by the size of gradients itself."""
+    adaptive = given.optimizer not in (None, "sgd")
     if tuned:
-        rate, body = 0.05 * batch / 32, 0.2
+        rate, body = 1e-4 if adaptive else 0.05 * batch / 32, 0.2
         reason = f"of the head, which may be new; {body:g} of it for all else, which is trained"
+        reason += _USUAL if adaptive else ""
         done.add("rate", f"{rate:.3g}", reason, optimizer__lr=rate, optimizer__body_lr=body)
         return
     highest = 0.1 if done.model is None or _cifar_like(done.model) else 0.05
-    rate = highest * batch / 64
-    done.add("rate", f"{rate:.3g}", f"the highest of the cycle, for batches of {batch}", optimizer__lr=rate)
+    rate = 1e-3 if adaptive else highest * batch / 64
+    reason = "the highest of the cycle" + (_USUAL if adaptive else f", for batches of {batch}")
+    done.add("rate", f"{rate:.3g}", reason, optimizer__lr=rate)
 
 
 def _batch(done: Decided, facts: Facts, tuned: bool) -> int:

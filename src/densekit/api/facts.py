@@ -99,6 +99,10 @@ class Given:
     """Dotted keys that an option, --config or --set has set."""
     network: Mapping[str, Any] = field(default_factory=dict)
     """Of these the settings of a network that is not named: `model.*`, and their values."""
+    batch_size: int | None = None
+    """None: to be decided."""
+    optimizer: str | None = None
+    """Its name. None: the recipe's, which is SGD."""
 
     def changed(self, model: ModelConfig) -> ModelConfig:
         """`model` with the user's settings of the network. Raises UnknownName or InvalidInput."""
