@@ -255,6 +255,36 @@ def test_a_batch_takes_at_most_half_of_the_memory() -> None:
     assert int(tight["batch"]) < int(wide["batch"])
 
 
+def test_a_batch_takes_at_most_half_of_the_memory_at_a_size_of_the_users_own() -> None:
+    tight = facts(600, 448, IMAGENET, cores=64, memory=2 * GIB)
+    decided = decide(tight, Given()).settings
+    same = decide(tight, chosen(data__image_size=decided["data.image_size"])).settings
+    larger = decide(tight, chosen(data__image_size=448)).settings
+    assert larger["batch_size"] < same["batch_size"] == decided["batch_size"] < 32
+
+
+def test_a_batch_of_images_in_memory_takes_at_most_half_of_it_too() -> None:
+    """They have one size, which is not decided."""
+    large = facts(600, 448, IMAGENET, memory=2 * GIB, resizable=False)
+    assert decide(large, Given()).settings["batch_size"] < 8
+
+
+@pytest.mark.parametrize(
+    ("found", "side", "network"),
+    [
+        (facts(600, 500), 224, "densenet121"),
+        (facts(600, 500), 96, "densenet_bc_40_12"),
+        (facts(FEW, 500, cuda=True), 80, "densenet121"),
+        (facts(FEW, 500, cuda=True), 32, "densenet_bc_100_12"),
+        (facts(60_000, 32, cores=64), 32, "densenet_bc_100_12"),
+        (facts(60_000, 32, cores=64), 160, "densenet_bc_40_12"),
+    ],
+)
+def test_the_network_suits_a_size_of_the_users_own(found: Facts, side: int, network: str) -> None:
+    """By what it costs at that size, and above 96 pixels by a stem that shrinks photographs."""
+    assert values(found, chosen(data__image_size=side))["model"] == network
+
+
 def test_the_network_of_given_weights_is_theirs(tmp_path: Path, tiny_run: Path) -> None:
     photos = write_photos(tmp_path / "photos", size=16)
     finished = densekit.train(str(photos), init=tiny_run, epochs=1, out=tmp_path / "run")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from densekit.api.facts import FROM_SCRATCH, Facts, Given, Weights
+from densekit.api.facts import FROM_SCRATCH, SMALL, Facts, Given, Weights
 from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
 from densekit.data.prepare import resize_for
 from densekit.errors import InvalidInput
@@ -16,6 +16,7 @@ _GENERAL = (None, "quick", "finetune")  # recipes that suit any data, and so any
 
 _LARGEST, _SMALLEST, _STEP = 224, 64, 16  # sizes of photographs, in pixels
 _CIFAR_STEM_SIZE = 64  # of photographs: twice what CIFAR's nets know, at four times the cost; 96 would be nine times
+_FULL_RESOLUTION = 96  # pixels of photographs, above which a net whose stem keeps them costs too much
 _BUDGET = 3600.0  # seconds that a default run should take at most, if that is possible
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
@@ -124,21 +125,30 @@ def _model(facts: Facts, given: Given, epochs: int) -> tuple[ModelConfig, str]:
 
     Of few photographs from scratch a large network would only learn the noise.
     """
-    if not facts.small and facts.few:
-        return given.changed(
-            config_for(_PHOTO_NETS[-1])
-        ), f"a small net: {_amount(facts)} cannot teach a large one from scratch"
-    names: tuple[str, ...] = _SMALL_NETS if facts.small else _PHOTO_NETS
-    if facts.small and facts.images < 10_000:
+    side = given.side or 0
+    small = facts.small or (0 < side <= SMALL and not facts.few)
+    if side > _FULL_RESOLUTION and not small:
+        return given.changed(config_for(_PHOTO_NETS[0])), f"for photographs of {side} px, which its stem shrinks"
+    if not small and facts.few:
+        net = given.changed(config_for(_PHOTO_NETS[-1]))
+        return net, f"a small net: {_amount(facts)} cannot teach a large one from scratch"
+    names: tuple[str, ...] = _SMALL_NETS if small else _PHOTO_NETS
+    if small and facts.images < 10_000:
         names = names[1:]
     config = given.changed(config_for(names[-1]))
     for name in names:
         config = given.changed(config_for(name))
-        side = _native(facts, config) if facts.small else _SMALLEST if _cifar_like(config) else 128
-        if facts.seconds(_macs(config, side), epochs) <= _BUDGET:
+        if facts.seconds(_macs(config, side or _usual_side(facts, config)), epochs) <= _BUDGET:
             break
-    kind = f"pictures of {facts.size.median} px need no stem that shrinks them" if facts.small else "for photographs"
+    kind = f"pictures of {side or facts.size.median} px need no stem that shrinks them" if small else "for photographs"
     return config, f"{kind}; what {facts.machine} can train"
+
+
+def _usual_side(facts: Facts, config: ModelConfig) -> int:
+    """Pixels at which networks are compared by their costs, before a size is decided."""
+    if facts.small:
+        return _native(facts, config)
+    return _SMALLEST if _cifar_like(config) else 128
 
 
 def _size(facts: Facts, model: ModelConfig | None, epochs: int) -> tuple[int, str]:
@@ -185,7 +195,7 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
     if "epochs" not in given.keys:
         fast = "trained weights need few" if tuned else f"so often {_amount(facts)} are seen"
         done.add("epochs", epochs, fast, epochs=epochs)
-    batch = given.batch_size or _batch(done, facts, tuned)
+    batch = given.batch_size or _batch(done, facts, given, tuned)
     if given.batch_size is None:
         done.add(
             "batch",
@@ -217,14 +227,15 @@ def _decide_rate(done: Decided, given: Given, batch: int, tuned: bool) -> None:
     done.add("rate", f"{rate:.3g}", reason, optimizer__lr=rate)
 
 
-def _batch(done: Decided, facts: Facts, tuned: bool) -> int:
+def _batch(done: Decided, facts: Facts, given: Given, tuned: bool) -> int:
     """32 of few images, so that there are enough steps, else 64; less where they take more than half of the memory."""
     batch = 32 if tuned or facts.images < 5_000 else 64
-    model, size = done.model, done.settings.get("data.image_size")
-    if model is None or size is None:
+    model, decided = done.model, done.settings.get("data.image_size")
+    side = given.side or (decided[0] if decided else facts.size.median)  # the last of images in memory
+    if model is None:
         return batch
     plan = "shared" if isinstance(model, DenseNetConfig) else "concat"
-    kept = 1.5 * _saved(model, size[0], plan)  # what autograd keeps, and what backward makes
+    kept = 1.5 * _saved(model, side, plan)  # what autograd keeps, and what backward makes
     while batch > 4 and batch * kept > facts.memory / 2:
         batch //= 2
     return batch

@@ -1,5 +1,6 @@
 """The facts that `defaults.decide` decides by: data, machine, what the user set, and weights that can be had."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -101,8 +102,15 @@ class Given:
     """Of these the settings of a network that is not named: `model.*`, and their values."""
     batch_size: int | None = None
     """None: to be decided."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) in pixels. None: to be decided, or that of the images in memory."""
     optimizer: str | None = None
     """Its name. None: the recipe's, which is SGD."""
+
+    @property
+    def side(self) -> int | None:
+        """Of the square of as many pixels as `image_size`."""
+        return None if self.image_size is None else round(math.prod(self.image_size) ** 0.5)
 
     def changed(self, model: ModelConfig) -> ModelConfig:
         """`model` with the user's settings of the network. Raises UnknownName or InvalidInput."""

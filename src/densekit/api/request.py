@@ -96,6 +96,7 @@ def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[st
         frozenset(settings),
         network={} if model else {key: value for key, value in settings.items() if key.startswith("model.")},
         batch_size=composed.batch_size if "batch_size" in settings else None,
+        image_size=composed.data.image_size if "data.image_size" in settings else None,
         optimizer=composed.optimizer.name if "optimizer.name" in settings else None,
     )
 
