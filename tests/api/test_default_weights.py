@@ -14,6 +14,7 @@ from densekit.api.training import compose
 from densekit.config import Recipe
 from densekit.data import load
 from densekit.engine import choice, prepare, runs
+from densekit.models import config_for
 from densekit.weights import resolve
 from densekit.weights.folder import read_card
 from densekit.weights.torchvision_files import weights_file
@@ -144,6 +145,26 @@ def test_recipe_finetune_without_weights_names_the_file_and_exits_with_2(hub: Pa
     status, _, err = command("train", "photos", "--recipe", "finetune", *SHORT)
     assert status == 2
     assert f"put it at {hub / 'densenet121-a639ec97.pth'}" in err.splitlines()[-1]
+
+
+def test_recipe_finetune_takes_no_weights_whose_network_the_images_are_too_small_for(
+    hub: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchvision_file(monkeypatch, hub)
+    status, _, err = command("train", "digits", "--recipe", "finetune", *SHORT)
+    assert status == 2
+    assert "--recipe finetune needs weights to start from, and there are none; name some" in err.splitlines()[-1]
+    found = []
+    for name, side, given in (
+        ("small", 40, Given("finetune")),
+        ("photos", 70, Given("finetune", image_size=(28, 28))),
+        ("photos", 70, Given("finetune", image_size=(29, 29))),
+        ("small", 40, Given("finetune", config_for("densenet121"))),
+    ):
+        write_photos(tmp_path / name, size=side)
+        recipe = compose(name)
+        found.append(facts_of(load(recipe.data, tmp_path), recipe, given).weights)
+    assert [bool(weights) for weights in found] == [False, False, True, True]
 
 
 def test_weights_asked_for_that_cannot_be_had_name_the_file_and_exit_with_3(hub: Path, command: Command) -> None:

@@ -6,15 +6,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from densekit.config import ModelConfig, Recipe, with_settings
+from densekit.config import ModelConfig, PeerConfig, Recipe, with_settings
 from densekit.data import DataSet
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
 from densekit.engine import threads
 from densekit.engine.choice import total_memory
 from densekit.engine.setup import Phase, device_named
-from densekit.errors import BadData
+from densekit.errors import BadData, InvalidInput
 from densekit.models import config_for
+from densekit.models.counts import check_size
 from densekit.models.names import IMAGENET
 from densekit.recipes import recipe_for
 from densekit.weights.folder import read_card
@@ -149,7 +150,11 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
     if recipe.data.channels == 1:
         size = NativeSize(size.low, size.median, size.high, colour=False)
     device = device_named(recipe.device)
-    found = _weights(size, given, phase)
+    wanted = given.image_size
+    if wanted is None and isinstance(train, ArrayImages):
+        height, width = train.pixels.shape[-2:]
+        wanted = (height, width)
+    found = _weights(size, wanted, given, phase)
     return Facts(
         images=min(len(train), recipe.data.limit or len(train)),
         classes=len(data.classes),
@@ -163,15 +168,18 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
     )
 
 
-def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
+def _weights(size: NativeSize, wanted: tuple[int, int] | None, given: Given, phase: Phase) -> Found:
+    """Those to choose from. `wanted` is the (height, width) to train at; None: to be decided to suit the network."""
     if given.init is not None and given.init != FROM_SCRATCH:
         model = model_of(given.init)
         return Found(() if model is None else (Weights(given.init, model, "--init"),), "")
     if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
         return Found((), "")
-    found, missing = list(_shipped(size)), ""
+    found, missing = [each for each in _shipped(size) if _takes(each.model, wanted)], ""
     network = _network(given.model)
-    if network is not None and (size.median > SMALL or given.recipe == "finetune"):
+    # Small pictures start from ImageNet's weights only where the user asks for that network and for fine-tuning.
+    asked = given.model is not None and given.recipe == "finetune"
+    if network is not None and (asked or (size.median > SMALL and _takes(config_for(network), wanted))):
         file = weights_file(network)
         with phase(f"looking for torchvision's weights of {network}"):
             here = file.reachable()
@@ -181,6 +189,17 @@ def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
         elif given.fits(model):
             missing = file.by_hand()
     return Found(tuple(found), missing)
+
+
+def _takes(model: ModelConfig, size: tuple[int, int] | None) -> bool:
+    """Whether a network can be trained at (height, width) pixels."""
+    if size is None or isinstance(model, PeerConfig):
+        return True
+    try:
+        check_size(model, *size)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _shipped(size: NativeSize) -> Iterator[Weights]:
