@@ -1,5 +1,6 @@
 """What torch.set_default_dtype was given changes no result, and stays as it was."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import densekit
+from densekit.default_dtype import float32_default
 from densekit.errors import BadData
 from tests.conftest import write_photos
 
@@ -41,6 +43,33 @@ def test_training_evaluation_and_prediction_do_not_depend_on_the_default(
     assert {x.dtype for x in odd.values() if x.is_floating_point()} == {torch.float32}
     assert all(torch.equal(plain[key], odd[key]) for key in plain)
     assert (loss, probabilities.tolist()) == (odd_loss, odd_probabilities.tolist())
+    assert torch.get_default_dtype() == odd_default
+
+
+def test_overlapping_calls_in_two_threads_stay_in_float32_and_restore_the_default(odd_default: torch.dtype) -> None:
+    torch.set_default_dtype(odd_default)
+    first_entered, second_entered, first_left = (threading.Event() for _ in range(3))
+    seen: list[torch.dtype] = []
+
+    def first() -> None:
+        with float32_default():
+            first_entered.set()
+            second_entered.wait(60)
+        first_left.set()
+
+    def second() -> None:
+        first_entered.wait(60)
+        with float32_default():
+            second_entered.set()
+            first_left.wait(60)
+            seen.append(torch.get_default_dtype())
+
+    workers = [threading.Thread(target=work) for work in (first, second)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert seen == [torch.float32]
     assert torch.get_default_dtype() == odd_default
 
 

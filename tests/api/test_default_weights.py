@@ -14,6 +14,7 @@ from densekit.api.training import compose
 from densekit.config import Recipe
 from densekit.data import load
 from densekit.engine import choice, prepare, runs
+from densekit.models import config_for
 from densekit.weights import resolve
 from densekit.weights.folder import read_card
 from densekit.weights.torchvision_files import weights_file
@@ -146,6 +147,26 @@ def test_recipe_finetune_without_weights_names_the_file_and_exits_with_2(hub: Pa
     assert f"put it at {hub / 'densenet121-a639ec97.pth'}" in err.splitlines()[-1]
 
 
+def test_recipe_finetune_takes_no_weights_whose_network_the_images_are_too_small_for(
+    hub: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchvision_file(monkeypatch, hub)
+    status, _, err = command("train", "digits", "--recipe", "finetune", *SHORT)
+    assert status == 2
+    assert "--recipe finetune needs weights to start from, and there are none; name some" in err.splitlines()[-1]
+    found = []
+    for name, side, given in (
+        ("small", 40, Given("finetune")),
+        ("photos", 70, Given("finetune", image_size=(28, 28))),
+        ("photos", 70, Given("finetune", image_size=(29, 29))),
+        ("small", 40, Given("finetune", config_for("densenet121"))),
+    ):
+        write_photos(tmp_path / name, size=side)
+        recipe = compose(name)
+        found.append(facts_of(load(recipe.data, tmp_path), recipe, given).weights)
+    assert [bool(weights) for weights in found] == [False, False, True, True]
+
+
 def test_weights_asked_for_that_cannot_be_had_name_the_file_and_exit_with_3(hub: Path, command: Command) -> None:
     status, out, err = command("train", "photos", "--init", "torchvision:densenet121", *SHORT)
     assert (status, out) == (3, "")
@@ -179,6 +200,19 @@ def test_the_shipped_net_is_trained_on_phone_photos_at_64_pixels_and_on_small_pi
     assert recipe.name == "finetune"
     assert recipe.data.image_size == (side, side)
     assert read_card(tmp_path / "run" / "checkpoints" / "last").provenance["init"] == "cifar10"
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_network_changed_by_settings_is_trained_from_scratch(hub: Path, command: Command, tmp_path: Path) -> None:
+    """The shipped weights could not be loaded into it."""
+    ship(tmp_path / "shipped")
+    write_photos(tmp_path / "small", size=16)
+    changed = ("--set", "model.growth_rate=6", "--set", "model.blocks=[1, 1, 1]")
+    status, _, err = command("train", "small", *changed, *SHORT)
+    assert status == 0, err
+    said = "none: cifar10 does not fit model.growth_rate, model.blocks"
+    assert plan_of(err.splitlines())["weights"] == said
+    assert runs.recipe_of(tmp_path / "run").init is None
 
 
 def test_a_folder_of_that_name_is_not_the_shipped_net(hub: Path, tmp_path: Path, tiny_run: Path) -> None:

@@ -40,6 +40,12 @@ def values(found: Facts, given: Given = Given()) -> dict[str, str]:  # noqa: B00
     return {decision.name: decision.value for decision in decide(found, given).reasons}
 
 
+def chosen(**keys: Any) -> Given:
+    """What `train` is given by settings alone; `__` stands for the dot in a key."""
+    own = {key.replace("__", "."): value for key, value in keys.items()}
+    return given_by(None, None, own, with_settings(recipe_for("quick", "photos"), own))
+
+
 def test_few_photos_start_from_imagenets_weights() -> None:
     found = values(facts(600, 192, IMAGENET, SHIPPED))
     assert found["weights"] == "torchvision:densenet121"
@@ -132,7 +138,7 @@ KEYS = {
 @settings(max_examples=20)
 @given(keys=st.sets(st.sampled_from(sorted(KEYS))), weights=st.sampled_from([(), (IMAGENET,)]))
 def test_what_the_user_set_is_never_decided(keys: set[str], weights: tuple[Weights, ...]) -> None:
-    decided = decide(facts(600, 192, *weights), Given(keys=frozenset(keys)))
+    decided = decide(facts(600, 192, *weights), chosen(**{key.replace(".", "__"): KEYS[key] for key in keys}))
     assert not keys & decided.settings.keys()
     names = {decision.name for decision in decided.reasons}
     for key, name in (
@@ -147,6 +153,32 @@ def test_what_the_user_set_is_never_decided(keys: set[str], weights: tuple[Weigh
 def test_a_rate_of_the_users_own_is_not_lowered_behind_their_back() -> None:
     assert "divergence.rollbacks" in decide(facts(), Given()).settings
     assert "divergence.rollbacks" not in decide(facts(), Given(keys=frozenset({"optimizer.lr"}))).settings
+
+
+@pytest.mark.parametrize(
+    ("batch", "optimizer", "weights", "rate", "reason"),
+    [
+        ("256", "sgd", (), 0.4, "the highest of the cycle, for batches of 256"),
+        ("4", "sgd", (), 0.00625, "the highest of the cycle, for batches of 4"),
+        ("4", "adamw", (), 1e-3, "the highest of the cycle; usual for AdamW with batches of any size"),
+        ("64", "sgd", (IMAGENET,), 0.1, "of the head, which may be new; 0.2 of it for all else, which is trained"),
+        (
+            "64",
+            "adamw",
+            (IMAGENET,),
+            1e-4,
+            "of the head, which may be new; 0.2 of it for all else, which is trained; usual for AdamW with batches of "
+            "any size",
+        ),
+    ],
+)
+def test_the_rate_is_for_the_batch_and_the_optimizer_that_the_user_set(
+    batch: str, optimizer: str, weights: tuple[Weights, ...], rate: float, reason: str
+) -> None:
+    decided = decide(facts(600, 192, *weights), chosen(batch_size=batch, optimizer__name=optimizer))
+    assert decided.settings["optimizer.lr"] == pytest.approx(rate)
+    (said,) = (decision.reason for decision in decided.reasons if decision.name == "rate")
+    assert said == reason
 
 
 def test_init_none_trains_from_scratch_whatever_there_is() -> None:
@@ -189,6 +221,25 @@ def test_weights_are_taken_by_a_network_that_they_fit(changes: dict[str, Any], t
     assert (values(facts(600, 32, SHIPPED), Given(model=changed))["weights"] == "cifar10") is taken
 
 
+def test_settings_of_the_network_that_the_weights_do_not_fit_train_from_scratch_and_the_plan_says_so() -> None:
+    """They could not be loaded into the network that comes out."""
+    given = chosen(model__growth_rate="24", model__dropout_rate="0.1")
+    decided = decide(facts(600, 192, IMAGENET, SHIPPED), given)
+    assert "init" not in decided.settings
+    reasons = {decision.name: decision for decision in decided.reasons}
+    assert reasons["weights"].value == "none"
+    assert reasons["weights"].reason == "torchvision:densenet121 and cifar10 do not fit model.growth_rate"
+    assert reasons["recipe"].value == "quick"
+    stem = chosen(model__stem="cifar")
+    cifar = {decision.name: str(decision) for decision in decide(facts(600, 192, IMAGENET, SHIPPED), stem).reasons}
+    assert cifar["weights"].startswith("cifar10: ")
+    assert cifar["weights"].endswith("; torchvision:densenet121 does not fit model.stem")
+    with pytest.raises(InvalidInput, match=r"there are none \(torchvision:densenet121 does not fit model.stem\)"):
+        decide(facts(600, 192, IMAGENET), replace(stem, recipe="finetune"))
+    free = chosen(model__dropout_rate="0.1")
+    assert values(facts(600, 192, IMAGENET), free)["weights"] == "torchvision:densenet121"
+
+
 def test_finetune_takes_weights_itself_even_of_many_images() -> None:
     assert values(facts(FEW, 192, IMAGENET), Given(recipe="finetune"))["weights"] == "torchvision:densenet121"
 
@@ -202,6 +253,36 @@ def test_a_batch_takes_at_most_half_of_the_memory() -> None:
     wide = values(facts(600, 224 * 2, IMAGENET, cores=64))
     tight = values(facts(600, 224 * 2, IMAGENET, cores=64, memory=2 * GIB))
     assert int(tight["batch"]) < int(wide["batch"])
+
+
+def test_a_batch_takes_at_most_half_of_the_memory_at_a_size_of_the_users_own() -> None:
+    tight = facts(600, 448, IMAGENET, cores=64, memory=2 * GIB)
+    decided = decide(tight, Given()).settings
+    same = decide(tight, chosen(data__image_size=decided["data.image_size"])).settings
+    larger = decide(tight, chosen(data__image_size=448)).settings
+    assert larger["batch_size"] < same["batch_size"] == decided["batch_size"] < 32
+
+
+def test_a_batch_of_images_in_memory_takes_at_most_half_of_it_too() -> None:
+    """They have one size, which is not decided."""
+    large = facts(600, 448, IMAGENET, memory=2 * GIB, resizable=False)
+    assert decide(large, Given()).settings["batch_size"] < 8
+
+
+@pytest.mark.parametrize(
+    ("found", "side", "network"),
+    [
+        (facts(600, 500), 224, "densenet121"),
+        (facts(600, 500), 96, "densenet_bc_40_12"),
+        (facts(FEW, 500, cuda=True), 80, "densenet121"),
+        (facts(FEW, 500, cuda=True), 32, "densenet_bc_100_12"),
+        (facts(60_000, 32, cores=64), 32, "densenet_bc_100_12"),
+        (facts(60_000, 32, cores=64), 160, "densenet_bc_40_12"),
+    ],
+)
+def test_the_network_suits_a_size_of_the_users_own(found: Facts, side: int, network: str) -> None:
+    """By what it costs at that size, and above 96 pixels by a stem that shrinks photographs."""
+    assert values(found, chosen(data__image_size=side))["model"] == network
 
 
 def test_the_network_of_given_weights_is_theirs(tmp_path: Path, tiny_run: Path) -> None:
@@ -229,9 +310,10 @@ def test_a_whole_config_file_leaves_nothing_open(tmp_path: Path, photos: Path) -
 
 
 def test_given_says_what_is_set() -> None:
-    assert given_by(None, None, {"init": None}).init == "none"
-    assert given_by(None, None, {}).init is None
-    assert given_by(None, "quick", {"epochs": 3}).keys == {"epochs"}
+    made = compose("photos", epochs=3)
+    assert given_by(None, None, {"init": None}, made).init == "none"
+    assert given_by(None, None, {}, made).init is None
+    assert given_by(None, "quick", {"epochs": 3}, made).keys == {"epochs"}
 
 
 @pytest.mark.parametrize("init", [None, "none"])

@@ -54,15 +54,22 @@ class Terminal:
                 os.write(self._own, self._answer.encode())
 
 
+def control_by_standard_input() -> None:
+    """Makes the terminal at standard input the controlling one of a process that leads a session: a `preexec_fn`."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @contextmanager
 def at_terminal(answer: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """This process has its standard input and standard error at a terminal."""
+    """This process has its standard input and standard error at a terminal, in the foreground."""
     terminal = Terminal(answer)
     streams: list[TextIO] = [os.fdopen(os.dup(terminal.end), mode) for mode in ("r", "w")]
     try:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", streams[0])
             patch.setattr(sys, "stderr", streams[1])
+            # The terminal that controls this process is another.
+            patch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp())
             patch.setenv("TERM", "xterm")
             patch.delenv("NO_COLOR", raising=False)
             yield terminal

@@ -5,19 +5,21 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from densekit.api import request as requests
 from densekit.api import training
-from tests.cli.terminal import Terminal, at_terminal
+from tests.cli.terminal import Terminal, at_terminal, control_by_standard_input
 from tests.cli.test_errors import Command
 from tests.cli.test_errors import densekit as command
 from tests.conftest import write_photos
 
 __all__ = ["command"]
 
+DENSEKIT = (sys.executable, "-m", "densekit")
 WORDS = ("train", "photos", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run")
 SCALED_UP = (*WORDS, "--image-size", "32")
 BETTER = f"densekit {shlex.join(WORDS)} --image-size 16"
@@ -108,18 +110,19 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_measured(
     assert not (here / "run").exists()
 
 
-def run(words: tuple[str, ...], answer: str, folder: Path) -> tuple[int, list[str]]:
+def run(words: Sequence[str], answer: str, folder: Path) -> tuple[int, list[str]]:
     """A process of its own at a terminal: its status, and what it shows."""
     terminal = Terminal(answer)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "densekit", *words],
+            words,
             cwd=folder,
             env=os.environ | {"TERM": "xterm"},
             stdin=terminal.end,
             stdout=terminal.end,
             stderr=terminal.end,
             start_new_session=True,
+            preexec_fn=control_by_standard_input,
         )
         try:
             return process.wait(120), terminal.lines()
@@ -130,10 +133,18 @@ def run(words: tuple[str, ...], answer: str, folder: Path) -> tuple[int, list[st
         terminal.close()
 
 
+@pytest.mark.parametrize(("background", "expected"), [("& wait $!", "warns"), ("", "asks")])
+def test_a_background_job_is_not_asked_as_reading_would_stop_it(background: str, expected: str, tmp_path: Path) -> None:
+    """Job control of a shell puts it into a process group of its own."""
+    code = "from densekit.cli.attended import asking; print('asks' if asking(yes=False) else 'warns')"
+    status, lines = run(["bash", "-mc", f'"$0" -c "$1" {background}', sys.executable, code], "", tmp_path)
+    assert (status, lines[0]) == (0, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "expected"), [("n\n", 2), ("y\n", 0)])
 def test_a_process_at_a_terminal_asks_one_question_of_one_line(answer: str, expected: int, here: Path) -> None:
-    status, lines = run(SCALED_UP, answer, here)
+    status, lines = run((*DENSEKIT, *SCALED_UP), answer, here)
     assert status == expected
     assert len([line for line in lines if line.startswith(QUESTION)]) == 1
     assert (here / "run" / "result.json").exists() is (expected == 0)
@@ -141,7 +152,7 @@ def test_a_process_at_a_terminal_asks_one_question_of_one_line(answer: str, expe
 
 @pytest.mark.slow
 def test_a_process_refuses_a_batch_that_no_machine_holds(here: Path) -> None:
-    status, lines = run(TOO_MUCH, "y\n", here)
+    status, lines = run((*DENSEKIT, *TOO_MUCH), "y\n", here)
     assert status == 2
     assert lines[-1].startswith("densekit: it needs about ")
     assert not (here / "runs").exists()

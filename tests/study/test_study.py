@@ -20,6 +20,7 @@ from densekit.study.findings import gather
 from densekit.study.grid import Options
 from densekit.study.plan import study_at
 from tests.cli.test_errors import densekit
+from tests.conftest import write_photos
 from tests.faults.command import start, state_of
 from tests.report.test_report import CHROMIUM, text_of
 from tests.study.conftest import here
@@ -123,6 +124,28 @@ def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(densek
     assert status == 0, err
     assert "not stratified" in err
     assert not any(arm.recipe.data.stratify for arm in study_at(copy).arms.values())
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_begun_before(tmp_path):
+    """Trained alone, such a column is one label, which has no error to compare."""
+    photos = write_photos(tmp_path / "photos", size=16)
+    rows = [f"{path},{int(path.parent.name == 'cat')}" for path in sorted(photos.rglob("*.png"))]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        f"data: 'csv:{table}'\nepochs: 1\nseeds: 1\nsettings: {{data.image_size: [16, 16], batch_size: 8}}\n"
+        "arms: {small: {model: densenet_bc_10_4}}\n"
+    )
+    study(grid, out=tmp_path / "out")
+    (arm,) = json.loads((tmp_path / "out" / "study.json").read_text())["arms"]
+    assert 0 <= arm["error"]["mean"] <= 1
+    plan = tmp_path / "out" / "study.yaml"
+    text = plan.read_text()
+    assert "binary: classes" in text
+    plan.write_text(text.replace("binary: classes", "binary: null"))
+    assert study(grid, out=tmp_path / "out").found is not None
 
 
 def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy, grid):

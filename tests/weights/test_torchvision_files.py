@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import socket
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,25 @@ def test_a_cached_file_needs_no_network(folder: Path, monkeypatch: pytest.Monkey
     assert weights_file("squeezenet1_1").reachable()
     loaded = load_torchvision("squeezenet1_1")
     assert all(torch.equal(loaded[key], value) for key, value in theirs.items())
+
+
+def test_a_proxy_that_answers_no_http_counts_as_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        file = replace(weights_file("squeezenet1_1"), url=f"http://download.pytorch.org/models/{FILE}")
+
+        def answer() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        server = threading.Thread(target=answer)
+        server.start()
+        assert not file.reachable()
+        server.join(60)
 
 
 def test_without_network_file_address_and_place_are_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from densekit.api.facts import FROM_SCRATCH, Facts, Given, Weights, interchangeable
+from densekit.api.facts import FROM_SCRATCH, SMALL, Facts, Given, Weights
 from densekit.config import DenseNetConfig, ModelConfig, ResNetConfig
 from densekit.data.prepare import resize_for
 from densekit.errors import InvalidInput
@@ -16,9 +16,12 @@ _GENERAL = (None, "quick", "finetune")  # recipes that suit any data, and so any
 
 _LARGEST, _SMALLEST, _STEP = 224, 64, 16  # sizes of photographs, in pixels
 _CIFAR_STEM_SIZE = 64  # of photographs: twice what CIFAR's nets know, at four times the cost; 96 would be nine times
+_FULL_RESOLUTION = 96  # pixels of photographs, above which a net whose stem keeps them costs too much
 _BUDGET = 3600.0  # seconds that a default run should take at most, if that is possible
 _SMALL_NETS = ("densenet_bc_100_12", "densenet_bc_40_12", "densenet_bc_22_12")
 _PHOTO_NETS = ("densenet121", "densenet_bc_40_12")
+_NO_WEIGHTS = "there are none for such pictures and this network"
+_USUAL = "; usual for AdamW with batches of any size"
 _GROWTH, _ROLLBACKS, _SLOWER = 3.0, 4, 0.25
 
 
@@ -70,51 +73,43 @@ def _start(facts: Facts, given: Given) -> Weights | None:
         return next((weights for weights in facts.weights if weights.source == given.init), None)
     if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
         return None
-    wanted = [weights for weights in facts.weights if _fits(weights.model, given.model)]
+    wanted = [weights for weights in facts.weights if given.fits(weights.model)]
     if given.recipe == "finetune":
         return wanted[0] if wanted else None
     return wanted[0] if wanted and facts.few else None
 
 
-def _fits(theirs: ModelConfig, given: ModelConfig | None) -> bool:
-    """Whether weights are of the network that the user named, if any."""
-    return given is None or interchangeable(theirs, given)
-
-
 def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | None) -> None:
+    unfit = given.unfit(facts.weights) if given.init is None else ""
     if given.recipe == "finetune" and start is None and given.init in (None, FROM_SCRATCH):
         raise InvalidInput(
             "--recipe finetune needs weights to start from, and there are none"
             + (f" of {given.model.name}" if given.model else "")
+            + (f" ({unfit})" if unfit else "")
             + "; name some with --init (a run or model folder, hf:OWNER/NAME, torchvision:NAME)"
             + (f", or {facts.missing}" if facts.missing else "")
         )
     if given.init is not None or given.recipe not in (None, "finetune"):
         return
+    better = f"; for a better start, {facts.missing}" if facts.missing else ""
     if start is not None:
-        better = f"; for a better start, {facts.missing}" if facts.missing else ""
-        reason = f"{start.what}; {_amount(facts)} are too few to learn as much from{better}"
-        done.add("weights", start.source, reason, init=start.source)
+        reason = f"{start.what}; {_amount(facts)} are too few to learn as much from"
+        done.add("weights", start.source, reason + (f"; {unfit}" if unfit else "") + better, init=start.source)
     elif not facts.few:
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
-    elif facts.missing:
-        done.add(
-            "weights",
-            "none",
-            f"torchvision's server does not answer; for a better start, {facts.missing}",
-        )
     else:
-        done.add("weights", "none", "there are none for such pictures and this network")
+        none = "torchvision's server does not answer" if facts.missing else _NO_WEIGHTS
+        done.add("weights", "none", (unfit or none) + better)
 
 
 def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | None, epochs: int) -> None:
     """The model and its size, which depend on each other by what they cost together."""
     if given.model is None and (given.recipe in _GENERAL or (given.recipe == "modern" and facts.small)):
         if start is not None:
-            done.model = start.model
+            done.model = given.changed(start.model)
             done.add("model", start.model.name, "the network of these weights")
         else:
-            done.model, reason = _model(facts, epochs)
+            done.model, reason = _model(facts, given, epochs)
             done.add("model", done.model.name, reason)
     if not facts.resizable or "data.image_size" in given.keys:
         return
@@ -125,24 +120,35 @@ def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | 
         done.settings["resize"] = ()  # its sizes in the course of training are those of larger photographs
 
 
-def _model(facts: Facts, epochs: int) -> tuple[ModelConfig, str]:
+def _model(facts: Facts, given: Given, epochs: int) -> tuple[ModelConfig, str]:
     """The largest network, of those that suit the size, that the machine trains within the budget; else the smallest.
 
     Of few photographs from scratch a large network would only learn the noise.
     """
-    if not facts.small and facts.few:
-        return config_for(_PHOTO_NETS[-1]), f"a small net: {_amount(facts)} cannot teach a large one from scratch"
-    names: tuple[str, ...] = _SMALL_NETS if facts.small else _PHOTO_NETS
-    if facts.small and facts.images < 10_000:
+    side = given.side or 0
+    small = facts.small or (0 < side <= SMALL and not facts.few)
+    if side > _FULL_RESOLUTION and not small:
+        return given.changed(config_for(_PHOTO_NETS[0])), f"for photographs of {side} px, which its stem shrinks"
+    if not small and facts.few:
+        net = given.changed(config_for(_PHOTO_NETS[-1]))
+        return net, f"a small net: {_amount(facts)} cannot teach a large one from scratch"
+    names: tuple[str, ...] = _SMALL_NETS if small else _PHOTO_NETS
+    if small and facts.images < 10_000:
         names = names[1:]
-    config = config_for(names[-1])
+    config = given.changed(config_for(names[-1]))
     for name in names:
-        config = config_for(name)
-        side = _native(facts, config) if facts.small else _SMALLEST if _cifar_like(config) else 128
-        if facts.seconds(_macs(config, side), epochs) <= _BUDGET:
+        config = given.changed(config_for(name))
+        if facts.seconds(_macs(config, side or _usual_side(facts, config)), epochs) <= _BUDGET:
             break
-    kind = f"pictures of {facts.size.median} px need no stem that shrinks them" if facts.small else "for photographs"
+    kind = f"pictures of {side or facts.size.median} px need no stem that shrinks them" if small else "for photographs"
     return config, f"{kind}; what {facts.machine} can train"
+
+
+def _usual_side(facts: Facts, config: ModelConfig) -> int:
+    """Pixels at which networks are compared by their costs, before a size is decided."""
+    if facts.small:
+        return _native(facts, config)
+    return _SMALLEST if _cifar_like(config) else 128
 
 
 def _size(facts: Facts, model: ModelConfig | None, epochs: int) -> tuple[int, str]:
@@ -189,8 +195,8 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
     if "epochs" not in given.keys:
         fast = "trained weights need few" if tuned else f"so often {_amount(facts)} are seen"
         done.add("epochs", epochs, fast, epochs=epochs)
-    batch = _batch(done, facts, tuned)
-    if "batch_size" not in given.keys:
+    batch = given.batch_size or _batch(done, facts, given, tuned)
+    if given.batch_size is None:
         done.add(
             "batch",
             batch,
@@ -198,7 +204,7 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
             batch_size=batch,
         )
     if "optimizer.lr" not in given.keys:
-        _decide_rate(done, batch, tuned)
+        _decide_rate(done, given, batch, tuned)
         done.settings |= {"divergence.rollbacks": _ROLLBACKS, "divergence.factor": _SLOWER}
     done.settings["divergence.growth"] = _GROWTH
     if facts.small and not tuned:
@@ -206,25 +212,30 @@ def _decide_training(done: Decided, facts: Facts, given: Given, start: Weights |
         done.settings |= {"augment.crop": "pad", "augment.crop_padding": padding}
 
 
-def _decide_rate(done: Decided, batch: int, tuned: bool) -> None:
+def _decide_rate(done: Decided, given: Given, batch: int, tuned: bool) -> None:
+    """SGD's rate is in proportion to the batch (Goyal et al. 2017); AdamW divides by the size of gradients itself."""
+    adaptive = given.optimizer not in (None, "sgd")
     if tuned:
-        rate, body = 0.05 * batch / 32, 0.2
+        rate, body = 1e-4 if adaptive else 0.05 * batch / 32, 0.2
         reason = f"of the head, which may be new; {body:g} of it for all else, which is trained"
+        reason += _USUAL if adaptive else ""
         done.add("rate", f"{rate:.3g}", reason, optimizer__lr=rate, optimizer__body_lr=body)
         return
     highest = 0.1 if done.model is None or _cifar_like(done.model) else 0.05
-    rate = highest * batch / 64
-    done.add("rate", f"{rate:.3g}", f"the highest of the cycle, for batches of {batch}", optimizer__lr=rate)
+    rate = 1e-3 if adaptive else highest * batch / 64
+    reason = "the highest of the cycle" + (_USUAL if adaptive else f", for batches of {batch}")
+    done.add("rate", f"{rate:.3g}", reason, optimizer__lr=rate)
 
 
-def _batch(done: Decided, facts: Facts, tuned: bool) -> int:
+def _batch(done: Decided, facts: Facts, given: Given, tuned: bool) -> int:
     """32 of few images, so that there are enough steps, else 64; less where they take more than half of the memory."""
     batch = 32 if tuned or facts.images < 5_000 else 64
-    model, size = done.model, done.settings.get("data.image_size")
-    if model is None or size is None:
+    model, decided = done.model, done.settings.get("data.image_size")
+    side = given.side or (decided[0] if decided else facts.size.median)  # the last of images in memory
+    if model is None:
         return batch
     plan = "shared" if isinstance(model, DenseNetConfig) else "concat"
-    kept = 1.5 * _saved(model, size[0], plan)  # what autograd keeps, and what backward makes
+    kept = 1.5 * _saved(model, side, plan)  # what autograd keeps, and what backward makes
     while batch > 4 and batch * kept > facts.memory / 2:
         batch //= 2
     return batch

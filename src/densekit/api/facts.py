@@ -1,19 +1,23 @@
 """The facts that `defaults.decide` decides by: data, machine, what the user set, and weights that can be had."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from densekit.config import ModelConfig, Recipe
+from densekit.config import ModelConfig, PeerConfig, Recipe, with_settings
 from densekit.data import DataSet
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
 from densekit.engine import threads
 from densekit.engine.choice import total_memory
 from densekit.engine.setup import Phase, device_named
-from densekit.errors import BadData
+from densekit.errors import BadData, InvalidInput
 from densekit.models import config_for
+from densekit.models.counts import check_size
 from densekit.models.names import IMAGENET
+from densekit.recipes import recipe_for
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import located_model, model_folder, shipped_names
 from densekit.weights.torchvision_files import torchvision_names, weights_file
@@ -95,6 +99,34 @@ class Given:
     init: str | None = None
     keys: frozenset[str] = frozenset()
     """Dotted keys that an option, --config or --set has set."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Of these the settings of a network that is not named: `model.*`, and their values."""
+    batch_size: int | None = None
+    """None: to be decided."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) in pixels. None: to be decided, or that of the images in memory."""
+    optimizer: str | None = None
+    """Its name. None: the recipe's, which is SGD."""
+
+    @property
+    def side(self) -> int | None:
+        """Of the square of as many pixels as `image_size`."""
+        return None if self.image_size is None else round(math.prod(self.image_size) ** 0.5)
+
+    def changed(self, model: ModelConfig) -> ModelConfig:
+        """`model` with the user's settings of the network. Raises UnknownName or InvalidInput."""
+        return with_settings(recipe_for("quick", "", model), self.network).model if self.network else model
+
+    def fits(self, theirs: ModelConfig) -> bool:
+        """Whether weights of the network `theirs` are for the network that the user named or has changed, if any."""
+        return interchangeable(theirs, self.model or self.changed(theirs))
+
+    def unfit(self, weights: tuple[Weights, ...]) -> str:
+        """For people: which weights do not fit the user's settings of a network that is not named; empty if all do."""
+        if self.model is not None or not (others := [each.source for each in weights if not self.fits(each.model)]):
+            return ""
+        keys = [key for key in self.network if key.removeprefix("model.") not in _FREE]
+        return f"{' and '.join(others)} {'does' if len(others) == 1 else 'do'} not fit {', '.join(keys)}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +150,11 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
     if recipe.data.channels == 1:
         size = NativeSize(size.low, size.median, size.high, colour=False)
     device = device_named(recipe.device)
-    found = _weights(size, given, phase)
+    wanted = given.image_size
+    if wanted is None and isinstance(train, ArrayImages):
+        height, width = train.pixels.shape[-2:]
+        wanted = (height, width)
+    found = _weights(size, wanted, given, phase)
     return Facts(
         images=min(len(train), recipe.data.limit or len(train)),
         classes=len(data.classes),
@@ -132,24 +168,38 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
     )
 
 
-def _weights(size: NativeSize, given: Given, phase: Phase) -> Found:
+def _weights(size: NativeSize, wanted: tuple[int, int] | None, given: Given, phase: Phase) -> Found:
+    """Those to choose from. `wanted` is the (height, width) to train at; None: to be decided to suit the network."""
     if given.init is not None and given.init != FROM_SCRATCH:
         model = model_of(given.init)
         return Found(() if model is None else (Weights(given.init, model, "--init"),), "")
     if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
         return Found((), "")
-    found, missing = list(_shipped(size)), ""
+    found, missing = [each for each in _shipped(size) if _takes(each.model, wanted)], ""
     network = _network(given.model)
-    if network is not None and (size.median > SMALL or given.recipe == "finetune"):
+    # Small pictures start from ImageNet's weights only where the user asks for that network and for fine-tuning.
+    asked = given.model is not None and given.recipe == "finetune"
+    if network is not None and (asked or (size.median > SMALL and _takes(config_for(network), wanted))):
         file = weights_file(network)
         with phase(f"looking for torchvision's weights of {network}"):
             here = file.reachable()
+        model = given.model or config_for(network)
         if here:
-            model = given.model or config_for(network)
             found.insert(0, Weights(f"torchvision:{network}", model, "trained on ImageNet's photographs"))
-        else:
+        elif given.fits(model):
             missing = file.by_hand()
     return Found(tuple(found), missing)
+
+
+def _takes(model: ModelConfig, size: tuple[int, int] | None) -> bool:
+    """Whether a network can be trained at (height, width) pixels."""
+    if size is None or isinstance(model, PeerConfig):
+        return True
+    try:
+        check_size(model, *size)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _shipped(size: NativeSize) -> Iterator[Weights]:

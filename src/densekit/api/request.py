@@ -83,10 +83,22 @@ class Request:
         return not named or (self.given.recipe == "finetune" and self.given.init is None)
 
 
-def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[str, Any]) -> Given:
-    """From the arguments of `train`, and all settings by dotted key, those of its named arguments included."""
+def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[str, Any], composed: Recipe) -> Given:
+    """From the arguments of `train`, and all settings by dotted key, those of its named arguments included.
+
+    `composed` is a recipe with these settings, which has read their values.
+    """
     init = str(settings["init"] or FROM_SCRATCH) if "init" in settings else None
-    return Given(recipe, model, init, frozenset(settings))
+    return Given(
+        recipe,
+        model,
+        init,
+        frozenset(settings),
+        network={} if model else {key: value for key, value in settings.items() if key.startswith("model.")},
+        batch_size=composed.batch_size if "batch_size" in settings else None,
+        image_size=composed.data.image_size if "data.image_size" in settings else None,
+        optimizer=composed.optimizer.name if "optimizer.name" in settings else None,
+    )
 
 
 def command_of(

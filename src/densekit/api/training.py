@@ -158,7 +158,7 @@ def requested(
     first = composed(model=model, recipe=recipe or "quick")
     own = _overrides(epochs, seed, init, config, settings)
     network = first.model if model or own.keys() & {"model.name", "model.family"} else None
-    return first, Request(composed, given_by(network, recipe, own), command, ask)
+    return first, Request(composed, given_by(network, recipe, own, first), command, ask)
 
 
 @float32_default()

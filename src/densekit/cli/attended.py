@@ -1,5 +1,6 @@
 """What a person at a terminal sees first, is asked, and may stop."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +35,15 @@ def loading() -> Iterator[None]:
 
 def asking(*, yes: bool) -> Callable[[str], bool] | None:
     """What asks a question of one line. None, for a warning instead, with `yes` or where nobody is there to answer."""
-    return _confirm if not yes and sys.stdin.isatty() and sys.stderr.isatty() else None
+    return _confirm if not yes and _in_foreground() and sys.stderr.isatty() else None
+
+
+def _in_foreground() -> bool:
+    """Whether standard input is this process's to read: a shell's background job is stopped when it reads."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # it is closed, or not the terminal that controls this process
+        return False
 
 
 def _confirm(question: str) -> bool:

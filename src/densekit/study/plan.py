@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, PositiveInt, ValidationError
 
 from densekit.config import Frozen, Recipe, describe, flatten
 from densekit.engine import runs
@@ -34,10 +34,17 @@ _FILLED = (
 _FREE = ("checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 
 
+def _of_one_label(recipe: Recipe) -> Recipe:
+    """Two values of a table's column are two classes where nothing else is set, as a study compares errors."""
+    if recipe.data.binary is not None or not recipe.data.source.startswith("csv:"):
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"binary": "classes"})})
+
+
 class Arm(Frozen):
     """One of the things that are compared."""
 
-    recipe: Recipe
+    recipe: Annotated[Recipe, AfterValidator(_of_one_label)]
     """With seed 0; a run has its own."""
     series: str
     at: float | None = None

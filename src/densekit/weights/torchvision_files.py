@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import sys
 import urllib.request
@@ -40,7 +41,7 @@ class WeightsFile:
         try:
             with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
                 return bool(answer.status == 200)
-        except (OSError, ValueError):  # no network, no such host, a proxy that refuses
+        except (OSError, ValueError, http.client.HTTPException):  # no network, a proxy that answers no HTTP
             return False
 
     def fault(self) -> str:
