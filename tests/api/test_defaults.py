@@ -260,6 +260,8 @@ def test_a_batch_takes_at_most_half_of_the_memory_at_a_size_of_the_users_own() -
     decided = decide(tight, Given()).settings
     same = decide(tight, chosen(data__image_size=decided["data.image_size"])).settings
     larger = decide(tight, chosen(data__image_size=448)).settings
+    unset = decide(tight, chosen(data__image_size=None)).settings  # 224 pixels
+    assert unset["batch_size"] == decide(tight, chosen(data__image_size=224)).settings["batch_size"]
     assert larger["batch_size"] < same["batch_size"] == decided["batch_size"] < 32
 
 

@@ -231,9 +231,10 @@ def _batch(done: Decided, facts: Facts, given: Given, tuned: bool) -> int:
     """32 of few images, so that there are enough steps, else 64; less where they take more than half of the memory."""
     batch = 32 if tuned or facts.images < 5_000 else 64
     model, decided = done.model, done.settings.get("data.image_size")
-    side = given.side or (decided[0] if decided else facts.size.median)  # the last of images in memory
     if model is None:
         return batch
+    unset = _LARGEST if facts.resizable else facts.size.median
+    side = given.side or (decided[0] if decided else unset)
     plan = "shared" if isinstance(model, DenseNetConfig) else "concat"
     kept = 1.5 * _saved(model, side, plan)  # what autograd keeps, and what backward makes
     while batch > 4 and batch * kept > facts.memory / 2:
