@@ -1,5 +1,6 @@
 """--int8 says what it costs on images held out, and is refused where that is too much."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,24 @@ def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monk
     held_out = {image.permute(1, 2, 0).numpy().tobytes() for image in found[0].held_out.pixels}  # type: ignore[union-attr]
     assert len(calibrated) == len({x.numpy().tobytes() for x in found[0].train.pixels})  # type: ignore[union-attr]
     assert not calibrated & held_out
+
+
+def test_no_copy_of_an_image_held_out_is_calibrated_on(tmp_path: Path) -> None:
+    """In other data, whose splits are as somebody made them."""
+    net = write_net(tmp_path / "net", "densenet_bc_10_4", num_classes=2, image_size=16)
+    classes = ("class 0", "class 1")
+    new = tmp_path / "new"
+    write_photos(new / "test", classes=classes, count=20, size=16)
+    shutil.copytree(new / "test", new / "train")
+    card = load(net).card
+    with pytest.raises(BadData, match="all images of new to calibrate by are among those held out"):
+        samples.images_for(net, card, str(new), tmp_path, needed=True)
+    write_photos(new / "train" / "class 0", classes=("more",), count=12, size=18)
+    found = samples.images_for(net, card, str(new), tmp_path, needed=True)
+    assert found is not None
+    assert len(found.held_out) == 40
+    assert len(found.train) > 5
+    assert all(name.startswith("class 0/more/") for name in found.train.names())
 
 
 @pytest.mark.parametrize("columns", ["path,label", "picture,what"])

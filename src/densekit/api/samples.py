@@ -71,6 +71,8 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
         split = "test" if set(loaded.splits) == {"train"} else None
         chosen = to_measure(model, card, loaded, config, split, data_dir=data_dir, settings={}, dividing=True)
         train, held_out = divide(loaded, chosen.config).splits["train"], chosen.images
+        if not is_own(card, config.source):  # training never divides identical images
+            train = _without(train, held_out, loaded.name)
         real = Real(loaded, config, card.preprocessing, train, chosen.split, held_out)
         if len(held_out) < IMAGES or len(real.pixels(held_out, IMAGES)) < IMAGES:
             raise BadData(f"{loaded.name} has fewer than {IMAGES} images to compare by; name other --data")
@@ -79,6 +81,14 @@ def images_for(model: str | Path, card: ModelCard, data: str | None, data_dir: P
             raise
         return None
     return real
+
+
+def _without(train: Images, held_out: Images, name: str) -> Images:
+    """Those for calibration that are not held out under another name. Raises BadData where none is left."""
+    others = np.flatnonzero(~np.isin(train.content_hashes(), held_out.content_hashes()))
+    if not len(others):
+        raise BadData(f"all images of {name} to calibrate by are among those held out; name data with others")
+    return train.subset(others)
 
 
 def made_up(preprocessing: Preprocessing) -> Tensor:
