@@ -96,6 +96,7 @@ def test_a_stopped_run_is_resumed_to_the_same_bits_under_another_default(tmp_pat
     assert state_of(tmp_path / "cut") == state_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_export_and_an_analysis_work_under_another_default(tiny_run: Path, tmp_path: Path) -> None:
     before = torch.get_default_dtype()
     try:

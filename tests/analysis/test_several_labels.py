@@ -157,6 +157,7 @@ def test_maps_are_of_labels_that_were_found(network, test_images):
     assert kinds == [*right, *[maps.ABSENT] * (len(kinds) - len(right))]
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_into_from_all_sides(densekit, xray_run, tmp_path):
     pytest.importorskip("captum")
     status, out, err = densekit("analyse", xray_run.folder, "--images", 60, "--out", "found", "--json")

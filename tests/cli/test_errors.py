@@ -143,6 +143,7 @@ def test_a_run_folder_is_never_overwritten(densekit: Command, tmp_path: Path) ->
     assert "holds a run already" in err
 
 
+@pytest.mark.slow
 def test_a_debugger_gets_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "densekit", "train", "/no/such/folder", "--debug"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -283,6 +283,7 @@ def test_damage_is_a_bad_image_and_nothing_else(seed: int) -> None:
         decode(content.tobytes(), channels=1)
 
 
+@pytest.mark.slow
 def test_without_pydicom_one_line_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(dicom(RAMP))
     code = (

@@ -202,6 +202,7 @@ def test_what_cannot_be_loaded_is_one_line_with_the_fix(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
     from tests.faults.command import state_of, train_until
 

@@ -114,7 +114,7 @@ def test_a_default_run_that_diverges_goes_back_by_itself_and_says_so(
 ) -> None:
     """Weights that decay by more than twice their size in a step grow instead, whatever the pictures are."""
     photos = write_photos(tmp_path / "photos", count=40, size=16)
-    settings = {"optimizer.weight_decay": 50.0, "batch_size": 8, "plan": "concat"}
+    settings = {"optimizer.weight_decay": 200.0, "batch_size": 8, "plan": "concat"}
     words = {**NET, "epochs": 5, "settings": settings}
     whole = densekit.train(photos, out=tmp_path / "whole", **words)
     assert events(whole.folder) == ["start", "rollback", "finish"]

@@ -187,6 +187,7 @@ def test_tensorboard_reads_the_metrics_of_the_run(tmp_path: Path) -> None:
     assert b"densenet_bc_10_4" in events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy have to say to each other
 def test_mlflow_reads_the_metrics_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -140,7 +140,8 @@ def _workers(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str, tmp_path: Path) -> None:
     words = ("train", photos, "--model", NET, "--epochs", "2000", "--image-size", "16", "--out", "run")
     settings = ("--set", "data.workers=1", "--set", "batch_size=4", "--set", "plan=concat")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.serve.servers import MODEL, QUICK, Served, picture, served
 
+pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
 FLOODS = {

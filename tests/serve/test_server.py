@@ -206,6 +206,7 @@ def test_a_killed_worker_comes_back_and_only_what_was_with_it_is_lost(server: Se
     assert server.count("engine") == 1  # it did not measure again
 
 
+@pytest.mark.slow
 @proc
 def test_a_token_is_wanted_and_nowhere_seen(strict: Served, bearer: httpx.Client) -> None:
     with strict.client as client:
@@ -263,6 +264,7 @@ def talk(port: int, *parts: bytes | float) -> bytes:
 HEAD = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "status"),
     [
@@ -293,6 +295,7 @@ def test_slow_and_broken_clients_are_ended(
         assert sorted(json.loads(body)["error"]) == ["code", "message"]
 
 
+@pytest.mark.slow
 def test_who_does_not_read_the_answer_is_not_waited_for(strict: Served) -> None:
     path = "/docs/static/swagger-ui-bundle.js"
     with strict.client as client:
