@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from densekit import strict_json
-from densekit.cli.options import DATA, DataDir, Json, Settings, parse
+from densekit.cli.options import (
+    DATA,
+    ConfigFile,
+    DataDir,
+    ImageSize,
+    Init,
+    Json,
+    Model,
+    RecipeName,
+    Seed,
+    Settings,
+    parse,
+)
 
 if TYPE_CHECKING:
     from densekit.engine.lr_finder import RateCurve
@@ -18,23 +30,18 @@ _BAR = 30
 
 def lr(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
-    model: Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")
-    ] = None,
+    model: Model = None,
+    recipe: RecipeName = None,
     epochs: Annotated[int | None, typer.Option(help="Of the run that is planned.")] = None,
     min_lr: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-5,
     max_lr: Annotated[float, typer.Option(help="The last one; the test ends before if the loss rises.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Training steps from the first rate to the last.")] = 200,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: FILE.svg or FILE.png.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all random choices. Default: 0.")] = None,
+    seed: Seed = None,
     data_dir: DataDir = None,
-    init: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="Weights to start from: a MODEL, torchvision:NAME, timm:NAME, or none."),
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
+    init: Init = None,
+    image_size: ImageSize = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -45,9 +52,7 @@ def lr(
     from densekit.api.lr_finding import find_lr
     from densekit.cli.show import console, leads
 
-    pairs = parse(settings)
-    if image_size is not None:
-        pairs = {"data.image_size": str(image_size)} | pairs
+    pairs = parse(settings, image_size)
     curve = find_lr(
         data,
         model=model,
