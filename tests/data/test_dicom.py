@@ -341,7 +341,7 @@ def test_training_and_prediction_look_through_the_same_window(tmp_path: Path) ->
     (tmp_path / "x.csv").write_text("\n".join(rows))
     settings = {"data.window": [1300, 800], "data.image_size": 16, "data.channels": 1, "batch_size": 8}
     run = densekit.train(
-        f"csv:{tmp_path}/x.csv", model="densenet_bc_10_8", epochs=6, out=tmp_path / "run", settings=settings
+        f"csv:{tmp_path}/x.csv", model="densenet_bc_10_8", epochs=20, out=tmp_path / "run", settings=settings
     )
     classifier = densekit.load(run.folder)
     assert classifier.card.preprocessing.window == (1300, 800)
