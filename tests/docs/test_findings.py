@@ -56,7 +56,7 @@ def test_what_is_said_of_the_shipped_network_is_so() -> None:
     assert f"from {early['untrained']:.2f} to {early['mean']:.2f}" in TEXT
     assert f"{transition['untrained']:.2f} before, {transition['mean']:.2f} after" in TEXT
     assert (
-        f"({cut['transition_spread']['mean']:.2f} of them, effectively; by weight it is {transition['mean']:.2f})"
+        f"(effectively {cut['transition_spread']['mean']:.2f} of them; by weight {transition['mean']:.2f})"
         in TEXT
     )
     least, late = weight["least_to_transition"], weight["late_in_classifier"]
@@ -66,12 +66,12 @@ def test_what_is_said_of_the_shipped_network_is_so() -> None:
     assert f"{edges['missed']} of {len(edges['ranking'])} are missed" in TEXT
     order = edges["curves"][0]
     whole, eight, thirteen = (100 * order["error"][order["removed"].index(count)] for count in (0, 8, 13))
-    assert f"8 can go together for a rise of the error from {whole:.1f} to {eight:.1f} %" in TEXT
-    assert f"the next five take it to {thirteen:.0f} %" in TEXT
+    assert f"8 can be removed together for a rise of the error from {whole:.1f} to {eight:.1f} %" in TEXT
+    assert f"The next five raise it to {thirteen:.0f} %" in TEXT
     probe = dict(zip(found["probes"][0]["depths"], found["probes"][0]["accuracy"], strict=True))
     first, second, third = (100 * probe[f"block {block}, layer 6"] for block in (1, 2, 3))
-    assert f"reads {first:.0f} % at the end of the first block" in TEXT
-    assert f"{second:.0f} % at that of the second, {third:.0f} % at the last" in TEXT
+    assert f"reaches {first:.0f} % at the end of the first block" in TEXT
+    assert f"{second:.0f} % at the end of the second and {third:.0f} % at the end of the last" in TEXT
 
 
 def test_what_is_said_of_gradients_and_maps_is_so() -> None:
