@@ -32,9 +32,12 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if path.parent.name != "decisions" and path.name != "paper.md"  # whose blocks are excerpts: test_paper.py
 )
-QUICK = ("hub.md", "timm.md", "reference/python.md")
+QUICK = ("hub.md", "models.md", "timm.md", "reference/python.md")
 """Run by `make test`; the others take up to a minute each."""
-TRANSLATED = {"zh/index.md": "index.md", "zh/tutorial.md": "tutorial.md"}
+TRANSLATED = {
+    f"zh/{page}": page
+    for page in ("analyse.md", "data.md", "findings.md", "glossary.md", "index.md", "page.md", "tutorial.md")
+}
 # What makes long commands short, as in tests/docs/test_readme.py; every one of it must be in a page.
 SHORTENED = {
     "densekit train digits --model densenet_bc_22_12 --epochs 8 --out runs/first": "--epochs 1 --set data.limit=200",
@@ -47,6 +50,12 @@ SHORTENED = {
         "--epochs 1 --set data.image_size=32"
     ),
     "densekit train fashion-mnist --out runs/fashion": "--epochs 1",
+    "densekit train fashion-mnist": "--epochs 1",
+    "densekit train cifar10 --model densenet_bc_100_12 --recipe c10+": "--epochs 1 --set data.limit=8",
+    "densekit train photos --recipe finetune --init torchvision:densenet121 --model densenet121": (
+        "--epochs 1 --set data.limit=4 --set data.image_size=64"
+    ),
+    "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
     "densekit train csv:labels.csv --set data.label_columns=Cardiomegaly,Effusion,Nodule --set data.channels=1": (
         "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32 --set data.limit=16"
     ),
@@ -56,6 +65,7 @@ SHORTENED = {
     ),
     "densekit train wds:shards": "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32",
     "densekit train hf:./saved": "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32",
+    "densekit analyse fashion-mnist": "--images 8 --out a0",
     "densekit analyse runs/c10": "--images 20 --out a1",
     "densekit analyse runs/c10 --twin runs/c10-seed1 --twin runs/c10-seed2": "--images 20 --out a2",
     "densekit analyse runs/c10 --beside runs/resnet": "--images 20 --out a3",
@@ -209,6 +219,19 @@ def test_a_translation_has_the_same_commands(translation: str, original: str) ->
     assert bare(translation) == bare(original)
 
 
+@pytest.mark.parametrize(("translation", "original"), list(TRANSLATED.items()))
+def test_a_translation_has_the_names_and_numbers_of_the_original(translation: str, original: str) -> None:
+    """Settings, options, fields and files; and every number that is written with digits in a table."""
+
+    def named(page: str) -> set[str]:
+        text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        text = re.sub(r"<[^<>\n]+>", "<>", text)  # placeholders are in the reader's language
+        rows = " ".join(re.findall(r"^\|.*\|$", text, re.MULTILINE))
+        return {*re.findall(r"`[^`]+`", text), *re.findall(r"\d+(?:[.,]\d+)*", re.sub(r"\]\([^)]*\)", "", rows))}
+
+    assert named(original) - named(translation) == set()
+
+
 def test_the_reference_is_that_of_this_code() -> None:
     for name, text in reference.pages().items():
         assert (reference.DOCS / name).read_text(encoding="utf-8") == text, (
@@ -221,6 +244,7 @@ def test_what_needs_something_says_what() -> None:
     assert all(block.needs.strip() for _, block in EVERY if block.needs)
     waived = {page for page, block in EVERY if block.needs}
     known = (
-        "container.md data.md evaluate.md findings.md hub.md serve.md study.md training.md tutorial.md zh/tutorial.md"
+        "container.md data.md evaluate.md findings.md hub.md serve.md study.md training.md tutorial.md "
+        "zh/data.md zh/findings.md zh/tutorial.md"
     )
     assert waived == set(known.split())

@@ -38,17 +38,7 @@ INSTALLS = {
 # Long trainings and measurements, with what makes them short; typer takes the last of an option given twice.
 SHORTENED = {
     "densekit train path/to/photos --out runs/photos": "--epochs 1",
-    "densekit train fashion-mnist": "--epochs 1",
-    "densekit train cifar10 --model densenet_bc_100_12 --recipe c10+": "--epochs 1 --set data.limit=8",
-    "densekit train photos --recipe finetune --init torchvision:densenet121 --model densenet121": (
-        "--epochs 1 --set data.limit=4 --set data.image_size=64"
-    ),
     "densekit bench train --model densenet_bc_100_12": "--batch 2 --repeats 1 --threads 1 --plans shared",
-    "densekit train csv:xrays/labels.csv --set data.label_columns=Cardiomegaly,Effusion,Nodule --set data.channels=1": (
-        "--epochs 1 --model densenet_bc_10_4 --set data.image_size=32 --set data.limit=16"
-    ),
-    "densekit analyse fashion-mnist": "--images 8",
-    "densekit train digits --set optimizer.lr=0.05 --set augment.crop=none": "--epochs 1 --set data.limit=100",
 }
 
 
@@ -131,9 +121,8 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
 
 
 def parameters() -> Iterator[Any]:
-    long = ("densekit train fashion-mnist", "densekit analyse", "densekit bench", "densekit export")
     for block in ALL:
-        marks = (pytest.mark.slow,) if block.commands[0].startswith(long) else ()
+        marks = (pytest.mark.slow,) if block.commands[0].startswith("densekit bench") else ()
         yield pytest.param(block, id=block.commands[0][:50], marks=marks)
 
 
@@ -152,6 +141,17 @@ def test_a_block_does_what_it_says(
         else:
             assert command.startswith("densekit "), f"say in INSTALLS what is to be done about: {command}"
             run(f"{command} {SHORTENED.get(command, '')}", monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_is_read_in_a_few_minutes(readme: str) -> None:
+    assert len((ROOT / readme).read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_of_a_readme_lead_to_files(readme: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / readme).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
 
 
 def test_both_readmes_have_the_same_commands() -> None:
