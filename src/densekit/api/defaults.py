@@ -85,7 +85,7 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
         raise InvalidInput(
             "--recipe finetune needs weights to start from, and there are none"
             + (f" of {given.model.name}" if given.model else "")
-            + (f" ({unfit})" if unfit else "")
+            + (f" ({unfit or facts.excluded})" if unfit or facts.excluded else "")
             + "; name some with --init (a run or model folder, hf:OWNER/NAME, torchvision:NAME)"
             + (f", or {facts.missing}" if facts.missing else "")
         )
@@ -99,7 +99,7 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
     else:
         none = "torchvision's server does not answer" if facts.missing else _NO_WEIGHTS
-        done.add("weights", "none", (unfit or none) + better)
+        done.add("weights", "none", (unfit or facts.excluded or none) + better)
 
 
 def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | None, epochs: int) -> None:
