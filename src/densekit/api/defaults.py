@@ -59,6 +59,9 @@ def decide(facts: Facts, given: Given) -> Decided:
     done = Decided(given.recipe or "quick", given.model)
     start = _start(facts, given)
     _decide_start(done, facts, given, start)
+    if start is not None and start.source.startswith("torchvision:"):
+        reason = "those that these weights were trained with"
+        done.add("pixels", "ImageNet's mean and deviation", reason, data__normalise="imagenet")
     epochs = _epochs(facts, start)
     _decide_network(done, facts, given, start, epochs)
     if given.recipe is None:
@@ -98,7 +101,7 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
     elif not facts.few:
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
     else:
-        none = "torchvision's server does not answer" if facts.missing else _NO_WEIGHTS
+        none = "torchvision's weights could not be downloaded" if facts.missing else _NO_WEIGHTS
         done.add("weights", "none", (unfit or facts.excluded or none) + better)
 
 

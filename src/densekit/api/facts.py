@@ -21,7 +21,7 @@ from densekit.models.names import IMAGENET
 from densekit.recipes import recipe_for
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import located_model, model_folder, shipped_names
-from densekit.weights.torchvision_files import torchvision_names, weights_file
+from densekit.weights.torchvision_files import downloaded, torchvision_names, weights_file
 from densekit.words import counted
 
 SMALL = 64
@@ -189,10 +189,12 @@ def _weights(images: Images, size: NativeSize, wanted: tuple[int, int] | None, g
     # Small pictures start from ImageNet's weights only where the user asks for that network and for fine-tuning.
     asked = given.model is not None and given.recipe == "finetune"
     if network is not None and (asked or (size.median > SMALL and _takes(config_for(network), wanted))):
-        file = weights_file(network)
+        file, model = weights_file(network), given.model or config_for(network)
         with phase(f"looking for torchvision's weights of {network}"):
             here = file.reachable()
-        model = given.model or config_for(network)
+        if here and not file.cached and given.fits(model) and (asked or len(images) < FEW):
+            with phase(f"downloading torchvision's weights of {network}"):
+                here = downloaded(network)
         if here:
             found.insert(0, Weights(f"torchvision:{network}", model, "trained on ImageNet's photographs"))
         elif given.fits(model):
