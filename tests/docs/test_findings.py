@@ -55,10 +55,7 @@ def test_what_is_said_of_the_shipped_network_is_so() -> None:
     early, transition = weight["early_use"], weight["transition_spread"]
     assert f"from {early['untrained']:.2f} to {early['mean']:.2f}" in TEXT
     assert f"{transition['untrained']:.2f} before, {transition['mean']:.2f} after" in TEXT
-    assert (
-        f"(effectively {cut['transition_spread']['mean']:.2f} of them; by weight {transition['mean']:.2f})"
-        in TEXT
-    )
+    assert f"(effectively {cut['transition_spread']['mean']:.2f} of them; by weight {transition['mean']:.2f})" in TEXT
     least, late = weight["least_to_transition"], weight["late_in_classifier"]
     assert f"{least['mean']:.0%} of the layers, {least['untrained']:.0%} before".replace("%", " %") in TEXT
     assert f"{late['mean']:.1f} times the weight on the last third, {late['untrained']:.2f} before" in TEXT

@@ -11,32 +11,34 @@ from densekit.cli.options import DataDir, DataSettings, Json, parse
 
 def analyse(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a shipped model, or hf:NAME.")],
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: the data set of the model.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for page, figures and numbers. Default: below runs/.")
+        Path | None, typer.Option(help="New folder for the page, figures and numbers. Default: below runs/.")
     ] = None,
     twin: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="The same network trained with another seed; repeat it for more."),
+        typer.Option(metavar="MODEL", help="The same model trained with another seed; can be repeated."),
     ] = None,
     beside: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A trained residual network, to compare gradients and probes with."),
+        typer.Option(metavar="MODEL", help="A trained ResNet to compare gradients and probes with."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="weights, ablation, gradients, probes or maps; repeat it for more."),
+        typer.Option(metavar="PART", help="weights, ablation, gradients, probes or maps; can be repeated."),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=4, help="How many are looked at.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=4, help="Number of images. Default: 1,000, or 64 photographs.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
     data_dir: DataDir = None,
     settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Looks into a DenseNet: the paper's figure 5 and claims, measured on it.
+    """Analyse a DenseNet: figure 5 of the paper and its claims, measured on your model.
 
-    Feature reuse and what each connection is worth, gradients by layer, linear probes, class activation maps. Without
-    images of the classes it knows, only its weights.
+    Measures feature reuse, the effect of removing each connection, gradients by layer, linear probes and class
+    activation maps. Without images of the model's classes, only the weights are analysed.
     """
     from densekit.analysis.findings import as_dict
     from densekit.api.analysing import analyse as examine

@@ -15,29 +15,36 @@ def bench(
         str | None,
         typer.Argument(
             metavar="train|infer|memory|accuracy|loader|serve|chart",
-            help="What to measure. Default: the first three. accuracy: train beside torchvision. loader: read "
-            "photographs beside torchvision. serve: HTTP beside FastAPI and LitServe. chart: draw results.",
+            help="What to measure. Default: train, infer and memory. accuracy: training compared with torchvision. "
+            "loader: reading photographs, compared with torchvision. serve: HTTP, compared with FastAPI and LitServe. "
+            "chart: draw the results.",
         ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Of the results to draw. Default: results/bench.")
+        Path | None, typer.Argument(metavar="DIR", help="Folder of the results to draw. Default: results/bench.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Default: densenet_bc_100_12 and densenet121. May be given several times.")
+        list[str] | None,
+        typer.Option(help="Model to measure; can be repeated. Default: densenet_bc_100_12 and densenet121."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images at once. Default: as suits the model.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per batch. Default: depends on the model.")] = None,
     threads: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Default: one, and all. loader: workers.")
+        str | None,
+        typer.Option(metavar="N,...", help="Numbers of threads. Default: one, and all. loader: number of workers."),
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Rounds; everybody has a turn in each.")] = None,
-    plans: Annotated[str | None, typer.Option(metavar="PLAN,...", help="Of densekit. Default: all that apply.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="accuracy: how long to train. Default: 4.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds; each library is measured once per round.")] = None,
+    plans: Annotated[
+        str | None, typer.Option(metavar="PLAN,...", help="Plans of densekit to measure. Default: all that apply.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="accuracy: number of epochs. Default: 4.")] = None,
     data_dir: DataDir = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile, which takes minutes.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also measure torch.compile, which takes minutes.")
+    ] = False,
     as_json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/bench.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: results/bench.")] = None,
 ) -> None:
-    """Compares execution plans, libraries and runtimes side by side."""
+    """Compare the speed and memory of execution plans, libraries and runtimes."""
     from rich.console import Console
 
     from densekit.bench.chart import write_chart

@@ -9,7 +9,7 @@ from densekit import strict_json
 from densekit.cli.options import DATA, DataDir, DataSettings, Json, parse
 from densekit.words import counted
 
-app = typer.Typer(no_args_is_help=True, help="Looks after data sets.")
+app = typer.Typer(no_args_is_help=True, help="Inspect and convert data sets.")
 
 
 @app.command()
@@ -19,19 +19,19 @@ def check(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="What must not be in two splits, such as a patient: the first (group) in a file's name; with a / in "
-            "the pattern, in its path.",
+            help="Group that must not be in two splits, such as a patient: the first (group) of the pattern in the "
+            "file name, or in the path if the pattern contains a /.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with images.")] = None,
     data_dir: DataDir = None,
     settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Looks for what would make training on DATA wrong.
+    """Check a data set before training.
 
-    Unreadable files, duplicates within and across splits, leaking groups, wrong labels, class balance, sizes. Exits
-    with 3 where there is an error, 0 where there are only warnings.
+    Finds unreadable files, duplicates within and across splits, groups in several splits, conflicting labels,
+    unbalanced classes and unsuitable sizes. The exit status is 3 if there is an error, 0 if there are only warnings.
     """
     from densekit.api.data import check as examine
     from densekit.cli.show import console, print_check
@@ -51,16 +51,18 @@ def check(
 @app.command()
 def shard(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the shards.")],
-    shard_size: Annotated[int, typer.Option(min=1, metavar="MB", help="Megabytes of a shard, about.")] = 256,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the shards.")],
+    shard_size: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Approximate size of a shard in megabytes.")
+    ] = 256,
     data_dir: DataDir = None,
     settings: DataSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Writes DATA as tar shards of WebDataset's form, for wds:DIR.
+    """Write a data set as tar shards in the WebDataset format, for wds:DIR.
 
-    Image files are copied as they are. Splits that DATA brings are kept; what has none is divided by whoever trains on
-    the shards, as the images' bytes would have it here.
+    Image files are copied unchanged. Existing splits are kept. Data without splits are divided when a model is trained
+    on the shards, in the same way as the original files.
     """
     from densekit.api.data import shard as write
     from densekit.cli.show import console

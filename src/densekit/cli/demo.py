@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 
-def demo(out: Annotated[Path | None, typer.Option(help="A new folder. Default: runs/demo.")] = None) -> None:
-    """Trains a small DenseNet on the embedded digits, shows how well it does, predicts, and writes a report."""
+def demo(out: Annotated[Path | None, typer.Option(help="New folder for the run. Default: runs/demo.")] = None) -> None:
+    """Train a small DenseNet on the included digits, evaluate it, classify two samples, and write a report."""
     from densekit import api
     from densekit.cli.show import console, print_result
 

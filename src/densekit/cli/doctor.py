@@ -12,12 +12,12 @@ from densekit.cli.options import DataDir, Json
 
 def doctor(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run, to prove that it can be killed and resumed here.")
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder, to verify that it resumes exactly here.")
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Examines this installation; with RUN, proves that a killed run resumes to the same bits."""
+    """Check this installation; with RUN, verify that a killed run resumes bit-identically."""
     from densekit.api.doctor import examine
     from densekit.api.rehearsal import rehearse
     from densekit.cli.show import console, print_examination

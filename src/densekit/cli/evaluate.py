@@ -15,9 +15,11 @@ def evaluate(
         str,
         typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, a shipped model, or hf:NAME."),
     ],
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: what it was trained on.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Default: the data set of the model.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
-    ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average ten crops of each image.")] = False,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="Average the predictions for ten crops of each image.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(

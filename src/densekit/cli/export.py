@@ -11,30 +11,36 @@ from densekit.cli.options import DataDir, Json
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a shipped model, or hf:NAME.")],
-    out: Annotated[Path, typer.Option(help="A new folder for the files.")],
+    out: Annotated[Path, typer.Option(help="New folder for the files.")],
     formats: Annotated[
-        str, typer.Option("--format", metavar="NAMES", help="Of onnx, openvino, torch and triton, with commas.")
+        str, typer.Option("--format", metavar="NAMES", help="onnx, openvino, torch, triton; separated by commas.")
     ] = "onnx",
     preprocess: Annotated[
-        bool, typer.Option("--preprocess/--no-preprocess", help="Take bytes: scaling and normalising in the graph.")
+        bool,
+        typer.Option(
+            "--preprocess/--no-preprocess", help="Include scaling and normalisation in the graph; the input is bytes."
+        ),
     ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits; calibrated on training images.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits, calibrated on training images.")] = False,
     max_drop: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="--int8: top-1 accuracy that it may cost, as a fraction; of several labels, AUROC."
+            min=0.0,
+            max=1.0,
+            help="--int8: maximum loss of top-1 accuracy, as a fraction; for several labels, of AUROC.",
         ),
     ] = 0.01,
     calibration: Annotated[
-        int, typer.Option(min=1, metavar="N", help="--int8: training images to calibrate on.")
+        int, typer.Option(min=1, metavar="N", help="--int8: number of training images for calibration.")
     ] = 256,
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Images to compare by. Default: what it was trained on.")
+        str | None,
+        typer.Option(metavar="DATA", help="Images for the parity check. Default: the data set of the model."),
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Writes a model for other runtimes, each file proved against the network before it is kept."""
+    """Export a model to other runtimes; each file is compared with the model before it is kept."""
     from densekit import api
     from densekit.cli.show import console, print_export
 

@@ -13,34 +13,40 @@ from densekit.errors import InvalidInput
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A checkpoint: .pth, .safetensors, .h5, .keras; or a folder of timm.")
+        Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth, .safetensors, .h5, .keras) or a folder of timm.")
     ],
-    out: Annotated[Path, typer.Option(help="A new folder for the model.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The network it is of. Default: what its shapes tell.")
+        str | None, typer.Option(metavar="NAME", help="Name of the model. Default: inferred from the shapes.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The classes in order, a name a line or a JSON list.")
+        Path | None, typer.Option(metavar="FILE", help="Class names in order: one per line, or a JSON list.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="M,M,M", help="Of each channel of its training images, a pixel being 0 to 1.")
+        str | None,
+        typer.Option(metavar="M,M,M", help="Mean of each channel of the training images, for pixels from 0 to 1."),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Deviation of each channel, likewise.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Of its images, in pixels square.")] = None,
-    key: Annotated[str | None, typer.Option(help="Which network, where a file holds several.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="Standard deviation of each channel, likewise.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Size of its square input images, in pixels.")] = None,
+    key: Annotated[str | None, typer.Option(help="Which model to import if the file contains several.")] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Tensors that the network computes without, e.g. 'aux.*'.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Tensors that the model does not need, e.g. 'aux.*'; can be repeated."),
     ] = None,
-    no_head: Annotated[bool, typer.Option("--no-head", help="Without a classifier, for `train --init`.")] = False,
+    no_head: Annotated[
+        bool, typer.Option("--no-head", help="Import without the classifier, for `train --init`.")
+    ] = False,
     multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="An image may be of any number of classes: each has a sigmoid.")
+        bool, typer.Option("--multi-label", help="An image may have any number of classes (sigmoids).")
     ] = False,
     single_label: Annotated[
-        bool, typer.Option("--single-label", help="An image is of exactly one class: a softmax over all.")
+        bool, typer.Option("--single-label", help="An image has exactly one class (softmax).")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turns another library's checkpoint into a model folder."""
+    """Convert a checkpoint of another library into a model folder."""
     from densekit import api
     from densekit.cli.show import print_import
 

@@ -32,10 +32,10 @@ def lr(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
     model: Model = None,
     recipe: RecipeName = None,
-    epochs: Annotated[int | None, typer.Option(help="Of the run that is planned.")] = None,
-    min_lr: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-5,
-    max_lr: Annotated[float, typer.Option(help="The last one; the test ends before if the loss rises.")] = 10.0,
-    steps: Annotated[int, typer.Option(help="Training steps from the first rate to the last.")] = 200,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the planned run.")] = None,
+    min_lr: Annotated[float, typer.Option(help="First learning rate.")] = 1e-5,
+    max_lr: Annotated[float, typer.Option(help="Last learning rate; the test ends earlier if the loss rises.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Number of training steps from the first rate to the last.")] = 200,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: FILE.svg or FILE.png.")] = None,
     seed: Seed = None,
     data_dir: DataDir = None,
@@ -45,9 +45,9 @@ def lr(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Suggest a learning rate: train some steps at rising rates (Smith 2017). Nothing is kept.
+    """Suggest a learning rate: train some steps at rising rates (Smith 2017). No run is written.
 
-    What you leave open is decided as `densekit train` decides it.
+    Options that you leave out are chosen as by `densekit train`.
     """
     from densekit.api.lr_finding import find_lr
     from densekit.cli.show import console, leads

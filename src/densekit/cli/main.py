@@ -34,14 +34,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="DenseNet, whole: train, evaluate, predict. Start with: densekit demo",
+    help="DenseNet for PyTorch: train, evaluate, predict, export, serve. Start with: densekit demo",
 )
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(False, "--debug", help="Show a traceback with an error."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     if version:
         typer.echo(__version__)

@@ -9,32 +9,36 @@ from densekit.errors import InvalidInput
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted key, e.g. optimizer.lr=0.05."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting by its dotted key, e.g. optimizer.lr=0.05; can be repeated.",
+    ),
 ]
 DataSettings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, e.g. data.max_bad=20."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a data setting, e.g. data.max_bad=20; can be repeated."),
 ]
-Model = Annotated[str | None, typer.Option(help="A network's name; `densekit models` lists them.")]
+Model = Annotated[str | None, typer.Option(help="Name of a model; `densekit models` lists them.")]
 RecipeName = Annotated[
     str | None, typer.Option(help="quick, finetune, modern, paper, c10, c10+, c100, c100+, svhn, imagenet.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Of all random choices. Default: 0.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of all random numbers. Default: 0.")]
 Init = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help="Weights to start from: a MODEL, torchvision:NAME, timm:NAME, or none."),
+    typer.Option(metavar="SOURCE", help="Initial weights: a MODEL, torchvision:NAME, timm:NAME, or none."),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")]
-ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+ImageSize = Annotated[int | None, typer.Option(help="Resize images to a square of this many pixels.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with settings.")]
 DATA = (
-    "A data set's name, synthetic:HxWxC:CLASSES, a folder, csv:FILE, wds:PATTERN of tar shards, or hf:NAME of Hugging "
-    "Face's datasets."
+    "Name of a data set, synthetic:HxWxC:CLASSES, a folder, csv:FILE, wds:PATTERN (tar shards), or hf:NAME (Hugging "
+    "Face data sets)."
 )
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where data sets are kept. Default: $DENSEKIT_DATA, else the user's cache folder."),
+    typer.Option("--data-dir", help="Folder of data sets. Default: $DENSEKIT_DATA, else the user's cache folder."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
 
 def parse(settings: list[str] | None, image_size: int | None = None) -> dict[str, str]:

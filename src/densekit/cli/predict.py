@@ -34,31 +34,33 @@ def predict(
         list[str],
         typer.Argument(
             metavar="PATH",
-            help="Files, folders, globs, csv:FILE of a table, wds:PATTERN, hf:NAME, or - for standard input.",
+            help="Files, folders, globs, csv:FILE, wds:PATTERN, hf:NAME, or - for standard input.",
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
-    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 3,
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light.")] = False,
     table: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a table instead: a row an image, with all probabilities."),
+        typer.Option("--csv", metavar="FILE", help="Write a table with one row per image and all probabilities."),
     ] = None,
     sort_into: Annotated[
         Path | None, typer.Option("--sort-into", metavar="DIR", help="Copy each image to DIR/CLASS/.")
     ] = None,
     min_probability: Annotated[
         float | None,
-        typer.Option("--min-probability", metavar="P", help="With --sort-into: what is below goes to DIR/unsure/."),
+        typer.Option("--min-probability", metavar="P", help="With --sort-into: images below P go to DIR/unsure/."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="data.path_column and data.image_root of csv:FILE."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="data.path_column and data.image_root, for csv:FILE; data.max_pixels."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Classify images.
 
-    Goes on after an image that cannot be read, and then exits with 3.
+    Images that cannot be read are reported and skipped; the exit status is then 3.
     """
     from densekit import api
     from densekit.api.prediction_table import prediction_table

@@ -11,22 +11,24 @@ from densekit.cli.options import Json
 
 def push(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a shipped model, or hf:NAME.")],
-    to: Annotated[str, typer.Argument(metavar="hf:OWNER/NAME", help="The repository; it is made where there is none.")],
-    private: Annotated[bool, typer.Option("--private", help="Only for you and whom you let in.")] = False,
+    to: Annotated[
+        str, typer.Argument(metavar="hf:OWNER/NAME", help="The repository; it is created if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     license: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The weights' licence, in the Hub's words, e.g. apache-2.0.")
+        str | None, typer.Option(metavar="NAME", help="Licence of the weights, as the Hub names it, e.g. apache-2.0.")
     ] = None,
     dry_run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write what would be sent to this new folder, and send nothing.")
+        Path | None, typer.Option(metavar="DIR", help="Write the files to this new folder and send nothing.")
     ] = None,
     replace_card: Annotated[
-        bool, typer.Option("--replace-card", help="Write README.md anew, even if somebody edited it.")
+        bool, typer.Option("--replace-card", help="Replace README.md even if it was edited on the Hub.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Sends a model to the Hugging Face Hub, with a card that says what was measured.
+    """Push a model to the Hugging Face Hub, with a model card of what was measured.
 
-    Needs a token that may write: `hf auth login`, or HF_TOKEN.
+    Needs a token with write access: `hf auth login`, or HF_TOKEN.
     """
     from densekit import api
 

@@ -14,11 +14,11 @@ from densekit.errors import InvalidInput
 def reproduce(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="A number of the paper, such as cifar10+/densenet_bc_100_12."),
+        typer.Argument(metavar="[TARGET]", help="A published number, such as cifar10+/densenet_bc_100_12."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List all of them; with TARGET, that one.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List all published numbers, or only TARGET.")] = False,
     seeds: Seeds = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: below runs/reproduce.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs. Default: below runs/reproduce.")] = None,
     epochs: Epochs = None,
     limit: Limit = None,
     settings: Settings = None,
@@ -31,10 +31,10 @@ def reproduce(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """The paper's published numbers: lists them, or trains one and writes evidence of what came out.
+    """List the paper's published numbers, or train one and write evidence of the result.
 
-    The same command goes on where it was stopped. A shortened recipe (--epochs, --limit, --set) is tried, not
-    reproduced, and the evidence says so.
+    Repeat the same command to resume it. With a shortened recipe (--epochs, --limit, --set), the result does not count
+    as a reproduction, and the evidence says so.
     """
     from densekit.cli.show import console, print_ledger, print_reproduced
     from densekit.study.ledger import cell_for, cells

@@ -10,15 +10,15 @@ from densekit.cli.options import DataDir, Settings, parse
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped.")],
-    epochs: Annotated[int | None, typer.Option(help="Train to this many epochs instead.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a stopped run.")],
+    epochs: Annotated[int | None, typer.Option(help="Total number of epochs, to train for longer.")] = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on although the recipe or the images have changed.")
+        bool, typer.Option("--accept-changes", help="Continue although the recipe or the images have changed.")
     ] = False,
     settings: Settings = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Goes on where a run stopped."""
+    """Resume a stopped run."""
     with attended():
         with loading():
             from densekit import api

@@ -18,27 +18,33 @@ def serve(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run, a model folder, an exported file, or a shipped model.")
     ],
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all addresses.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="torch, onnxruntime or openvino. Default: the fastest that is exact."),
+        typer.Option(
+            metavar="NAME", help="torch, onnxruntime or openvino. Default: the fastest that passes the parity check."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of computing. Default: as many as are fastest.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of computing threads. Default: the fastest number.")
+    ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(help=f"A file with the token that clients have to bring. Or in the environment: {_TOKEN}."),
+        typer.Option(help=f"File with the token that clients must send. Alternatively set {_TOKEN}."),
     ] = None,
     style: Annotated[
         str,
-        typer.Option("--log", metavar="auto|text|json", help="The log's lines. auto: text in a terminal, else JSON."),
+        typer.Option("--log", metavar="auto|text|json", help="Format of the log. auto: text in a terminal, else JSON."),
     ] = "auto",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A limit, e.g. pixels=20000000; docs/serve.md has them all."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a limit, e.g. pixels=20000000; docs/serve.md lists them."
+        ),
     ] = None,
 ) -> None:
-    """Classify images over HTTP and on a web page, until stopped."""
+    """Serve a model over HTTP and on a web page."""
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise InvalidInput(f"serve needs {' and '.join(missing)}, an extra: pip install 'densekit[serve]'")

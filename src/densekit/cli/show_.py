@@ -18,16 +18,18 @@ _WORDLESS = ("ReLU", "SiLU", "GELU", "Dropout", "Identity")  # left out of the t
 
 def show_(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A network's name, a run, a model folder, or a shipped model.")
+        str, typer.Argument(metavar="MODEL", help="Name of a model, a run, a model folder, or a shipped model.")
     ],
     image_size: Annotated[
-        int | None, typer.Option(help="Of the input, in pixels square. Default: the model's.")
+        int | None, typer.Option(help="Size of the square input, in pixels. Default: the model's.")
     ] = None,
-    depth: Annotated[int | None, typer.Option(help="Levels of modules in the table. Default: all.", min=1)] = None,
-    draw: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Write a drawing of the network.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Number of module levels in the table. Default: all.", min=1)
+    ] = None,
+    draw: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Write a drawing of the model.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a network layer by layer: output shapes, parameters, MACs."""
+    """Show a model layer by layer: output shapes, parameters, MACs."""
     from densekit.api.structure import show
     from densekit.report.network_drawing import write_drawing
 

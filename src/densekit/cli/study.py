@@ -10,18 +10,22 @@ from densekit import strict_json
 from densekit.cli.options import DATA, DataDir, Json, Settings, parse
 
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")]
-Seeds = Annotated[int | None, typer.Option(min=1, metavar="N", help="Runs of each arm, with seeds 0 to N - 1.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Number of runs of each arm, with seeds 0 to N - 1.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Train on only this many images.")]
 Jobs = Annotated[
-    int | None, typer.Option(metavar="N", help="Runs side by side. Default: one for each core, or CUDA device.")
+    int | None, typer.Option(metavar="N", help="Number of parallel runs. Default: one for each core, or CUDA device.")
 ]
 Only = Annotated[
-    list[str] | None, typer.Option(metavar="ARM/SEED", help="Make only this run; repeat it for more. No report.")
+    list[str] | None, typer.Option(metavar="ARM/SEED", help="Run only this one, without a report; can be repeated.")
 ]
-Commands = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a command for each run, and run nothing.")]
+Commands = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write one command per run to a file, and run nothing.")
+]
 Slurm = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a script for sbatch, and run nothing.")]
-Gather = Annotated[bool, typer.Option("--gather", help="Only report the runs that are finished.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be run, and how long it takes.")]
+Gather = Annotated[bool, typer.Option("--gather", help="Only write the report of the finished runs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would run, and how long it takes.")]
 
 
 def study(
@@ -29,12 +33,12 @@ def study(
         str,
         typer.Argument(
             metavar="NAME",
-            help="ablation, efficiency, depth, stochastic-depth, small-data, a YAML file, or the folder of a study.",
+            help="ablation, efficiency, depth, stochastic-depth, small-data, a YAML file, or a study's folder.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/study-NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/study-NAME.")] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA} Default: the grid's own.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Of all arms. Default: the grid's own.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe of all arms. Default: the grid's own.")] = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
     limit: Limit = None,
@@ -48,9 +52,9 @@ def study(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a grid of networks with several seeds and compares them.
+    """Train a grid of models with several seeds and compare them.
 
-    The same command goes on where it was stopped, and does only what is missing.
+    Repeat the same command to resume a study; only missing runs are trained.
     """
     from densekit import api
     from densekit.cli.show import console, print_study

@@ -14,19 +14,19 @@ def train(
     model: Model = None,
     recipe: RecipeName = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder for the run. Default: below runs/.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the run. Default: below runs/.")] = None,
     seed: Seed = None,
     data_dir: DataDir = None,
     init: Init = None,
     image_size: ImageSize = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that is expensive.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before an expensive run.")] = False,
 ) -> None:
-    """Train a network, evaluate it, and write a report.
+    """Train a model, evaluate it, and write a report.
 
-    What you leave open (model, weights, image size, recipe, rate) is decided by the data and the machine; the plan says
-    what was decided, and why.
+    Options that you leave out (model, initial weights, image size, recipe, learning rate) are chosen from the data and
+    the machine. The choices and their reasons are printed before training.
     """
     pairs = parse(settings, image_size)
     with attended():
