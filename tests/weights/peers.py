@@ -236,5 +236,5 @@ PEERS = {
         wrap=lambda s: {"net": s, "acc": 95.0, "epoch": 7},
     ),
     "weiaicunzai": Peer(lambda: Double(NAMES["weiaicunzai"], blocks=(2, 3, 2, 2), classes=100)),
-    "names that nobody knows": Peer(lambda: Double(NAMES["nobody"])),
+    "unknown names": Peer(lambda: Double(NAMES["nobody"])),
 }
