@@ -1,11 +1,14 @@
 """Trained networks, plain and bottlenecked, and images to look at them with."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
+from densekit.models import DenseNet
 from densekit.weights import load_model, model_folder
 
 
@@ -32,6 +35,15 @@ def bc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(request, plain_run, bc_run):
     """(network, card): DenseNets that have learned a little."""
     return load_model(model_folder(plain_run if request.param == "plain" else bc_run))
+
+
+def zeroed(model: DenseNet, number: int, source: int, r: int) -> DenseNet:
+    """A copy whose weights for that connection are zero."""
+    model = copy.deepcopy(model)
+    block = blocks_of(model)[number]
+    with torch.no_grad():
+        block.readers[r].linear.weight[:, block.sources[source]] = 0
+    return model
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Cutting a connection is what zero weights would do, on every plan, and leaves nothing behind."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,15 +7,7 @@ import torch.nn.functional as F
 
 from densekit.analysis import ablation, answers
 from densekit.analysis.anatomy import blocks_of, go_on, without, without_edges
-
-
-def zeroed(model, number, source, r):
-    """A copy whose weights for that connection are zero."""
-    model = copy.deepcopy(model)
-    block = blocks_of(model)[number]
-    with torch.no_grad():
-        block.readers[r].linear.weight[:, block.sources[source]] = 0
-    return model
+from tests.analysis.conftest import zeroed
 
 
 @torch.no_grad()

@@ -17,12 +17,10 @@ from densekit.data.split import divide
 from densekit.engine.multi_label import MultiLabel
 from densekit.errors import BadData
 from densekit.weights import load_model, model_folder
-from tests.analysis.test_ablation import zeroed
-from tests.cli.test_errors import densekit
+from tests.analysis.conftest import zeroed
 from tests.data.xrays import FINDINGS
-from tests.report.test_report import text_of
+from tests.html_pages import text_of
 
-__all__ = ["densekit"]
 NAN = float("nan")
 
 

@@ -11,10 +11,8 @@ from densekit import analyse
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
-from tests.cli.test_errors import densekit
-from tests.report.test_report import CHROMIUM, text_of
+from tests.html_pages import CHROMIUM, text_of
 
-__all__ = ["densekit"]
 pytest.importorskip("captum")
 
 

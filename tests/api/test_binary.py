@@ -19,32 +19,13 @@ from densekit.data import load
 from densekit.engine import runs
 from densekit.engine.state import STATE_JSON, _own_sha256
 from densekit.errors import Interrupted, InvalidInput, ProofFailed, UnknownName
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
+from tests.api.tables import write_table
+from tests.conftest import Command
 from tests.faults.command import state_of
-from tests.report.test_report import text_of
-
-__all__ = ["command"]
+from tests.html_pages import text_of
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "data.channels": 1, "batch_size": 16, "plan": "concat"}
 WORDS: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2}
-
-
-def write_table(folder: Path, words: tuple[str, str] = ("0", "1"), column: str = "ill", count: int = 120) -> Path:
-    """Noise, brighter in the middle where the label is there; every third is, of 30 patients."""
-    random = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for i in range(count):
-        there = i % 3 == 0
-        pixels = random.normal(100, 25, (16, 16))
-        pixels[4:12, 4:12] += 8 * there
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
-        split = ("train", "val", "test")[max(0, i // (count // 4) - 1)]
-        rows.append(f"{i}.png,{words[there]},{split},{split}{i // 4}")
-    table = folder / "t.csv"
-    table.write_text("\n".join([f"path,{column},split,patient", *rows, ""]))
-    return table
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,7 @@ from densekit.weights.folder import read_card
 from densekit.weights.torchvision_files import weights_file
 from tests.api.made_weights import no_network, ship, torchvision_file
 from tests.cli.terminal import at_terminal
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
-from tests.conftest import write_photos
-
-__all__ = ["command"]
+from tests.conftest import Command, write_photos
 
 SHORT = ("--epochs", "1", "--out", "run")
 

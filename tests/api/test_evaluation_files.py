@@ -18,7 +18,7 @@ from densekit import Run
 from densekit.csv_cells import path_of, text_of
 from densekit.errors import BadData, InvalidInput
 from tests.conftest import spoil, write_photos
-from tests.report.test_report import text_of as words_of
+from tests.html_pages import text_of as words_of
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 HOSTILE = '=1+<i>x, "quoted"'

@@ -25,9 +25,7 @@ from densekit.bench.summary import summarise
 from densekit.bench.workload import network, read_data, write_data
 from densekit.errors import BadData, DensekitError
 from densekit.models import build
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 MODEL = "densenet_bc_10_4"
 PACKAGES = {"onnx", "onnxscript", "onnxruntime", "openvino"}

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_errors import Command, densekit
-from tests.cli.test_verbs import photo_run
-
-__all__ = ["densekit", "photo_run"]
+from tests.conftest import Command
 
 SMALL = ("--model", "densenet_bc_10_4", "--epochs", 1, "--set", "data.image_size=16", "--set", "batch_size=8")
 BYTES = os.fsdecode(b"\xb9\xb7")  # of a name that is not UTF-8

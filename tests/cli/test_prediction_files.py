@@ -18,10 +18,7 @@ from densekit.csv_cells import path_of, text_of
 from densekit.data.image_files import ImageFile
 from densekit.engine.classifier import Prediction
 from densekit.errors import BadData, BadImage
-from tests.cli.test_errors import Command, densekit
-from tests.conftest import write_photos
-
-__all__ = ["densekit"]
+from tests.conftest import Command, write_photos
 
 CLASSES = ("Unsure", "a: b?", "dog")
 ODD = ('a,"b"\nc.png', "=1+1.png", os.fsdecode(b"\xb9.png"))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL import __version__ as pillow_version
 
+from densekit.config import Preprocessing
 from densekit.data.decode import ERROR_CODES, decode
 from densekit.errors import BadImage
 
@@ -95,3 +96,8 @@ def tiff(
         table += struct.pack("<HHI", tag, kind, count) + in_place
         values += data if len(data) > 4 else b""
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + values + b"".join(pieces)
+
+
+def preprocessing() -> Preprocessing:
+    """Of colour pictures, to 6 x 6 pixels."""
+    return Preprocessing(size=(6, 6), channels=3, resize=6, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -19,7 +19,7 @@ from densekit.data.hub import ArrowImages
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.conftest import write_photos
-from tests.data.test_shards import preprocessing
+from tests.data.pictures import preprocessing
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf")
 

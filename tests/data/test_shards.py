@@ -30,6 +30,7 @@ from densekit.data.shards import ShardImages, _braces
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput
 from tests.conftest import write_photos
+from tests.data.pictures import preprocessing
 
 
 def shards(pattern: str | Path) -> DataSet:
@@ -374,10 +375,6 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(BadData, match="00002 is none of 2 classes"):
         shards(tmp_path)
-
-
-def preprocessing() -> Preprocessing:
-    return Preprocessing(size=(6, 6), channels=3, resize=6, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def test_written_shards_hold_the_same_files_and_are_divided_alike(tmp_path: Path) -> None:

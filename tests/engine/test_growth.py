@@ -20,7 +20,7 @@ from densekit.engine.state import Progress, read_checkpoint
 from densekit.errors import Diverged, InvalidInput
 from densekit.models import create_model
 from tests.conftest import write_photos
-from tests.faults.command import state_of, train_until
+from tests.faults.command import rows_of, state_of, train_until
 
 NET = {"model": "densenet_bc_10_4"}
 # Far too high a rate, in a loss that does not become infinite: batch norm keeps the activations, the head explodes.
@@ -41,10 +41,6 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 
 def events(folder: Path) -> list[str]:
     return [event["event"] for event in events_of(folder)]
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced"}, {"label_smoothing": 0}])

@@ -15,10 +15,8 @@ from densekit.cli.lr import lines
 from densekit.engine.lr_finder import RISE, RateCurve
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import cache_folder
-from tests.cli.test_errors import Command, densekit
+from tests.conftest import Command
 from tests.faults.command import run
-
-__all__ = ["densekit"]
 
 SETTINGS = {"data.limit": 600, "batch_size": 30, "plan": "concat"}
 WORDS = {"model": "densenet_bc_16_8", "settings": SETTINGS}

@@ -11,10 +11,7 @@ from sklearn.dummy import DummyClassifier
 from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.single_label import Result
 from densekit.engine.task import no_better
-from tests.cli.test_errors import Command, densekit
-from tests.conftest import write_photos
-
-__all__ = ["densekit"]
+from tests.conftest import Command, write_photos
 
 FACTS = {"model": "m", "data": "d", "split": "test", "loss": 1.0, "ece": 0.0, "reliability": [], "seconds": 0.0}
 

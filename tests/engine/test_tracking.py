@@ -13,9 +13,7 @@ from densekit.config import with_settings
 from densekit.engine import continuity, runs, tracking
 from densekit.engine.trackers import TRACKERS
 from densekit.errors import InvalidInput
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 SETTINGS: dict[str, Any] = {"data.limit": 60, "batch_size": 30}
 

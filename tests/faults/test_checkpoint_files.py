@@ -10,30 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from densekit import create_model
 from densekit.config import Preprocessing
-from densekit.engine.state import Progress, TrainState, read_checkpoint, restore_checkpoint, save_checkpoint
+from densekit.engine.state import read_checkpoint, restore_checkpoint, save_checkpoint
 from densekit.errors import BadWeights
 from densekit.models import config_for
 from densekit.weights import ModelCard
+from tests.faults.train_state import state
 
 CARD = ModelCard(
     model=config_for("densenet_bc_10_4").model_copy(update={"num_classes": 2}),
     classes=("a", "b"),
     preprocessing=Preprocessing(channels=3, size=(8, 8), resize=8, mean=(0, 0, 0), std=(1, 1, 1)),
 )
-
-
-def state(step: int) -> TrainState:
-    """After one step, with momentum; another for another number."""
-    torch.manual_seed(step)
-    model = create_model("densenet_bc_10_4", num_classes=2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return TrainState(model, model, optimizer, None, scaler, Progress(step=step))
 
 
 def traced(folder: Path, before: Callable[[str, Any], None]) -> None:

@@ -13,7 +13,7 @@ from densekit.data import load
 from densekit.data.check import check
 from densekit.data.split import divide
 from densekit.report.data_page import write_data_report
-from tests.report.test_report import CHROMIUM, HOSTILE, text_of
+from tests.html_pages import CHROMIUM, HOSTILE, text_of
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from densekit.report import mistake_maps
 from densekit.report.mistake_maps import overlay, with_maps
 from densekit.report.page import write_report
 from densekit.report.pictures import MOST, Measured, Picture
-from tests.api.test_binary import write_table
+from tests.api.tables import write_table
 
 SETTINGS = {"data.limit": 60, "batch_size": 30}
 

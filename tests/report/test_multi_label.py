@@ -14,7 +14,7 @@ from densekit.engine.multi_label import MultiLabel
 from densekit.engine.progress import Display
 from densekit.report import plots
 from densekit.report.page import write_report
-from tests.report.test_report import CHROMIUM, HOSTILE, looked_at, text_of
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +20,7 @@ from densekit.recipes import recipe_for
 from densekit.report import plots
 from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
-
-CHROMIUM = Path("/usr/bin/chromium")
-HOSTILE = '<b>x</b>"><img src=http://example.org/a.png onerror=alert(1)>'
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 
 
 def trained(run, source, **settings):
@@ -43,15 +39,6 @@ def evaluated_as(prepared, classes):
     names = (prepared.recipe.model.name, prepared.data.name, "test")
     loader, skipped = prepared.loader("test"), prepared.data.skipped
     return prepared, *evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
-
-
-def text_of(page):
-    """What a reader sees, with single spaces."""
-    parts = []
-    parser = HTMLParser()
-    parser.handle_data = parts.append
-    parser.feed(page.read_text())
-    return " ".join(" ".join(parts).split())
 
 
 @pytest.fixture(scope="module")
@@ -176,26 +163,3 @@ def test_browser_shows_it_without_a_complaint(digits):
     assert min(widths) > 0
     assert overflow <= 0  # nothing wider than a phone
     assert "digits" in heading
-
-
-def looked_at(page_file):
-    """In a browser as narrow as a phone: complaints, requests, widths of pictures, what sticks out, the heading."""
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"],
-        )
-        page = browser.new_page(viewport={"width": 420, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(page_file.as_uri(), wait_until="load")
-        widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        heading = page.inner_text("h1")
-        browser.close()
-    return complaints, requests, widths, overflow, heading

@@ -15,7 +15,7 @@ from densekit.config import Preprocessing
 from densekit.engine import Classifier
 from densekit.models import build, config_for
 from densekit.weights import ModelCard
-from tests.report.test_report import CHROMIUM, HOSTILE
+from tests.html_pages import CHROMIUM, HOSTILE
 from tests.serve.pages import Tab, bytes_of, served
 from tests.serve.servers import served as running
 

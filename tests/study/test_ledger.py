@@ -16,9 +16,6 @@ from densekit.errors import InvalidInput, UnknownName
 from densekit.models import build, config_for, model_names
 from densekit.study.builtin import BUILT_IN
 from densekit.study.ledger import ASSUMED_FLOPS, cell_for, cells
-from tests.cli.test_errors import densekit
-
-__all__ = ["densekit"]
 
 ROOT = Path(__file__).parents[2]
 TABLE_2 = """

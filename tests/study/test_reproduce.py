@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_errors import densekit
-
-__all__ = ["densekit"]
-
 # One plan, as measuring two on a network of forty layers takes seconds.
 SHORT = ("--epochs", 1, "--set", "batch_size=4", "--set", "plan=concat")
 

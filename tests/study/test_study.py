@@ -19,13 +19,10 @@ from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.study.findings import gather
 from densekit.study.grid import Options
 from densekit.study.plan import study_at
-from tests.cli.test_errors import densekit
 from tests.conftest import write_photos
 from tests.faults.command import start, state_of
-from tests.report.test_report import CHROMIUM, text_of
+from tests.html_pages import CHROMIUM, text_of
 from tests.study.conftest import here
-
-__all__ = ["densekit"]
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from densekit import import_model
 from densekit.errors import BadWeights
 from tests.weights.peers import perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 NAMES = list("abcdefg")
 CONFIG = {

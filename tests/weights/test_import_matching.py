@@ -20,9 +20,8 @@ from densekit.weights.foreign.reading import digest
 from densekit.weights.initial import start_from
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, data_parallel, monais, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 State = dict[str, Tensor]
 

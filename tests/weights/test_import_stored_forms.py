@@ -14,9 +14,8 @@ from densekit.api.importing import ImportedModel
 from densekit.errors import BadWeights
 from densekit.models import build, config_for
 from tests.weights.peers import perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -12,18 +12,13 @@ from densekit import import_model, load
 from densekit.api import export_model
 from densekit.errors import BadWeights, InvalidInput
 from densekit.export.passport import Passport
+from tests.weights.conftest import saved
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 State = dict[str, Tensor]
-
-
-def saved(state: State, folder: Path) -> Path:
-    torch.save(state, folder / "weights.pth")
-    return folder / "weights.pth"
 
 
 def outputs(count: int) -> State:

@@ -21,9 +21,8 @@ from densekit.errors import BadWeights, InvalidInput
 from densekit.models.cost import cost_of
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 ROOT = Path(__file__).parents[2]
 keras_files = pytest.importorskip("h5py", reason="h5py, of the extras keras and test, is not installed")
