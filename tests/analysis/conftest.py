@@ -9,7 +9,9 @@ import torch
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
 from densekit.models import DenseNet
-from densekit.weights import load_model, model_folder
+from densekit.weights import ModelCard, load_model, model_folder
+
+Trained = tuple[DenseNet, ModelCard]
 
 
 def _run(parent: Path, model: str) -> Path:
@@ -32,7 +34,7 @@ def bc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["plain", "bottlenecked"])
-def trained(request, plain_run, bc_run):
+def trained(request: pytest.FixtureRequest, plain_run: Path, bc_run: Path) -> Trained:
     """(network, card): DenseNets that have learned a little."""
     return load_model(model_folder(plain_run if request.param == "plain" else bc_run))
 

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 
 from densekit.analysis import ablation, answers
 from densekit.analysis.anatomy import blocks_of, go_on, without, without_edges
-from tests.analysis.conftest import zeroed
+from densekit.analysis.sample import Sample
+from tests.analysis.conftest import Trained, zeroed
 
 
 @torch.no_grad()
-def test_a_cut_is_zero_weights(trained, digits):
+def test_a_cut_is_zero_weights(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     found = ablation.ablate(model, blocks, digits)
@@ -29,7 +30,7 @@ def test_a_cut_is_zero_weights(trained, digits):
 
 @pytest.mark.parametrize("plan", ["auto", "concat", "checkpoint", "shared"])
 @torch.no_grad()
-def test_cuts_work_on_every_plan(trained, digits, plan):
+def test_cuts_work_on_every_plan(trained: Trained, digits: Sample, plan: str) -> None:
     model, _ = trained
     model.use_plan(plan)
     whole = model(digits.images)
@@ -43,7 +44,7 @@ def test_cuts_work_on_every_plan(trained, digits, plan):
 
 
 @torch.no_grad()
-def test_going_on_is_the_whole_network(trained, digits):
+def test_going_on_is_the_whole_network(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     taken = model.forward_intermediates(digits.images)[1]
     for block, maps in zip(blocks_of(model), taken, strict=True):
@@ -53,7 +54,7 @@ def test_going_on_is_the_whole_network(trained, digits):
 
 
 @torch.no_grad()
-def test_several_cuts_at_one_reader_add_up(trained, digits):
+def test_several_cuts_at_one_reader_add_up(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     edges = [(blocks[0], 0, 2), (blocks[0], 1, 2), (blocks[2], 0, 1)]
@@ -62,7 +63,7 @@ def test_several_cuts_at_one_reader_add_up(trained, digits):
         torch.testing.assert_close(model(digits.images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_curves_begin_with_the_whole_network_and_end_with_none_of_it(trained, digits):
+def test_curves_begin_with_the_whole_network_and_end_with_none_of_it(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     found = ablation.ablate(model, blocks, digits)
@@ -74,7 +75,7 @@ def test_curves_begin_with_the_whole_network_and_end_with_none_of_it(trained, di
         assert curve.error[-1] == curves[0].error[-1]
 
 
-def test_the_ranking_is_by_rise_of_the_loss(trained, digits):
+def test_the_ranking_is_by_rise_of_the_loss(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     found = ablation.ablate(model, blocks, digits)

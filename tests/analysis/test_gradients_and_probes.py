@@ -11,10 +11,11 @@ from densekit.analysis.sample import Sample
 from densekit.config import PeerConfig, ResNetConfig
 from densekit.models import config_for, create_model
 from densekit.models.cost import cost_of
+from tests.analysis.conftest import Trained
 
 
 @pytest.mark.parametrize("plan", ["auto", "checkpoint", "shared"])
-def test_gradients_are_the_same_on_every_plan(trained, digits, plan):
+def test_gradients_are_the_same_on_every_plan(trained: Trained, digits: Sample, plan: str) -> None:
     model, _ = trained
     model.use_plan("concat")
     expected = gradients.flow("net", "trained", model, digits)
@@ -24,7 +25,7 @@ def test_gradients_are_the_same_on_every_plan(trained, digits, plan):
     np.testing.assert_allclose(found.norm, expected.norm, rtol=1e-3)
 
 
-def test_a_layers_gradient_is_that_of_its_convolutions(trained, digits):
+def test_a_layers_gradient_is_that_of_its_convolutions(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = gradients.flow("net", "trained", model, digits)
@@ -42,7 +43,7 @@ def test_a_layers_gradient_is_that_of_its_convolutions(trained, digits):
     assert found.layers[-1] == "classifier"
 
 
-def test_dropout_is_off():
+def test_dropout_is_off() -> None:
     torch.manual_seed(0)
     model = create_model("densenet_10_4", dropout_rate=0.5, image_size=8)
     sample = Sample(torch.randn(4, 3, 8, 8), torch.arange(4))
@@ -50,7 +51,7 @@ def test_dropout_is_off():
 
 
 @pytest.mark.parametrize("name", ["densenet_40_12", "densenet_bc_100_12", "densenet_bc_22_12"])
-def test_the_residual_network_beside_is_as_deep(name):
+def test_the_residual_network_beside_is_as_deep(name: str) -> None:
     config = config_for(name)
     beside = gradients.matched(config, cost_of(config).depth)
     assert isinstance(beside, ResNetConfig)
@@ -58,18 +59,18 @@ def test_the_residual_network_beside_is_as_deep(name):
     assert beside.num_classes == config.num_classes
 
 
-def test_of_photographs_it_is_torchvisions():
+def test_of_photographs_it_is_torchvisions() -> None:
     config = config_for("densenet121").model_copy(update={"num_classes": 7})
     beside = gradients.matched(config, 121)
     assert isinstance(beside, PeerConfig)
     assert (beside.name, beside.num_classes) == ("resnet101", 7)
 
 
-def test_probes_find_what_a_layer_knows_and_only_that():
+def test_probes_find_what_a_layer_knows_and_only_that() -> None:
     random = np.random.default_rng(0)
     labels = torch.arange(200) % 2
 
-    def features(sample):
+    def features(sample: Sample) -> dict[str, probes.Features]:
         told = sample.targets.numpy()[:, None] + random.normal(0, 0.1, (len(sample), 1))
         return {"own": {"silent": random.normal(size=(len(sample), 3)), "telling": told}}
 
@@ -80,7 +81,7 @@ def test_probes_find_what_a_layer_knows_and_only_that():
     assert curve.position == [0.5, 1.0]
 
 
-def test_features_of_a_depth_are_the_means_of_its_maps(trained, digits):
+def test_features_of_a_depth_are_the_means_of_its_maps(trained: Trained, digits: Sample) -> None:
     model, card = trained
     blocks = blocks_of(model)
     found = probes.densenet_features(model, blocks, digits)
@@ -92,7 +93,7 @@ def test_features_of_a_depth_are_the_means_of_its_maps(trained, digits):
     assert found["own"][name].shape == (24, card.model.growth_rate)
 
 
-def test_residual_networks_are_probed_block_by_block():
+def test_residual_networks_are_probed_block_by_block() -> None:
     model = create_model("resnet_8", image_size=8, in_channels=1).eval()
     found = probes.resnet_features(model, Sample(torch.randn(5, 1, 8, 8), torch.arange(5)))["state"]
     assert [x.shape for x in found.values()] == [(5, 16), (5, 16), (5, 32), (5, 64)]

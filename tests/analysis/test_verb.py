@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from densekit import analyse
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
+from tests.conftest import Command
 from tests.html_pages import CHROMIUM, text_of
 
 pytest.importorskip("captum")
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A densenet121 that does not say what it was trained on, as imported ones do not."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "densenet121"
@@ -29,12 +31,12 @@ def imported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(tiny_run, tmp_path_factory):
+def page(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("analysis") / "found"
     return analyse(tiny_run, images=20, only=["ablation", "maps"], out=out).report
 
 
-def test_a_run_is_looked_into_from_all_sides(densekit, tiny_run, tmp_path):
+def test_a_run_is_looked_into_from_all_sides(densekit: Command, tiny_run: Path, tmp_path: Path) -> None:
     status, out, err = densekit("analyse", tiny_run, "--images", 60, "--twin", tiny_run, "--out", "found", "--json")
     assert status == 0, err
     found = json.loads(out)
@@ -58,7 +60,7 @@ def test_a_run_is_looked_into_from_all_sides(densekit, tiny_run, tmp_path):
     assert page.stat().st_size < 3_000_000
 
 
-def test_weights_alone_need_no_images(densekit, imported, tmp_path):
+def test_weights_alone_need_no_images(densekit: Command, imported: Path, tmp_path: Path) -> None:
     status, out, err = densekit("analyse", imported, "--out", "found")
     assert status == 0, err
     assert "report: found/report.html" in out
@@ -69,7 +71,7 @@ def test_weights_alone_need_no_images(densekit, imported, tmp_path):
 
 
 @pytest.mark.slow
-def test_photographs_nets_are_looked_into_with_images(densekit, imported):
+def test_photographs_nets_are_looked_into_with_images(densekit: Command, imported: Path) -> None:
     status, out, err = densekit(
         "analyse", imported, "synthetic:64x64x3:3:30", "--images", 6, "--json", "--only", "maps", "--only", "gradients"
     )
@@ -82,7 +84,7 @@ def test_photographs_nets_are_looked_into_with_images(densekit, imported):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_loads_nothing(page, scheme):
+def test_the_page_fits_a_phone_and_loads_nothing(page: Path, scheme: str) -> None:
     from playwright.sync_api import sync_playwright
 
     complaints, requests = [], []
@@ -103,7 +105,7 @@ def test_the_page_fits_a_phone_and_loads_nothing(page, scheme):
     assert min(widths) > 0
 
 
-def test_python_has_it_too(tiny_run, tmp_path):
+def test_python_has_it_too(tiny_run: Path, tmp_path: Path) -> None:
     done = analyse(tiny_run, only=["weights"], out=tmp_path / "found")
     assert done.report.is_file()
     assert done.found.edges is None
@@ -125,8 +127,15 @@ def test_python_has_it_too(tiny_run, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_looked_at_is_one_line(
-    densekit, tiny_run, plain_run, imported, tmp_path, arguments, status, words
-):
+    densekit: Command,
+    tiny_run: Path,
+    plain_run: Path,
+    imported: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     _, card = load_model(model_folder(tiny_run))
@@ -139,7 +148,9 @@ def test_what_cannot_be_looked_at_is_one_line(
     assert err.count("\n") == 1
 
 
-def test_without_captum_it_says_what_to_install(densekit, tiny_run, monkeypatch):
+def test_without_captum_it_says_what_to_install(
+    densekit: Command, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "captum", None)
     status, _, err = densekit("analyse", tiny_run)
     assert status == 2

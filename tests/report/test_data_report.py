@@ -3,6 +3,7 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import load
-from densekit.data.check import check
+from densekit.data.check import Check, check
 from densekit.data.split import divide
 from densekit.report.data_page import write_data_report
 from tests.html_pages import CHROMIUM, HOSTILE, text_of
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory):
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fault of nearly every kind, many of some, and names that would like to be markup."""
     root = tmp_path_factory.mktemp("page") / "photos"
     random = np.random.default_rng(0)
@@ -41,14 +42,14 @@ def spoilt(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(spoilt):
+def page(spoilt: Path) -> tuple[Path, Check]:
     config = DataConfig(source=str(spoilt))
     found = check(divide(load(config, spoilt, strict=False), config), config, group=r"^(\d)\.")
     write_data_report(spoilt.parent / "check.html", found, config)
     return spoilt.parent / "check.html", found
 
 
-def test_every_finding_stands_on_the_page(page):
+def test_every_finding_stands_on_the_page(page: tuple[Path, Check]) -> None:
     path, found = page
     text = text_of(path)
     assert len(found.findings) > 8
@@ -63,7 +64,7 @@ def test_every_finding_stands_on_the_page(page):
         assert words.replace("is damaged", "does not begin") in text, words
 
 
-def test_it_is_one_small_file_that_loads_nothing(page):
+def test_it_is_one_small_file_that_loads_nothing(page: tuple[Path, Check]) -> None:
     sources, tags = [], set()
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: (
@@ -78,14 +79,14 @@ def test_it_is_one_small_file_that_loads_nothing(page):
     assert page[0].stat().st_size < 1_500_000
 
 
-def test_names_are_text(page):
+def test_names_are_text(page: tuple[Path, Check]) -> None:
     content = page[0].read_text()
     assert "<b>x" not in content
     assert "<img src=http" not in content
     assert "&lt;b&gt;x&lt;_b&gt;" in content
 
 
-def test_sound_data_have_a_page_too(tmp_path):
+def test_sound_data_have_a_page_too(tmp_path: Path) -> None:
     config = DataConfig(source="synthetic:32x32x3:3:90")
     write_data_report(tmp_path / "check.html", check(divide(load(config, tmp_path), config), config), config)
     text = text_of(tmp_path / "check.html")
@@ -96,7 +97,7 @@ def test_sound_data_have_a_page_too(tmp_path):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_browser_shows_it_without_a_complaint(page, scheme):
+def test_browser_shows_it_without_a_complaint(page: tuple[Path, Check], scheme: str) -> None:
     from playwright.sync_api import sync_playwright
 
     complaints, requests = [], []

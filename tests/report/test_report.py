@@ -3,6 +3,8 @@
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from densekit.data.sets import FileImages
 from densekit.engine import fit, prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.progress import Display
-from densekit.engine.single_label import SingleLabel
+from densekit.engine.setup import Prepared
+from densekit.engine.single_label import Records, Result, SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots
@@ -22,8 +25,11 @@ from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
 from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 
+Trained = tuple[Path, Prepared, Result, Records]
+"""The folder of a run, what it trained, and its evaluation."""
 
-def trained(run, source, **settings):
+
+def trained(run: Path, source: str, **settings: Any) -> Trained:
     """(run, prepared, result, records) after one small epoch."""
     recipe = recipe_for("quick", source, config_for("densenet_bc_22_12"))
     changes = {"epochs": 1, "data.limit": 64, "model.blocks": [1, 1]}
@@ -33,7 +39,7 @@ def trained(run, source, **settings):
     return run, prepared, *fit(prepared, run, Display(Console(file=io.StringIO())))
 
 
-def evaluated_as(prepared, classes):
+def evaluated_as(prepared: Prepared, classes: tuple[str, ...]) -> tuple[Prepared, Result, Records]:
     """The same network and images under other class names."""
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
@@ -42,11 +48,11 @@ def evaluated_as(prepared, classes):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(tmp_path_factory.mktemp("digits") / "run", "digits")
 
 
-def test_page_and_plots_are_written(digits):
+def test_page_and_plots_are_written(digits: Trained) -> None:
     page = write_report(*digits)
     assert page == digits[0] / "report.html"
     names = {path.stem for path in (digits[0] / "plots").iterdir()}
@@ -54,7 +60,7 @@ def test_page_and_plots_are_written(digits):
     assert page.stat().st_size < 1_000_000  # opens at once on a phone
 
 
-def test_numbers_on_the_page_are_the_results(digits):
+def test_numbers_on_the_page_are_the_results(digits: Trained) -> None:
     result = digits[2]
     text = text_of(write_report(*digits))
     for words in (
@@ -71,7 +77,7 @@ def test_numbers_on_the_page_are_the_results(digits):
         assert words in text, words
 
 
-def test_nothing_is_loaded_from_anywhere(digits):
+def test_nothing_is_loaded_from_anywhere(digits: Trained) -> None:
     page = write_report(*digits).read_text()
     sources = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"')\s>]+)""", page)
     assert len(sources) > 16
@@ -79,7 +85,7 @@ def test_nothing_is_loaded_from_anywhere(digits):
     assert "<script" not in page
 
 
-def test_class_names_are_text(digits):
+def test_class_names_are_text(digits: Trained) -> None:
     run, prepared, *_ = digits
     page = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789"))).read_text()
     assert "<b>x</b>" not in page
@@ -87,7 +93,7 @@ def test_class_names_are_text(digits):
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_names_that_matplotlib_cannot_write_become_numbers(digits):
+def test_names_that_matplotlib_cannot_write_become_numbers(digits: Trained) -> None:
     """A missing glyph is a warning and an empty box; $...$ would be set as a formula, or fail as one."""
     run, prepared, *_ = digits
     prepared, result, records = evaluated_as(prepared, ("数字", "$\\frac{$", "a" * 60, *"3456789"))
@@ -106,7 +112,7 @@ def test_names_that_matplotlib_cannot_write_become_numbers(digits):
         ("synthetic:8x8x3:100:400", {"data__limit": "null"}),
     ],
 )
-def test_any_data_has_a_report(tmp_path, source, settings):
+def test_any_data_has_a_report(tmp_path: Path, source: str, settings: dict[str, Any]) -> None:
     run, prepared, result, records = trained(tmp_path / "a run", source, **settings)
     text = text_of(write_report(run, prepared, result, records))
     classes = len(prepared.data.classes)
@@ -116,7 +122,7 @@ def test_any_data_has_a_report(tmp_path, source, settings):
     assert f"predict '{run}' photo.jpg" in text  # a path with a space is quoted for the shell
 
 
-def test_folder_of_photographs_with_a_bad_file(tmp_path):
+def test_folder_of_photographs_with_a_bad_file(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for name in ("cats & <dogs>", "others"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -140,20 +146,20 @@ def test_folder_of_photographs_with_a_bad_file(tmp_path):
     assert page.read_text().count("data:image/jpeg") == 2 * (len(images) - 1)  # and its map
 
 
-def test_wilson_interval():
+def test_wilson_interval() -> None:
     """Newcombe 1998, table I: 81 of 263 and 0 of 20."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-def test_confused_pairs_come_commonest_first(digits):
+def test_confused_pairs_come_commonest_first(digits: Trained) -> None:
     result = replace(digits[2], confusion=[[5, 1, 0], [0, 9, 4], [0, 0, 2]], per_class=digits[2].per_class[:3])
     pairs = [(pair["true"], pair["predicted"], pair["count"]) for pair in confused_pairs(result)]
     assert pairs == [("1", "2", 4), ("0", "1", 1)]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_browser_shows_it_without_a_complaint(digits):
+def test_browser_shows_it_without_a_complaint(digits: Trained) -> None:
     run, prepared, *_ = digits
     page_file = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789")))
     complaints, requests, widths, overflow, heading = looked_at(page_file)
