@@ -10,6 +10,7 @@ from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
 from densekit.models import DenseNet
 from densekit.weights import ModelCard, load_model, model_folder
+from tests.narrow import expect_type
 
 Trained = tuple[DenseNet, ModelCard]
 
@@ -33,10 +34,16 @@ def bc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _run(tmp_path_factory.mktemp("runs"), "densenet_bc_16_6")
 
 
+def densenet_in(run: Path) -> Trained:
+    """The network of a run, which must be a DenseNet."""
+    model, card = load_model(model_folder(run))
+    return expect_type(model, DenseNet), card
+
+
 @pytest.fixture(params=["plain", "bottlenecked"])
 def trained(request: pytest.FixtureRequest, plain_run: Path, bc_run: Path) -> Trained:
     """(network, card): DenseNets that have learned a little."""
-    return load_model(model_folder(plain_run if request.param == "plain" else bc_run))
+    return densenet_in(plain_run if request.param == "plain" else bc_run)
 
 
 def zeroed(model: DenseNet, number: int, source: int, r: int) -> DenseNet:

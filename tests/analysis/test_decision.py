@@ -13,9 +13,11 @@ from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.decision import decide, has_maps, has_reuse
 from densekit.analysis.sample import Sample
-from densekit.models import DenseNet, create_model
+from densekit.models import DenseNet, ResNet, create_model
+from densekit.models.densenet import DenseBlock, DenseLayer
 from densekit.weights import load_model, model_folder
 from tests.analysis.conftest import Trained
+from tests.narrow import expect_type
 
 
 @pytest.fixture
@@ -29,13 +31,13 @@ def features_by_hand(model: DenseNet, image: Tensor) -> NDArray[np.float64]:
     x = image.double()
     model = model.double()
     for module in model.features:
-        if not hasattr(module, "plan"):
+        if not isinstance(module, DenseBlock):
             x = module(x)
             continue
         for layer in module.values():
-            y = layer.conv1(layer.norm1(x).relu())
-            if layer.bottleneck:
-                y = layer.conv2(layer.norm2(y).relu())
+            y = layer.get_submodule("conv1")(layer.get_submodule("norm1")(x).relu())
+            if expect_type(layer, DenseLayer).bottleneck:
+                y = layer.get_submodule("conv2")(layer.get_submodule("norm2")(y).relu())
             x = torch.cat((x, y), 1)
     return x.relu()[0].numpy()
 
@@ -45,7 +47,7 @@ def test_the_map_is_the_weights_times_the_last_maps_and_its_mean_the_logit(train
     decision = decide(model, image)
     logits = model(image)[0].detach().numpy()
     features = features_by_hand(model, image)
-    weight, bias = (p.detach().double().numpy() for p in (model.classifier.weight, model.classifier.bias))
+    weight, bias = (p.detach().double().numpy() for p in model.get_submodule("classifier").parameters())
     for index in range(10):
         by_hand = sum(weight[index, c] * features[c] for c in range(len(features)))
         np.testing.assert_allclose(decision.map_of(index), by_hand, rtol=1e-4, atol=1e-5)
@@ -68,7 +70,7 @@ def test_the_parts_of_a_score_are_what_it_loses_without_each_source(trained: Tra
             cut[channels] = 0
             lost = (whole - model.forward_head(cut[None])[0])[index].item()
             assert part == pytest.approx(lost, rel=1e-4, abs=1e-5)
-        total = parts.sum() + model.classifier.bias[index].item()
+        total = parts.sum() + model.get_parameter("classifier.bias")[index].item()
         assert total == pytest.approx(decision.logits[index], rel=1e-6)
 
 
@@ -86,7 +88,8 @@ def test_reuse_of_an_image_is_what_hooks_see(trained: Trained, image: Tensor, pl
 
 
 def test_reuse_without_a_transitions_relu(image: Tensor) -> None:
-    model = create_model("densenet_bc_10_8", in_channels=1, image_size=8, transition_relu=False).eval()
+    made = create_model("densenet_bc_10_8", in_channels=1, image_size=8, transition_relu=False)
+    model = expect_type(made, DenseNet).eval()
     expected = reuse.by_activation(model, blocks_of(model), Sample(image, torch.zeros(1, dtype=torch.int64)))
     for a, b in zip(decide(model, image).reuse, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -123,7 +126,7 @@ def test_explaining_disturbs_no_other_thread(trained: Trained, image: Tensor) ->
 
 
 def test_a_resnet_has_maps_but_no_reuse(image: Tensor) -> None:
-    model = create_model("resnet_20", in_channels=1, image_size=8).eval()
+    model = expect_type(create_model("resnet_20", in_channels=1, image_size=8), ResNet).eval()
     assert has_maps(model)
     assert not has_reuse(model)
     decision = decide(model, image)

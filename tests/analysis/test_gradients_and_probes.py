@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from densekit.analysis import gradients, probes
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
-from densekit.config import PeerConfig, ResNetConfig
-from densekit.models import config_for, create_model
+from densekit.config import DenseNetConfig, PeerConfig, ResNetConfig
+from densekit.models import ResNet, config_for, create_model
 from densekit.models.cost import cost_of
 from tests.analysis.conftest import Trained
+from tests.narrow import expect_type, not_none
 
 
 @pytest.mark.parametrize("plan", ["auto", "checkpoint", "shared"])
@@ -33,9 +34,9 @@ def test_a_layers_gradient_is_that_of_its_convolutions(trained: Trained, digits:
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)  # the network is a guest
     model.train()
     F.cross_entropy(model(digits.images), digits.targets).backward()
-    layer = model.features.denseblock2.denselayer1
+    layer = model.get_submodule("features.denseblock2.denselayer1")
     weights = [p for name, p in layer.named_parameters() if "conv" in name]
-    norm = torch.cat([w.grad.flatten() for w in weights]).norm().item()
+    norm = torch.cat([not_none(w.grad).flatten() for w in weights]).norm().item()
     at = found.layers.index("denseblock2.denselayer1")
     assert found.norm[at] == pytest.approx(norm, rel=1e-3)
     assert found.rms[at] == pytest.approx(norm / sum(w.numel() for w in weights) ** 0.5, rel=1e-3)
@@ -52,7 +53,7 @@ def test_dropout_is_off() -> None:
 
 @pytest.mark.parametrize("name", ["densenet_40_12", "densenet_bc_100_12", "densenet_bc_22_12"])
 def test_the_residual_network_beside_is_as_deep(name: str) -> None:
-    config = config_for(name)
+    config = expect_type(config_for(name), DenseNetConfig)
     beside = gradients.matched(config, cost_of(config).depth)
     assert isinstance(beside, ResNetConfig)
     assert abs(beside.depth - cost_of(config).depth) <= 3
@@ -60,7 +61,7 @@ def test_the_residual_network_beside_is_as_deep(name: str) -> None:
 
 
 def test_of_photographs_it_is_torchvisions() -> None:
-    config = config_for("densenet121").model_copy(update={"num_classes": 7})
+    config = expect_type(config_for("densenet121"), DenseNetConfig).model_copy(update={"num_classes": 7})
     beside = gradients.matched(config, 121)
     assert isinstance(beside, PeerConfig)
     assert (beside.name, beside.num_classes) == ("resnet101", 7)
@@ -72,7 +73,8 @@ def test_probes_find_what_a_layer_knows_and_only_that() -> None:
 
     def features(sample: Sample) -> dict[str, probes.Features]:
         told = sample.targets.numpy()[:, None] + random.normal(0, 0.1, (len(sample), 1))
-        return {"own": {"silent": random.normal(size=(len(sample), 3)), "telling": told}}
+        silent = random.normal(size=(len(sample), 3))
+        return {"own": {"silent": silent.astype(np.float32), "telling": told.astype(np.float32)}}
 
     train = Sample(torch.zeros(200, 1, 1, 1), labels)
     (curve,) = probes.probe("net", features, train, train)
@@ -90,11 +92,11 @@ def test_features_of_a_depth_are_the_means_of_its_maps(trained: Trained, digits:
     channels = blocks[1].sources[1]
     np.testing.assert_allclose(found["own"][name], maps[:, channels].mean((2, 3)).detach(), atol=1e-5)
     np.testing.assert_allclose(found["state"][name], maps[:, : channels.stop].mean((2, 3)).detach(), atol=1e-5)
-    assert found["own"][name].shape == (24, card.model.growth_rate)
+    assert found["own"][name].shape == (24, expect_type(card.model, DenseNetConfig).growth_rate)
 
 
 def test_residual_networks_are_probed_block_by_block() -> None:
-    model = create_model("resnet_8", image_size=8, in_channels=1).eval()
+    model = expect_type(create_model("resnet_8", image_size=8, in_channels=1), ResNet).eval()
     found = probes.resnet_features(model, Sample(torch.randn(5, 1, 8, 8), torch.arange(5)))["state"]
     assert [x.shape for x in found.values()] == [(5, 16), (5, 16), (5, 32), (5, 64)]
 

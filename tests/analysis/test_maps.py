@@ -8,15 +8,15 @@ import torch
 
 from densekit.analysis import maps
 from densekit.analysis.sample import Sample
-from densekit.weights import load_model, model_folder, read_card
-from tests.analysis.conftest import Trained
+from densekit.weights import model_folder, read_card
+from tests.analysis.conftest import Trained, densenet_in
 
 pytest.importorskip("captum")
 
 
 @pytest.fixture
 def network(tiny_run: Path) -> Trained:
-    return load_model(model_folder(tiny_run))
+    return densenet_in(tiny_run)
 
 
 @torch.no_grad()
@@ -25,7 +25,10 @@ def test_the_last_maps_give_zhous_class_activation_map(network: Trained, digits:
     classes = torch.arange(24) % 10
     found = maps.grad_cam(model, digits.images, classes)
     features = model.forward_features(digits.images)
-    expected = torch.einsum("nc,nchw->nhw", model.classifier.weight[classes], features) / features[0, 0].numel()
+    expected = (
+        torch.einsum("nc,nchw->nhw", model.get_parameter("classifier.weight")[classes], features)
+        / features[0, 0].numel()
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -47,7 +50,7 @@ def test_captum_can_watch_a_layer_inside_a_block(network: Trained, digits: Sampl
 
     model, _ = network
     model.use_plan("concat")
-    layer = model.features.denseblock2.denselayer1.conv2
+    layer = model.get_submodule("features.denseblock2.denselayer1.conv2")
     whole, target = model(digits.images), torch.arange(24) % 10
     wanted = [
         LayerGradCam(model, layer).attribute(digits.images, target=target),

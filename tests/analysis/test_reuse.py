@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample, untrained
+from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
-from densekit.models import create_model
+from densekit.models import DenseNet, create_model
 from tests.analysis.conftest import Trained
+from tests.narrow import expect_type
 
 
 def independent(
@@ -32,7 +34,8 @@ def independent(
 
 def test_the_matrix_is_the_papers(trained: Trained) -> None:
     model, card = trained
-    config, entering = card.model, card.model.stem_channels
+    config = expect_type(card.model, DenseNetConfig)
+    entering = config.stem_channels
     for block in blocks_of(model):
         layers, last = config.blocks[block.number - 1], block.number == len(config.blocks)
         follower = "classifier" if last else f"features.transition{block.number}.conv"
@@ -98,7 +101,7 @@ def test_the_control_is_normalised(tiny_run: Path, digits: Sample) -> None:
     """With running statistics of zeros and ones, deep maps of an untrained network would be anything."""
     from densekit.weights import model_folder, read_card
 
-    control = untrained(read_card(model_folder(tiny_run)), digits)
+    control = expect_type(untrained(read_card(model_folder(tiny_run)), digits), DenseNet)
     normalised = control.features(digits.images)
     assert normalised.mean().abs() < 0.05
     assert (normalised.std((0, 2, 3)) - 1).abs().median() < 0.1

@@ -18,26 +18,27 @@ from densekit.data import load
 from densekit.data.split import divide
 from densekit.engine.multi_label import MultiLabel
 from densekit.errors import BadData
-from densekit.weights import load_model, model_folder
-from tests.analysis.conftest import Trained, zeroed
+from tests.analysis.conftest import Trained, densenet_in, zeroed
 from tests.conftest import Command
 from tests.data.xrays import FINDINGS
 from tests.html_pages import text_of
+from tests.narrow import not_none
 
 NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
 def network(xray_run: Run) -> Trained:
-    return load_model(model_folder(xray_run.folder))
+    return densenet_in(xray_run.folder)
 
 
 @pytest.fixture(scope="module")
 def test_images(network: Trained) -> tuple[Sample, int]:
     """Every test image, as an analysis draws it, and how many there are."""
     _, card = network
-    images = divide(load(card.data, None), card.data).splits["test"]
-    return draw(images, card.preprocessing, 10_000, torch.device("cpu"), card.data.max_pixels), len(images)
+    data = not_none(card.data)
+    images = divide(load(data, Path()), data).splits["test"]
+    return draw(images, card.preprocessing, 10_000, torch.device("cpu"), data.max_pixels), len(images)
 
 
 def test_an_images_loss_is_the_mean_over_the_labels_that_are_known() -> None:
@@ -59,10 +60,11 @@ def test_images_of_which_no_label_is_known_are_left_out(network: Trained, test_i
     sample, available = test_images
     assert 0 < len(sample) <= available
     assert not sample.targets.isnan().all(1).any()
-    images = divide(load(card.data, None), card.data).splits["test"].subset(np.arange(5))
+    data = not_none(card.data)
+    images = divide(load(data, Path()), data).splits["test"].subset(np.arange(5))
     images.labels[:] = NAN
     with pytest.raises(BadData, match="no label"):
-        draw(images, card.preprocessing, 5, torch.device("cpu"), card.data.max_pixels)
+        draw(images, card.preprocessing, 5, torch.device("cpu"), data.max_pixels)
 
 
 @torch.no_grad()
@@ -105,7 +107,9 @@ def test_gradients_are_those_of_training(network: Trained, test_images: tuple[Sa
     model = copy.deepcopy(model).train()
     task = MultiLabel(card.classes)
     (task.loss(model(sample.images), sample.targets) / (len(sample) * len(card.classes))).backward()
-    assert found.norm[-1] == pytest.approx(model.classifier.weight.grad.norm().item(), rel=1e-3)
+    assert found.norm[-1] == pytest.approx(
+        not_none(model.get_parameter("classifier.weight").grad).norm().item(), rel=1e-3
+    )
 
 
 def test_probes_find_what_a_layer_knows_and_only_that() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_photographs_nets_are_looked_into_with_images(densekit: Command, importe
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_loads_nothing(page: Path, scheme: str) -> None:
+def test_the_page_fits_a_phone_and_loads_nothing(page: Path, scheme: Literal["light", "dark"]) -> None:
     from playwright.sync_api import sync_playwright
 
     complaints, requests = [], []

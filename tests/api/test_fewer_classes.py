@@ -9,9 +9,11 @@ import pytest
 import densekit
 from densekit.config import DataConfig
 from densekit.data import load
+from densekit.engine.classifier import Prediction
 from densekit.errors import BadData
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS, write_xrays
+from tests.narrow import expect_type, not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 
@@ -33,7 +35,8 @@ def test_a_subset_of_the_classes_is_measured_over_all_of_the_models(
     classifier = densekit.load(run)
     paths = sorted(new.rglob("*.png"))
     right = [
-        p.top(1)[0]["class"] == path.parent.name for path, p in zip(paths, classifier.predict_each(paths), strict=True)
+        expect_type(each, Prediction).top(1)[0]["class"] == path.parent.name
+        for path, each in zip(paths, classifier.predict_each(paths), strict=True)
     ]
     assert result.top1 == pytest.approx(sum(right) / len(right))
     rows = {row["class"]: row for row in result.per_class}
@@ -48,7 +51,7 @@ def test_an_unknown_class_is_still_an_error(run: Path, tmp_path: Path) -> None:
 
 
 def test_training_images_are_known_among_fewer_classes(run: Path, tmp_path: Path) -> None:
-    source = Path(densekit.load(run).card.data.source)  # type: ignore[union-attr]
+    source = Path(not_none(densekit.load(run).card.data).source)
     for name in ("cat", "dog"):
         shutil.copytree(source / name, tmp_path / "part" / name)
     rows = [line.split(",") for line in (run / "split.csv").read_text().splitlines()[1:]]

@@ -14,6 +14,7 @@ from densekit.api.training import compose
 from densekit.errors import BadData, DensekitError, InvalidInput
 from tests.conftest import write_photos
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
+from tests.narrow import not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 NET = "densenet_bc_10_4"
@@ -87,8 +88,8 @@ def test_any_split_can_be_chosen_and_all_are_put_together(run: Path, tmp_path: P
         write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=3 + number, size=50 + number)
     counts = {split: densekit.evaluate(run, tmp_path / "new", split=split) for split in ("train", "val", "test", "all")}
     assert {split: result.count for split, result in counts.items()} == {"train": 6, "val": 8, "test": 10, "all": 24}
-    right = sum(counts[split].top1 * counts[split].count for split in ("train", "val", "test"))
-    assert counts["all"].top1 * 24 == pytest.approx(right)
+    right = sum(not_none(counts[split].top1) * counts[split].count for split in ("train", "val", "test"))
+    assert not_none(counts["all"].top1) * 24 == pytest.approx(right)
     with pytest.raises(InvalidInput, match="unknown split"):
         densekit.evaluate(run, tmp_path / "new", split="holdout")
 

@@ -44,7 +44,7 @@ def test_every_mode_gives_the_channels_asked_for(mode: str, channels: int) -> No
 
 
 @pytest.mark.parametrize("channels", [0, 2, 5, "RGB"])
-def test_other_channels_are_wrong_usage(channels: int | str) -> None:
+def test_other_channels_are_wrong_usage(channels: Any) -> None:
     with pytest.raises(InvalidInput, match="1 is grey"):
         decode(b"", channels=channels)
 
@@ -99,7 +99,8 @@ def test_all_eight_orientations_give_the_upright_picture(orientation: int, file_
     stored = scene().transpose(TURNS[orientation]) if orientation > 1 else scene()
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WebP": {"lossless": True}}.get(file_format, {})
+    lossless: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WebP": {"lossless": True}}
+    options = lossless.get(file_format, {})
     upright = decode(encoded(stored, file_format, exif=exif, **options)).image
     difference = np.abs(np.asarray(upright, int) - np.asarray(scene(), int)) if upright.size == (24, 16) else None
     assert difference is not None

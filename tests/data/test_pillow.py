@@ -253,7 +253,12 @@ def test_the_limit_of_pillow_neither_refuses_nor_changes(file_format: str, monke
 def test_an_ordinary_decode_does_not_touch_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     limit, seen = Image.MAX_IMAGE_PIXELS, []
     load = Image.Image.load
-    monkeypatch.setattr(Image.Image, "load", lambda image: seen.append(Image.MAX_IMAGE_PIXELS) or load(image))
+
+    def watched(image: Image.Image) -> Any:
+        seen.append(Image.MAX_IMAGE_PIXELS)
+        return load(image)
+
+    monkeypatch.setattr(Image.Image, "load", watched)
     decode(encoded(scene(), "PNG"))
     assert set(seen) == {limit}
 

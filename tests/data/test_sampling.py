@@ -1,6 +1,7 @@
 """Balanced sampling: equally many images of each class, and every repetition augmented for itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,11 @@ def test_files_are_drawn_and_augmented_as_arrays_are_whatever_the_workers(tmp_pa
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    words = {"model": "densenet_bc_10_4", "epochs": 2, "settings": {"sampling": "balanced", "data.limit": 120}}
+    words: dict[str, Any] = {
+        "model": "densenet_bc_10_4",
+        "epochs": 2,
+        "settings": {"sampling": "balanced", "data.limit": 120},
+    }
     whole = train("digits", out=tmp_path / "whole", **words)
     train_until(3, "digits", out=tmp_path / "run", **words)
     resume(tmp_path / "run")

@@ -14,11 +14,15 @@ from densekit.data import load
 from densekit.data.sets import ArrayImages, DataSet, FileImages, groups_of
 from densekit.data.split import _keys, divide, hold_out
 from densekit.errors import BadData
+from tests.narrow import expect_type
 
 
 def contents(source: Path) -> dict[str, set[bytes]]:
     data = divide(load(DataConfig(source=str(source)), Path()), DataConfig(source=str(source), val_fraction=0.3))
-    return {name: {path.read_bytes() for path in images.paths} for name, images in data.splits.items()}
+    return {
+        name: {path.read_bytes() for path in expect_type(images, FileImages).paths}
+        for name, images in data.splits.items()
+    }
 
 
 def test_renaming_and_adding_files_moves_no_other_file(photos: Path, tmp_path: Path) -> None:

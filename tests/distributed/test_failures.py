@@ -15,6 +15,7 @@ from tests.faults.command import ENVIRONMENT, command, finish, rows_of, run, sta
 
 pytestmark = pytest.mark.slow
 
+LONG_VALIDATION = ("--set", "data.val_fraction=0.8", "--set", "batch_size=100")
 ARGUMENTS = (
     "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "6", "--out", "run",
     "--set", "data.limit=600", "--set", "batch_size=32", "--set", "checkpoint.every_steps=5",
@@ -93,8 +94,7 @@ def test_without_their_torchrun_the_processes_end_and_the_run_can_go_on(tmp_path
 
 
 def test_a_stop_during_validation_comes_back_to_it(tmp_path: Path) -> None:
-    words = ("train", "synthetic:16x16x1:4:6000", *ARGUMENTS[2:4], "--epochs", "2", "--out", "run")
-    words += ("--set", "data.val_fraction=0.8", "--set", "batch_size=100")
+    words = ("train", "synthetic:16x16x1:4:6000", *ARGUMENTS[2:4], "--epochs", "2", "--out", "run", *LONG_VALIDATION)
     (tmp_path / "whole").mkdir()
     run(*words, folder=tmp_path / "whole", ranks=2)
     process = start(*words, folder=tmp_path, ranks=2)

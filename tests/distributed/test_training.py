@@ -13,14 +13,26 @@ from tests.faults.command import finish, rows_of, run, start
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--set", "batch_size=50")
-ARGUMENTS += ("--set", "data.limit=330")  # the last batch is not divided evenly
+ARGUMENTS = (
+    "train",
+    "digits",
+    "--model",
+    "densenet_bc_10_4",
+    "--epochs",
+    "3",
+    "--set",
+    "batch_size=50",
+    "--set",
+    "data.limit=330",
+)
+"""The last batch is not divided evenly."""
 
 
 @pytest.mark.parametrize("plan", ["concat", "shared"])
 def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> None:
-    arguments = ("train", "synthetic:8x8x3:4:430", *ARGUMENTS[2:], "--set", f"plan={plan}")
-    arguments += ("--set", "data.stratify=false")  # with images of which none is on that corner in the first epoch
+    # Not stratified: images of which none is on the ReLU's corner in the first epoch.
+    settings = ("--set", f"plan={plan}", "--set", "data.stratify=false")
+    arguments = ("train", "synthetic:8x8x3:4:430", *ARGUMENTS[2:], *settings)
     for ranks in (1, 2):
         run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
     for one, two in zip(rows_of(tmp_path / "by-1"), rows_of(tmp_path / "by-2"), strict=True):

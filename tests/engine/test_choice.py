@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 import densekit
 from densekit import ops
 from densekit.api.training import compose
+from densekit.data.sets import FileImages
 from densekit.engine import choice, forecast_of, prepare
+from densekit.engine.setup import Prepared
 from densekit.errors import BadData
 from densekit.models.cost import cost_of
+from tests.narrow import expect_type
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +68,10 @@ def test_a_damaged_cache_is_measured_again(tmp_path: Path, cache: Path, content:
 def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that each plan is said to take."""
     seconds = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
-    measured = lambda prepared, images, plans: {plan: seconds[plan] for plan in plans}  # noqa: E731
+
+    def measured(prepared: Prepared, images: torch.Tensor, plans: Sequence[str]) -> dict[str, float]:
+        return {plan: seconds[plan] for plan in plans}
+
     monkeypatch.setattr(choice, "_seconds_per_image", measured)
     return seconds
 
@@ -156,7 +163,7 @@ def test_the_reason_names_all_other_plans() -> None:
 def test_a_first_batch_without_a_readable_image_is_passed_over(photos: Path, tmp_path: Path) -> None:
     settings = {"data.image_size": 16, "batch_size": 2, "data.max_bad": 2}
     prepared = prepare(compose(str(photos), model="densenet_bc_10_4", settings=settings), tmp_path)
-    train = prepared.data.splits["train"]
+    train = expect_type(prepared.data.splits["train"], FileImages)
     for i in next(prepared.loader("train", prepared.recipe.augment).epoch(0)).samples.tolist():
         train.paths[i].write_bytes(b"no picture")
     assert len(choice._first_images(prepared, macs=1_000_000)) == 2

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +20,7 @@ from tests.conftest import Command
 from tests.faults.command import run
 
 SETTINGS = {"data.limit": 600, "batch_size": 30, "plan": "concat"}
-WORDS = {"model": "densenet_bc_16_8", "settings": SETTINGS}
+WORDS: dict[str, Any] = {"model": "densenet_bc_16_8", "settings": SETTINGS}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 
 import densekit
 from densekit.api import training
+from densekit.engine import fit
 from densekit.errors import Interrupted
 
 # What torchrun itself warns about, and one thread a process: tests start more of these than there are cores.
@@ -48,9 +49,8 @@ def start(
     )
 
 
-def train_until(step: int, data: str, **words: Any) -> str:
+def train_until(step: int, data: str | Path, **words: Any) -> str:
     """`densekit.train(data, **words)`, told to stop after that step, as by a signal; what it says then."""
-    fit = training.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
         with pytest.raises(Interrupted) as stopped:

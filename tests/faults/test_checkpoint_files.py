@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def traced(folder: Path, before: Callable[[str, Any], None]) -> None:
         before("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
         real(descriptor)
 
-    os.fsync = fsync
+    pytest.MonkeyPatch().setattr(os, "fsync", fsync)  # for the rest of this process, which is short
     sys.addaudithook(hook)
     save_checkpoint(folder, state(2), CARD, {})
 
@@ -73,7 +74,7 @@ def test_a_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-        status = in_a_child(lambda die=die: traced(folder, die))
+        status = in_a_child(partial(traced, folder, die))
         checkpoint = read_checkpoint(folder)
         step = checkpoint.document["progress"]["step"]
         survivors.append(step)

@@ -17,7 +17,7 @@ import densekit
 from densekit.api.training import compose
 from densekit.engine import divergence, prepare, runs, train
 from densekit.engine.state import TrainState, read_checkpoint
-from densekit.engine.step import Outcome
+from densekit.engine.step import Outcome, train_step
 from densekit.errors import BadData, BadWeights, Diverged
 from tests.conftest import spoil, write_photos
 from tests.faults.command import run, state_of, train_until
@@ -74,7 +74,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in state.model.named_parameters()}
     prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
     batch = next(prepared.loader("train", recipe.augment).epoch(0))
-    outcome = train.train_step(state, batch, prepared, 0.1, [len(batch.samples)])
+    outcome = train_step(state, batch, prepared, 0.1, [len(batch.samples)])
     assert np.isfinite(outcome.loss)
     assert outcome.fault == "gradient became nan"
     for name, tensor in state.model.named_parameters():
@@ -89,7 +89,7 @@ def test_float16_stops_when_no_scale_makes_its_gradients_finite(tmp_path: Path) 
     prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
     batch = next(prepared.loader("train", recipe.augment).epoch(0))
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0})
-    faults = [train.train_step(state, batch, prepared, 0.1, [len(batch.samples)]).fault for _ in range(3)]
+    faults = [train_step(state, batch, prepared, 0.1, [len(batch.samples)]).fault for _ in range(3)]
     # At 2 and 1 it may be an overflow, which is the scaler's business.
     assert faults == [None, None, "gradient became nan"]
 
@@ -151,7 +151,6 @@ def test_a_validation_that_is_not_finite_goes_back_to_the_checkpoint_before(rank
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, poison: Callable[[TrainState], Tensor], step: int) -> None:
     """Makes one value of a tensor infinite after that step, which the loss of that step cannot show."""
-    train_step = train.train_step
 
     def and_poison(state: TrainState, *given: Any) -> Outcome:
         outcome = train_step(state, *given)
@@ -222,8 +221,9 @@ def test_bad_files_within_the_budget_are_the_same_on_every_process(ranks: int, t
         "run",
         "--image-size",
         "16",
+        "--set",
+        "batch_size=6",
     )
-    arguments += ("--set", "batch_size=6")
     _, err = run(*arguments, folder=tmp_path, ranks=ranks, status=3 if ranks == 1 else 1)
     assert "data.max_bad" in err
     assert "dog/3.png" in (tmp_path / "run" / "skipped.csv").read_text() or "cat/0.png" in err
@@ -255,7 +255,7 @@ def test_bad_files_met_before_a_stop_are_known_after_it(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     for name in ("cat/0.png", "dog/3.png", "dog/5.png"):
         spoil(photos / name)
-    words = {"model": "densenet_bc_10_4", "epochs": 2}
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2}
     settings = {"data.image_size": 16, "batch_size": 4, "data.max_bad": 3}
     whole = densekit.train(str(photos), out=tmp_path / "whole", settings=settings, **words).folder
     for step in (1, 3, 5):

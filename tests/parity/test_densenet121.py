@@ -1,5 +1,7 @@
 """densenet121 is torchvision's and timm's, number for number, in float64: their weights are ours, key by key."""
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -10,7 +12,7 @@ from densekit import create_model
 from tests.weights.peers import perturb
 
 Twins = tuple[nn.Module, nn.Module]
-PEERS = {
+PEERS: dict[str, Callable[[], nn.Module]] = {
     "torchvision": lambda: torchvision.models.densenet121(num_classes=7),
     "timm": lambda: timm.create_model("densenet121", num_classes=7),
 }

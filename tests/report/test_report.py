@@ -24,6 +24,7 @@ from densekit.report import plots
 from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
 from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
+from tests.narrow import expect_type
 
 Trained = tuple[Path, Prepared, Result, Records]
 """The folder of a run, what it trained, and its evaluation."""
@@ -36,7 +37,8 @@ def trained(run: Path, source: str, **settings: Any) -> Trained:
     changes |= {key.replace("__", "."): value for key, value in settings.items()}
     prepared = prepare(with_settings(recipe, changes), run.parent)
     runs.create(run, prepared.recipe, prepared.data)
-    return run, prepared, *fit(prepared, run, Display(Console(file=io.StringIO())))
+    result, records = fit(prepared, run, Display(Console(file=io.StringIO())))
+    return run, prepared, expect_type(result, Result), expect_type(records, Records)
 
 
 def evaluated_as(prepared: Prepared, classes: tuple[str, ...]) -> tuple[Prepared, Result, Records]:
@@ -44,7 +46,8 @@ def evaluated_as(prepared: Prepared, classes: tuple[str, ...]) -> tuple[Prepared
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
     loader, skipped = prepared.loader("test"), prepared.data.skipped
-    return prepared, *evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
+    result, records = evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
+    return prepared, expect_type(result, Result), expect_type(records, Records)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
@@ -113,7 +114,7 @@ def test_a_chosen_picture_is_named_and_explained(tab: Opens, classifier: Classif
     card = page.opened()
     assert card.locator(".classes .class").all_inner_texts() == [row["class"] for row in best]
     shares = [float(text.strip("<% ")) for text in card.locator(".classes .number").all_inner_texts()]
-    np.testing.assert_allclose(shares, [100 * row["probability"] for row in best], atol=0.11)
+    np.testing.assert_allclose(shares, [100 * float(row["probability"]) for row in best], atol=0.11)
     assert re.search(r"[\d.]+ ms on the server, \d+ ms there and back; explained in [\d.]+ ms", card.inner_text())
     assert card.locator(".input figcaption").inner_text() == "What the network sees: 28 \u00d7 28 pixels."
     assert card.locator(".diagram svg").count() == 3
@@ -402,7 +403,7 @@ def test_a_deep_network_fits_a_phone_too(tab: Opens, browser: "Browser", picture
     config = config_for("densenet_bc_100_12").model_copy(update={"blocks": (2, 60, 1), "image_size": (32, 32)})
     shape = Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
     names = tuple(f"class {i} with a long name" for i in range(10))
-    deep = Classifier(build(config), ModelCard(model=config, classes=names, preprocessing=shape), "cpu")
+    deep = Classifier(build(config), ModelCard(model=config, classes=names, preprocessing=shape), torch.device("cpu"))
     with served(deep) as url:
         wide = tab(url).open()
         wide.choose(pictures[0])

@@ -17,9 +17,11 @@ from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
 from densekit.engine import Classifier
+from densekit.models import DenseNet
 from densekit.serve.app import create_app
 from densekit.serve.limits import Limits
 from densekit.serve.page import assets
+from tests.narrow import expect_type
 from tests.serve.pages import Here, app_of, bytes_of
 
 
@@ -91,7 +93,7 @@ def test_facts_about_the_model(client: TestClient, classifier: Classifier) -> No
 def test_numbers_are_those_of_the_network(client: TestClient, classifier: Classifier, picture: bytes) -> None:
     """Against captum's way of looking: hooks, one prediction, the head's own weights."""
     found = explained(client, picture, top=10)
-    model = classifier.model
+    model = expect_type(classifier.model, DenseNet)
     x = classifier.inputs(classifier.pixels([Image.open(io.BytesIO(picture)).convert("L")]))
     with torch.no_grad():
         logits, features = model(x)[0], model.forward_features(x)[0]
@@ -101,16 +103,16 @@ def test_numbers_are_those_of_the_network(client: TestClient, classifier: Classi
         index = row["index"]
         assert row["probability"] == pytest.approx(float(prediction.probabilities[index]), rel=1e-3, abs=1e-6)
         assert row["logit"] == pytest.approx(logits[index].item(), rel=1e-3, abs=1e-3)
-        expected = (model.classifier.weight[index][:, None, None] * features).sum(0)
+        expected = (model.get_parameter("classifier.weight")[index][:, None, None] * features).sum(0)
         np.testing.assert_allclose(row["map"], expected.detach().numpy(), rtol=1e-3, atol=1e-3)
         assert np.mean(row["map"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-4, abs=1e-4)
         assert sum(row["parts"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-4, abs=1e-4)
         assert len(row["parts"]) == len(found["sources"]) == 7
     hooked = reuse.by_activation(model, blocks_of(model), Sample(x, torch.zeros(1, dtype=torch.int64)))
     assert [block["block"] for block in found["reuse"]] == [1, 2, 3]
-    for block, expected in zip(found["reuse"], hooked, strict=True):
+    for block, seen in zip(found["reuse"], hooked, strict=True):
         values = np.array(block["values"], dtype=float)
-        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(values, seen, rtol=1e-3, atol=1e-6)
         assert values.shape == (len(block["sources"]), len(block["readers"]))
     assert found["sources"][0] == "transition 2"
     assert found["reuse"][2]["readers"][-1] == "classifier"
@@ -150,7 +152,8 @@ def test_dark_and_light_can_be_swapped(client: TestClient) -> None:
 def test_what_cannot_be_explained_is_said(
     client: TestClient, picture: bytes, content: bytes | str, query: dict[str, Any], status: int, code: str
 ) -> None:
-    body = {"picture": picture, "half": picture[: len(picture) // 2]}.get(content, content)
+    pictures = {"picture": picture, "half": picture[: len(picture) // 2]}
+    body = pictures[content] if isinstance(content, str) else content
     answer = client.post("/v1/explain", content=body, params=query)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == code

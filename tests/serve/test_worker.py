@@ -104,7 +104,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
     with ours, theirs, ours.makefile("rb") as stream:
         for number, content in enumerate([b"slow" + picture(0), picture(1), picture(2)]):
             arrived.put(({"id": number, "top": 1, "invert": False}, content))
-        order = []
+        order: list[int] = []
         while len(order) < 3:
             document = wire.read(stream)
             assert document is not None

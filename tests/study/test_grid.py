@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput, ProofFailed, UnknownName
 from densekit.models import config_for
 from densekit.models.cost import cost_of, parameters_of
@@ -13,6 +14,7 @@ from densekit.study.builtin import BUILT_IN
 from densekit.study.grid import Options, lay_out, read_grid, with_options
 from densekit.study.matching import of_size
 from densekit.study.plan import Study, continued
+from tests.narrow import expect_type, not_none
 
 
 def built(name: str, **options: Any) -> Study:
@@ -46,7 +48,7 @@ def test_the_ablation_is_at_equal_parameters() -> None:
     counts = {name: parameters_of(arm.recipe.model) for name, arm in study.arms.items()}
     assert list(counts) == ["plain", "B", "C", "BC"]
     assert max(counts.values()) / min(counts.values()) < 1.03, counts
-    models = {name: arm.recipe.model for name, arm in study.arms.items()}
+    models = {name: expect_type(arm.recipe.model, DenseNetConfig) for name, arm in study.arms.items()}
     assert {name: (m.bottleneck, m.compression < 1) for name, m in models.items()} == {
         "plain": (False, False),
         "B": (True, False),
@@ -71,7 +73,7 @@ def test_arms_differ_in_what_is_studied_alone(name: str) -> None:
 def test_small_data_has_equal_steps_and_parameters() -> None:
     study = built("small-data", limit=1600, epochs=3)
     recipes = {name: arm.recipe for name, arm in study.arms.items()}
-    assert {r.data.limit * r.epochs for r in recipes.values()} == {4800}
+    assert {not_none(r.data.limit) * r.epochs for r in recipes.values()} == {4800}
     assert {r.data.limit for r in recipes.values()} == {100, 400, 1600}
     counts = [parameters_of(recipe.model) for recipe in recipes.values()]
     assert max(counts) / min(counts) < 1.05

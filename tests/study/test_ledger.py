@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -106,7 +107,7 @@ def test_every_command_parses() -> None:
     app = typer.Typer()
     for verb in (reproduce, study, train):
         app.command()(verb)
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     for cell in cells().values():
         for command in filter(None, (cell.command, cell.study)):
             program, *words = shlex.split(command)

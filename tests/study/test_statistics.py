@@ -108,7 +108,9 @@ def test_what_three_seeds_can_say_is_said() -> None:
 
 def test_needed_parameters_are_between_neighbours() -> None:
     curve = [(400.0, 0.05), (100.0, 0.10)]
-    assert needed(0.075, curve) == (pytest.approx(200.0), "at")  # half way, over the logarithm
-    assert needed(0.05, curve) == (pytest.approx(400.0), "at")
+    halfway, end = needed(0.075, curve), needed(0.05, curve)
+    assert (halfway[1], end[1]) == ("at", "at")
+    assert halfway[0] == pytest.approx(200.0)  # over the logarithm
+    assert end[0] == pytest.approx(400.0)
     assert needed(0.04, curve) == (None, "more")
     assert needed(0.2, curve) == (None, "less")

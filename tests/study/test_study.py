@@ -49,8 +49,8 @@ def test_numbers_are_those_of_the_runs(studied: Studied) -> None:
     pairs = [(row["first"], row["second"]) for row in found["comparisons"]]
     assert pairs == [("large", "small"), ("large", "residual")]
     first = found["comparisons"][0]
-    errors = {arm["name"]: arm["error"]["mean"] for arm in found["arms"]}
-    assert first["mean"] == pytest.approx(errors["large"] - errors["small"])
+    means = {arm["name"]: arm["error"]["mean"] for arm in found["arms"]}
+    assert first["mean"] == pytest.approx(means["large"] - means["small"])
     assert found["missing"] == []
     assert [need["arm"] for need in found["needs"]] == ["small", "large"]
 

@@ -278,7 +278,8 @@ def test_a_safetensors_header_cannot_claim_more(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_network_says_so(tmp_path: Path) -> None:
-    for tree in ({}, [1, 2], {"a": torch.zeros(3)}, torch.zeros(3), {"state_dict": {}}):
+    trees: tuple[Any, ...] = ({}, [1, 2], {"a": torch.zeros(3)}, torch.zeros(3), {"state_dict": {}})
+    for tree in trees:
         torch.save(tree, tmp_path / "weights.pth")
         assert "holds no network" in read_here(tmp_path / "weights.pth")
     buffer = io.BytesIO()

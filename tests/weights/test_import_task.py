@@ -115,7 +115,7 @@ def test_several_outputs_without_a_sign_are_said_to_be_assumed(tmp_path: Path, p
 def test_what_follows_a_classifier_in_a_sequential_must_be_said(tmp_path: Path) -> None:
     """Linear and Sigmoid, as common networks for chest X-rays have them: the second has no weights."""
     net = torchvisions(classes=14)
-    net.classifier = nn.Sequential(net.classifier, nn.Sigmoid())
+    net.classifier = nn.Sequential(net.get_submodule("classifier"), nn.Sigmoid())
     path = saved(perturb(net).state_dict(), tmp_path)
     with pytest.raises(
         InvalidInput, match=r"classifier\.0\.weight, is the first part .* --single-label; .* --multi-label"

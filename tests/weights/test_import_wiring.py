@@ -18,7 +18,9 @@ from torchvision.models import DenseNet as Torchvision
 from densekit import create_model, import_model, load
 from densekit.config import DenseNetConfig
 from densekit.errors import BadWeights, InvalidInput
+from densekit.models import DenseNet
 from densekit.models.cost import cost_of
+from tests.narrow import expect_type
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
 
@@ -329,7 +331,7 @@ def test_a_stem_with_a_batch_norm_trains_as_torchvisions(plan: str) -> None:
 
 
 def test_a_stem_with_a_batch_norm_costs_its_parameters_and_others_keep_theirs() -> None:
-    plain = create_model("densenet_bc_16_8").config
+    plain = expect_type(create_model("densenet_bc_16_8"), DenseNet).config
     assert plain.stem_norm is None
     with_norm = plain.model_copy(update={"stem_norm": True})
     assert cost_of(with_norm).parameters == cost_of(plain).parameters + 2 * plain.stem_channels
