@@ -176,8 +176,8 @@ def test_several_labels_go_to_every_class_that_is_present(model: Path, tmp_path:
     assert sorter.folders_of(BadImage("corrupt", "x")) == ("unreadable",)
 
 
-def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> None:
-    """Not one that was there, not one of this time, and not a name that only looks numbered."""
+def sort_names_that_collide(model: Path, tmp_path: Path) -> None:
+    """Twice into a folder that has a picture already; none of the names may be taken from another."""
     (tmp_path / "s" / "dog").mkdir(parents=True)
     (tmp_path / "s" / "dog" / "a.png").write_bytes(b"old")
     for i, name in enumerate(("p/a.png", "q/a.png", "p/a-2.png", "r/a.png")):
@@ -191,14 +191,23 @@ def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> No
         assert sorter.counts == {"dog": 4}
 
 
+def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> None:
+    """Not one that was there, not one of this time, and not a name that only looks numbered."""
+    sort_names_that_collide(model, tmp_path)
+
+
 def test_file_systems_without_hard_links_are_sorted_into_too(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unsupported(*_: object) -> None:
+    tried: list[object] = []
+
+    def unsupported(source: object, *_: object, **__: object) -> None:
+        tried.append(source)
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    test_no_picture_takes_the_name_of_another(model, tmp_path)
+    sort_names_that_collide(model, tmp_path)
+    assert tried
 
 
 def test_a_table_of_several_labels_says_what_is_present(

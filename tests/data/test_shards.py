@@ -279,6 +279,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     for content in (b"", b"PK\3\4 no zip", kept.read_bytes()[:-30]):
         kept.write_bytes(content)
         assert len(shards(path).splits["train"]) == 4
+        assert kept.read_bytes() != content
 
 
 WRONG: dict[str, tuple[dict[str, bytes], str]] = {

@@ -238,7 +238,9 @@ def test_commands_are_ones_that_there_are() -> None:
 
 @both_pages
 def test_links_lead_somewhere(page: Path) -> None:
-    for _, _, target in _LINK.findall(text(page)):
+    links = _LINK.findall(text(page))
+    assert links
+    for _, _, target in links:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 

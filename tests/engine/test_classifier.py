@@ -79,9 +79,11 @@ def test_several_images_may_be_a_list_a_generator_or_a_batch(classifier: Classif
 
 
 def test_a_bad_array_does_not_stop_the_others(classifier: Classifier) -> None:
-    twice, bad, _ = classifier.predict_each([PICTURE, np.zeros((3, 3)), PICTURE])
+    first, bad, last = classifier.predict_each([PICTURE, np.zeros((3, 3)), PICTURE])
     assert isinstance(bad, BadImage)
-    assert isinstance(twice, type(_))
+    expected = classifier.predict(PICTURE).probabilities
+    for each in (first, last):
+        np.testing.assert_allclose(expect_type(each, Prediction).probabilities, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("form", [str, Path, *FORMS.values()])

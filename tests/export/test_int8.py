@@ -173,7 +173,7 @@ def test_of_several_labels_a_fall_of_the_mean_auroc_is_refused(
     sign = iter((1, -1))
 
     def answers(self: Any, *arguments: Any) -> Any:
-        rows = expect_type(records(self, *arguments), Records)
+        rows = expect_type(records(self, *arguments), MultiLabelRecords)
         return replace(rows, score=next(sign) * rows.target.astype(float))
 
     monkeypatch.setattr(exporting._Export, "_records", answers)

@@ -120,7 +120,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
 def test_signals_are_the_servers_before_torch_is_there() -> None:
     """Which takes seconds, in which a terminal's Ctrl-C would end the worker."""
     code = "import sys, densekit.serve.worker; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_strips_are_not_scaled_to_gigabytes(net: Path) -> None:

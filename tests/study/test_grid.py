@@ -63,7 +63,9 @@ def test_arms_differ_in_what_is_studied_alone(name: str) -> None:
     allowed = {"model": True, "epochs": name == "small-data", "data": name == "small-data"}
     first, *others = [arm.recipe.model_dump() for arm in study.arms.values()]
     for other in others:
-        assert all(allowed.get(key) for key in first if first[key] != other[key])
+        changed = {key for key in first if first[key] != other[key]}
+        assert changed
+        assert all(allowed.get(key) for key in changed)
     assert study.seeds == (0, 1)
     assert len(study.tasks()) == 2 * len(study.arms)
     named = {name for pair in study.comparisons for name in pair}

@@ -16,8 +16,9 @@ from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import build, config_for, model_names
 from densekit.study.builtin import BUILT_IN
-from densekit.study.ledger import ASSUMED_FLOPS, cell_for, cells
+from densekit.study.ledger import ASSUMED_FLOPS, Cell, Measured, cell_for, cells
 from tests.conftest import Command
+from tests.narrow import not_none
 
 ROOT = Path(__file__).parents[2]
 TABLE_2 = """
@@ -83,7 +84,7 @@ def test_every_missing_number_has_its_reason() -> None:
 def test_every_recipe_resolves_to_the_papers_training() -> None:
     for cell in cells().values():
         if cell.model is None or cell.unrunnable:
-            with pytest.raises(InvalidInput):
+            with pytest.raises(InvalidInput, match="cannot be run" if cell.unrunnable else "is many runs"):
                 cell.recipe()
             continue
         recipe = cell.recipe()
@@ -138,16 +139,43 @@ def test_fashion_mnists_network_has_the_parameters_it_is_said_to_have() -> None:
     assert math.floor(sum(p.numel() for p in build(config).parameters()) / 1000) == 768
 
 
+def stands_in_its_evidence(cell: Cell, root: Path) -> bool:
+    """Whether a measured number is that of a file below `root`, of a whole recipe."""
+    measured = not_none(cell.measured)
+    evidence = json.loads((root / measured.evidence).read_text())
+    return bool(
+        evidence["complete"]
+        and evidence["cell"] == cell.id
+        and evidence["seeds"] == list(measured.seeds)
+        and evidence["mean"] == pytest.approx(measured.mean, abs=0.005)
+        and evidence["deviation"] == pytest.approx(measured.deviation, abs=0.005)
+    )
+
+
 def test_every_measurement_stands_in_its_evidence() -> None:
-    """A number of the ledger is that of a file in the repository, of a whole recipe."""
-    for cell in cells().values():
-        if cell.measured is not None:
-            evidence = json.loads((ROOT / cell.measured.evidence).read_text())
-            assert evidence["complete"]
-            assert evidence["cell"] == cell.id
-            assert evidence["seeds"] == list(cell.measured.seeds)
-            assert evidence["mean"] == pytest.approx(cell.measured.mean, abs=0.005)
-            assert evidence["deviation"] == pytest.approx(cell.measured.deviation, abs=0.005)
+    assert [cell.id for cell in cells().values() if cell.measured and not stands_in_its_evidence(cell, ROOT)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "stands"),
+    [
+        ({}, True),
+        ({"complete": False}, False),
+        ({"cell": "cifar10/densenet_40_12"}, False),
+        ({"seeds": [0, 1]}, False),
+        ({"mean": 5.26}, False),
+        ({"deviation": 0.2}, False),
+    ],
+)
+def test_a_measurement_that_is_not_that_of_its_evidence_is_noticed(
+    change: dict[str, Any], stands: bool, tmp_path: Path
+) -> None:
+    """As long as the ledger has no measured number, the test before sees none."""
+    measured = Measured(mean=5.24, deviation=0.1, seeds=(0, 1, 2), evidence="evidence.json")
+    cell = cell_for("cifar10+/densenet_40_12").model_copy(update={"measured": measured})
+    evidence = {"complete": True, "cell": cell.id, "seeds": [0, 1, 2], "mean": 5.24, "deviation": 0.1}
+    (tmp_path / "evidence.json").write_text(json.dumps(evidence | change))
+    assert stands_in_its_evidence(cell, tmp_path) is stands
 
 
 def test_the_list_is_json_for_programs_and_a_table_for_people(densekit: Command) -> None:

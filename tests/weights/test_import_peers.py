@@ -121,7 +121,9 @@ def test_logits_of_an_import_are_the_peers(name: str) -> None:
 
 
 def test_logits_of_keras_files_are_those_of_the_network_they_are_of() -> None:
-    for row in keras_rows():
+    rows = keras_rows()
+    assert rows
+    for row in rows:
         assert row.single < 1e-5, row
         assert row.double is not None
         assert row.double < 1e-10, row
@@ -130,7 +132,9 @@ def test_logits_of_keras_files_are_those_of_the_network_they_are_of() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_logits_of_an_import_are_those_of_the_peers_own_code(name: str) -> None:
-    for row in real_rows(name):
+    rows = real_rows(name)
+    assert len(rows) == len(FILES[name])
+    for row in rows:
         assert row.single < 1e-5, row
     agree_with_docs(real_rows(name))
 

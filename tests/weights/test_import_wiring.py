@@ -109,6 +109,18 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return write_h5(tmp_path / "a.h5", layers, config=config)
 
 
+def same_import(path: Path, tmp_path: Path) -> None:
+    """Whether a file gives the network of a file that nothing was changed in."""
+    (tmp_path / "plain").mkdir()
+    done, plain = (
+        import_model(file, file.parent / "model") for file in (path, changed(tmp_path / "plain", lambda entries: None))
+    )
+    assert done.card.model == plain.card.model
+    mine, theirs = (load(each.folder, device="cpu").model.state_dict() for each in (done, plain))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+
+
 def reads(layer: str, *names: str) -> Callable[[dict[str, Any]], None]:
     def change(entries: dict[str, Any]) -> None:
         entries[layer]["inbound_nodes"] = [[[name, 0, 0, {}] for name in names]]
@@ -218,7 +230,7 @@ def test_a_relu_is_one_in_whatever_form_keras_saves_it(activation: Any, tmp_path
         else:
             entry["config"]["activation"] = activation
 
-    import_model(changed(tmp_path, change), tmp_path / "model")
+    same_import(changed(tmp_path, change), tmp_path)
 
 
 def test_weights_whose_names_tensorflow_numbered_belong_to_their_layers(tmp_path: Path) -> None:
@@ -230,7 +242,7 @@ def test_weights_whose_names_tensorflow_numbered_belong_to_their_layers(tmp_path
         group = file["model_weights/conv1_conv"]
         group.move("conv1_conv", "conv1_conv_1")
         group.attrs["weight_names"] = [b"conv1_conv_1/kernel"]
-    import_model(path, tmp_path / "model")
+    same_import(path, tmp_path)
 
 
 # --- Biases -----------------------------------------------------------------------------------------------------------
