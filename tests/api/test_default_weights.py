@@ -36,7 +36,10 @@ def hub(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are not measured, which takes longer than the training here."""
-    seconds = lambda prepared, images, plans: dict.fromkeys(plans, 1e-3)  # noqa: E731
+
+    def seconds(prepared: object, images: object, plans: Sequence[str]) -> dict[str, float]:
+        return dict.fromkeys(plans, 1e-3)
+
     monkeypatch.setattr(choice, "_seconds_per_image", seconds)
 
 

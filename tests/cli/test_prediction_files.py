@@ -19,6 +19,7 @@ from densekit.data.image_files import ImageFile
 from densekit.engine.classifier import Prediction
 from densekit.errors import BadData, BadImage
 from tests.conftest import Command, write_photos
+from tests.narrow import expect_type
 
 CLASSES = ("Unsure", "a: b?", "dog")
 ODD = ('a,"b"\nc.png', "=1+1.png", os.fsdecode(b"\xb9.png"))
@@ -272,8 +273,7 @@ def test_folders_and_globs_are_predicted_from_python(model: Path, pictures: Path
     assert set(map(Path, found)) == {path for path in pictures.rglob("*") if path.is_file()}
     assert [path for path, outcome in found.items() if isinstance(outcome, BadImage)] == [str(pictures / "y/bad.png")]
     for path, outcome in classifier.predict_files([f"{pictures}/*/1.png", pictures / "x" / "2.png"]):
-        assert isinstance(outcome, Prediction)
-        assert outcome.top(1) == found[path].top(1)  # type: ignore[union-attr]
+        assert expect_type(outcome, Prediction).top(1) == expect_type(found[path], Prediction).top(1)
     (pictures / "x" / "a.heic").write_bytes(b"x")
     with pytest.warns(UserWarning, match="1 image is not used: 1 .heic") as told:
         classifier.predict_files(pictures)

@@ -32,10 +32,10 @@ def drawn(labels: Tensor, seed: int = 0) -> Tensor:
     return balanced_order(labels, torch.Generator().manual_seed(seed)) % len(labels)
 
 
-def loader(**settings: object) -> Loader:
+def loader(**settings: Any) -> Loader:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), dtype=np.uint8))
-    given = {"augmentation": AugmentConfig(crop="pad", flip=True), "balanced": True} | settings
-    return Loader(ArrayImages(pixels, RARE), PLAIN, 8, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"augmentation": AugmentConfig(crop="pad", flip=True), "balanced": True} | settings
+    return Loader(ArrayImages(pixels, RARE), PLAIN, 8, **given)
 
 
 def epoch_of(batches: Loader, epoch: int = 0, skip: int = 0) -> list[Batch]:

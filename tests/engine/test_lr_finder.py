@@ -111,9 +111,9 @@ def test_without_a_fall_there_is_no_suggestion() -> None:
         ({"out": "nowhere/lr.svg"}, "there is no folder nowhere"),
     ],
 )
-def test_wrong_arguments_are_refused(given: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        find_lr("digits", **WORDS, **given)  # type: ignore[arg-type]
+        find_lr("digits", **WORDS, **given)
 
 
 def test_a_loss_that_is_not_finite_at_once_is_an_error() -> None:

@@ -135,6 +135,6 @@ def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
         def makefile(self, *_: object) -> IO[bytes]:
             return io.BytesIO(raw)
 
-    response = http.client.HTTPResponse(_Socket())  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(_Socket())  # type: ignore[arg-type]  # it asks for makefile alone
     response.begin()
     return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -409,10 +410,10 @@ def test_predictions_say_that_statistics_are_unknown(state: State, file: Write, 
     ],
 )
 def test_wrong_settings_are_refused(
-    settings: dict[str, object], words: str, state: State, file: Write, tmp_path: Path
+    settings: dict[str, Any], words: str, state: State, file: Write, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
-        import_model(file(state), tmp_path / "model", **settings)  # type: ignore[arg-type]
+        import_model(file(state), tmp_path / "model", **settings)
 
 
 def test_classes_nested_too_deeply_are_refused(state: State, file: Write, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ def net() -> nn.Module:
     return perturb(torchvisions())
 
 
-def imported(state: dict[str, Tensor], folder: Path, **options: str) -> ImportedModel:
+def imported(state: dict[str, Tensor], folder: Path, **options: Any) -> ImportedModel:
     torch.save(state, folder / "weights.pth")
-    return import_model(folder / "weights.pth", folder / "model", **options)  # type: ignore[arg-type]
+    return import_model(folder / "weights.pth", folder / "model", **options)
 
 
 def same_logits(net: nn.Module, done: ImportedModel) -> None:

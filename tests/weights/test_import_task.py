@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def test_several_outputs_without_a_sign_are_said_to_be_assumed(tmp_path: Path, p
     assert any(note.startswith("task: single-label; assumed") and "--multi-label" in note for note in done.notes)
     assert any("--single-label or --multi-label" in each for each in load(done.folder).predict(str(picture)).notices)
     for task in ("single_label", "multi_label"):
-        told = import_model(path, tmp_path / task, image_size=64, **{task: True})  # type: ignore[arg-type]
+        given: dict[str, Any] = {task: True}
+        told = import_model(path, tmp_path / task, image_size=64, **given)
         assert f"task: {told.card.task}; as given" in told.notes
         assert told.card.task_known
         assert not any("--multi-label" in each for each in load(told.folder).predict(str(picture)).notices)
