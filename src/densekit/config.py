@@ -187,8 +187,9 @@ class DataConfig(Frozen):
     """Resize to (height, width); none: as the data set is, 224 for folders."""
     channels: Literal[1, 3, 4] | None = None
     """Channels a folder's images are decoded to; none: 3."""
-    normalise: Literal["standard", "unit"] = "standard"
-    """Per-channel mean and deviation of the training images, or only division by 255 (the paper's SVHN)."""
+    normalise: Literal["standard", "imagenet", "unit"] = "standard"
+    """standard: mean and deviation of each channel of the training images; imagenet: those of ImageNet, for weights
+    that were trained on it; unit: only division by 255 (the paper's SVHN)."""
     max_bad: NonNegativeInt = 0
     """Image files that may be unreadable before the run stops; they are skipped and listed."""
     max_pixels: PositiveInt = 100_000_000
@@ -268,6 +269,10 @@ _TABLE_SETTINGS = {
     "group_column": ("csv",),
     "split_column": ("csv",),
 }
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue, pixels in [0, 1]; what torchvision trains with."""
 
 
 class Preprocessing(Frozen):

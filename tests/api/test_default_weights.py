@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.api import facts as facts_module
 from densekit.api.defaults import decide
 from densekit.api.facts import Given, facts_of
 from densekit.api.training import compose
-from densekit.config import Recipe
+from densekit.config import IMAGENET_MEAN, Recipe
 from densekit.data import load
+from densekit.data.prepare import preprocessing_for
 from densekit.engine import choice, prepare, runs
 from densekit.models import config_for
 from densekit.weights import resolve
 from densekit.weights.folder import read_card
-from densekit.weights.torchvision_files import weights_file
+from densekit.weights.torchvision_files import WeightsFile, weights_file
 from tests.api.made_weights import no_network, ship, torchvision_file
 from tests.cli.terminal import at_terminal
 from tests.conftest import Command, write_photos
@@ -87,9 +89,33 @@ def test_torchvisions_file_is_fine_tuned_from_and_the_plan_says_why_in_80_column
     assert plan["model"] == "densenet121: the network of these weights"
     assert plan["recipe"].startswith("finetune: warm-up, then a cosine")
     assert plan["rate"] == "0.05: of the head, which may be new; 0.2 of it for all else, which is trained"
+    assert plan["pixels"] == "ImageNet's mean and deviation: those that these weights were trained with"
     assert plan["start"] == "torchvision:densenet121"
     assert plan["new head"] == "classifier.weight, classifier.bias"
     check_finetuned(runs.recipe_of(tmp_path / "run"))
+    assert read_card(tmp_path / "run" / "checkpoints" / "last").preprocessing.mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_a_download_that_breaks_off_leaves_the_next_weights(
+    shipped: bool, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answered when it was asked."""
+    if shipped:
+        ship(tmp_path / "shipped")
+    monkeypatch.setattr(WeightsFile, "reachable", lambda self: True)
+    recipe = compose("photos")
+    facts = facts_of(load(recipe.data, tmp_path), recipe, Given())
+    assert [weights.source for weights in facts.weights] == ["cifar10"] * shipped
+    assert f"put it at {hub / 'densenet121-a639ec97.pth'}" in facts.missing
+
+
+def test_nothing_is_downloaded_for_another_network(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights would not fit the user's settings."""
+    monkeypatch.setattr(WeightsFile, "reachable", lambda self: True)
+    monkeypatch.setattr(facts_module, "downloaded", lambda network: pytest.fail("downloaded"))
+    recipe = compose("photos", settings={"model.growth_rate": 6})
+    facts_of(load(recipe.data, tmp_path), recipe, Given(network={"model.growth_rate": 6}))
 
 
 def test_all_tensors_but_the_head_are_the_files(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +153,7 @@ def test_without_the_file_the_plan_names_it_and_it_is_taken_from_there(
     assert place in err.split()
     recipe = runs.recipe_of(tmp_path / "run")
     assert said.startswith(
-        "cifar10: trained on CIFAR-10's pictures" if shipped else "none: torchvision's server does not"
+        "cifar10: trained on CIFAR-10's pictures" if shipped else "none: torchvision's weights could not be downloaded"
     )
     assert recipe.init == ("cifar10" if shipped else None)
     assert recipe.model.name == ("densenet_bc_10_4" if shipped else "densenet_bc_40_12")
@@ -236,3 +262,16 @@ def test_the_command_alone_fine_tunes_to_its_last_epoch(
     assert recipe.epochs == 10
     assert len(runs.metrics(run)) == 10
     assert out.splitlines()[-1] == f"report: runs/{run.name}/report.html"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_normalised_by_imagenet_its_mean_colour_is_0_and_one_deviation_more_is_1(channels: int, hub: Path) -> None:
+    recipe = compose("photos", settings={"data.normalise": "imagenet", "data.channels": channels})
+    preprocessing = preprocessing_for(load(recipe.data, hub), recipe.data)
+    x = torch.tensor([[0.485, 0.456, 0.406], [0.485 + 0.229, 0.456 + 0.224, 0.406 + 0.225]])
+    if channels == 1:
+        x = x.mean(1, keepdim=True)
+    mean, std = (torch.tensor(values)[: min(channels, 3)] for values in (preprocessing.mean, preprocessing.std))
+    expected = torch.tensor([[0.0], [1.0]]).expand(2, len(mean))
+    torch.testing.assert_close((x - mean) / std, expected, rtol=0, atol=2e-3)
+    assert len(preprocessing.mean) == channels

@@ -28,7 +28,7 @@ RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)  # 12 bits of 16,
 VALUES = RAMP.astype(int)
 
 
-def testdata(name: str, *, download: bool) -> str:
+def example_file(name: str, *, download: bool) -> str:
     """The path of a file that pydicom has."""
     return expect_type(get_testdata_file(name, download=download), str)
 
@@ -253,7 +253,7 @@ def test_the_first_of_several_frames_is_taken_with_a_notice() -> None:
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm"])
 def test_scanners_files_are_read(name: str) -> None:
-    path = Path(testdata(name, download=False))
+    path = Path(example_file(name, download=False))
     shown = grey(path.read_bytes())
     dataset = pydicom.dcmread(path)
     values = apply_modality_lut(dataset.pixel_array, dataset)
@@ -263,19 +263,19 @@ def test_scanners_files_are_read(name: str) -> None:
 
 
 def test_colour_is_read_as_it_is() -> None:
-    path = testdata("examples_rgb_color.dcm", download=False)
+    path = example_file("examples_rgb_color.dcm", download=False)
     assert np.array_equal(np.asarray(decode(path).image), pydicom.dcmread(path).pixel_array)
 
 
 def test_what_is_no_good_has_its_code() -> None:
     whole = dicom(RAMP)
     assert code_of(whole[:-100]) == "truncated"
-    assert code_of(testdata("rtplan.dcm", download=False)) == "not_an_image"
+    assert code_of(example_file("rtplan.dcm", download=False)) == "not_an_image"
     assert code_of(whole, max_pixels=255) == "too_many_pixels"
     assert code_of(whole[:132] + b"\xff" * 200) in {"corrupt", "truncated", "not_an_image"}
-    assert code_of(testdata("examples_palette.dcm", download=False)) == "unsupported_mode"
+    assert code_of(example_file("examples_palette.dcm", download=False)) == "unsupported_mode"
     with pytest.raises(BadImage, match=r"compressed as JPEG-LS.*pip install"):
-        decode(testdata("JPEGLSNearLossless_16.dcm", download=False))
+        decode(example_file("JPEGLSNearLossless_16.dcm", download=False))
     check_header(whole)
 
 

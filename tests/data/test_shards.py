@@ -205,6 +205,11 @@ def test_several_labels_and_groups_come_from_json(tmp_path: Path) -> None:
     write_tar(tmp_path / "train.tar", files)
     with pytest.raises(BadData, match=r"group p1 .* is in train and in (val|test)"):
         shards(tmp_path)
+    source, other = DataConfig(source=f"wds:{tmp_path}"), Expected(("cat", "dog"), multi_label=True)
+    with pytest.raises(BadData, match="is in train and in"):
+        load(source, Path(), expected=Expected())
+    evaluated = load(source, Path(), expected=other)  # nothing is learned of them
+    assert {name: len(images) for name, images in evaluated.splits.items()} == {"train": 6, "val": 3}
 
 
 @pytest.mark.parametrize(

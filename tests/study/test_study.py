@@ -128,7 +128,9 @@ def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_begun_before(tmp_path: Path) -> None:
+def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_begun_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained alone, such a column is one label, which has no error to compare."""
     photos = write_photos(tmp_path / "photos", size=16)
     rows = [f"{path},{int(path.parent.name == 'cat')}" for path in sorted(photos.rglob("*.png"))]
@@ -147,6 +149,10 @@ def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_be
     assert "binary: classes" in text
     plan.write_text(text.replace("binary: classes", "binary: null"))
     assert study(grid, out=tmp_path / "out").found is not None
+    monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was trained"))
+    grid.write_text(grid.read_text().replace("batch_size: 8", "batch_size: 8, data.binary: label"))
+    with pytest.raises(InvalidInput, match="a study compares errors; name data of one class an image"):
+        study(grid, out=tmp_path / "label")
 
 
 def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy: Path, grid: Path) -> None:

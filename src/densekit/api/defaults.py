@@ -59,6 +59,9 @@ def decide(facts: Facts, given: Given) -> Decided:
     done = Decided(given.recipe or "quick", given.model)
     start = _start(facts, given)
     _decide_start(done, facts, given, start)
+    if start is not None and start.source.startswith("torchvision:"):
+        reason = "those that these weights were trained with"
+        done.add("pixels", "ImageNet's mean and deviation", reason, data__normalise="imagenet")
     epochs = _epochs(facts, start)
     _decide_network(done, facts, given, start, epochs)
     if given.recipe is None:
@@ -85,7 +88,7 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
         raise InvalidInput(
             "--recipe finetune needs weights to start from, and there are none"
             + (f" of {given.model.name}" if given.model else "")
-            + (f" ({unfit})" if unfit else "")
+            + (f" ({unfit or facts.excluded})" if unfit or facts.excluded else "")
             + "; name some with --init (a run or model folder, hf:OWNER/NAME, torchvision:NAME)"
             + (f", or {facts.missing}" if facts.missing else "")
         )
@@ -98,8 +101,8 @@ def _decide_start(done: Decided, facts: Facts, given: Given, start: Weights | No
     elif not facts.few:
         done.add("weights", "none", f"{_amount(facts)} are enough to learn from scratch")
     else:
-        none = "torchvision's server does not answer" if facts.missing else _NO_WEIGHTS
-        done.add("weights", "none", (unfit or none) + better)
+        none = "torchvision's weights could not be downloaded" if facts.missing else _NO_WEIGHTS
+        done.add("weights", "none", (unfit or facts.excluded or none) + better)
 
 
 def _decide_network(done: Decided, facts: Facts, given: Given, start: Weights | None, epochs: int) -> None:

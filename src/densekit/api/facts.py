@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from densekit.api.leakage import trained_on
 from densekit.config import ModelConfig, PeerConfig, Recipe, with_settings
-from densekit.data import DataSet
+from densekit.data import DataSet, Images
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
 from densekit.engine import threads
@@ -20,7 +21,7 @@ from densekit.models.names import IMAGENET
 from densekit.recipes import recipe_for
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import located_model, model_folder, shipped_names
-from densekit.weights.torchvision_files import torchvision_names, weights_file
+from densekit.weights.torchvision_files import downloaded, torchvision_names, weights_file
 from densekit.words import counted
 
 SMALL = 64
@@ -67,6 +68,8 @@ class Facts:
     """In the order of preference."""
     missing: str = ""
     """How to get better weights by hand; empty where they are there, or there are none for this network."""
+    excluded: str = ""
+    """For people: which weights are not taken, and why; empty where none are left out."""
     resizable: bool = True
     """Whether the size is to be decided: not of images in memory, which have one."""
 
@@ -135,6 +138,8 @@ class Found:
 
     weights: tuple[Weights, ...]
     missing: str
+    excluded: str = ""
+    """For people: which weights are not among them, and why."""
 
 
 def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcontext) -> Facts:
@@ -154,7 +159,7 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
     if wanted is None and isinstance(train, ArrayImages):
         height, width = train.pixels.shape[-2:]
         wanted = (height, width)
-    found = _weights(size, wanted, given, phase)
+    found = _weights(train, size, wanted, given, phase)
     return Facts(
         images=min(len(train), recipe.data.limit or len(train)),
         classes=len(data.classes),
@@ -164,11 +169,12 @@ def facts_of(data: DataSet, recipe: Recipe, given: Given, phase: Phase = nullcon
         cuda=device.type == "cuda",
         weights=found.weights,
         missing=found.missing,
+        excluded=found.excluded,
         resizable=not isinstance(train, ArrayImages),
     )
 
 
-def _weights(size: NativeSize, wanted: tuple[int, int] | None, given: Given, phase: Phase) -> Found:
+def _weights(images: Images, size: NativeSize, wanted: tuple[int, int] | None, given: Given, phase: Phase) -> Found:
     """Those to choose from. `wanted` is the (height, width) to train at; None: to be decided to suit the network."""
     if given.init is not None and given.init != FROM_SCRATCH:
         model = model_of(given.init)
@@ -176,19 +182,24 @@ def _weights(size: NativeSize, wanted: tuple[int, int] | None, given: Given, pha
     if given.init == FROM_SCRATCH or given.recipe not in (None, "finetune"):
         return Found((), "")
     found, missing = [each for each in _shipped(size) if _takes(each.model, wanted)], ""
+    excluded = f"{SHIPPED} was trained on some of these images" if found and trained_on(SHIPPED, images) else ""
+    if excluded:
+        found = []
     network = _network(given.model)
     # Small pictures start from ImageNet's weights only where the user asks for that network and for fine-tuning.
     asked = given.model is not None and given.recipe == "finetune"
     if network is not None and (asked or (size.median > SMALL and _takes(config_for(network), wanted))):
-        file = weights_file(network)
+        file, model = weights_file(network), given.model or config_for(network)
         with phase(f"looking for torchvision's weights of {network}"):
             here = file.reachable()
-        model = given.model or config_for(network)
+        if here and not file.cached and given.fits(model) and (asked or len(images) < FEW):
+            with phase(f"downloading torchvision's weights of {network}"):
+                here = downloaded(network)
         if here:
             found.insert(0, Weights(f"torchvision:{network}", model, "trained on ImageNet's photographs"))
         elif given.fits(model):
             missing = file.by_hand()
-    return Found(tuple(found), missing)
+    return Found(tuple(found), missing, excluded)
 
 
 def _takes(model: ModelConfig, size: tuple[int, int] | None) -> bool:

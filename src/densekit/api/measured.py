@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from densekit.config import DataConfig
 from densekit.data import DataSet, Images
 from densekit.data import load as load_data
+from densekit.data.known_images import known_images
 from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
 from densekit.data.sources import at_hand, missing, same_source
 from densekit.data.split import divide
@@ -56,7 +57,7 @@ class TrainedWith:
     def learned_from(self, images: Images) -> NDArray[np.bool_]:
         """(N,): whether each image was one for training or validation."""
         used = [self.hashes[name] for name in _LEARNED_FROM if name in self.hashes]
-        return np.isin(images.content_hashes(), np.concatenate(used))
+        return known_images(images, np.concatenate(used))
 
     def division(self, data: DataSet) -> DataSet | None:
         """`data` in the splits of training, whichever labels are read; none where it has other images."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from densekit.api.defaults import Decision, decide
 from densekit.api.facts import FROM_SCRATCH, Given, facts_of
 from densekit.api.guards import Ask, Concern, hours, memory, settle, upscaling
+from densekit.api.leakage import leak
 from densekit.config import ModelConfig, Recipe
 from densekit.data import DataSet
 from densekit.data.native_size import native_size
@@ -143,7 +144,13 @@ def prepare_run(
     if recipe.init is not None:
         source = recipe.init
         recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
-    return prepare(recipe, data_dir, world, loaded=loaded, phase=display.phase), decisions
+    prepared = prepare(recipe, data_dir, world, loaded=loaded, phase=display.phase)
+    if recipe.init is not None:
+        init = recipe.init
+        note = world.from_leader(lambda: leak(init, prepared.data))
+        if note is not None:
+            display.say(note)
+    return prepared, decisions
 
 
 def _require_start(recipe: Recipe) -> None:

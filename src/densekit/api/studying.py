@@ -215,6 +215,11 @@ def _forecast(
         plan = plan_of(laid_out, folder, arm)
         recipe = laid_out.arms[arm].recipe
         prepared = prepare(recipe.model_copy(update={"plan": plan} if plan else {}), data_folder(data_dir))
+        if prepared.data.multi_label:
+            raise InvalidInput(
+                f"{prepared.data.name} gives an image several labels, or one of 0 and 1 (data.binary=label), and a "
+                "study compares errors; name data of one class an image"
+            )
         cost: Cost = cost_of(prepared.recipe.model)
         with threads.exactly(laid_out.threads):
             prepared, choice = choose(prepared, cost.macs)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from densekit import strict_json
-from densekit.config import AugmentConfig, DataConfig, Preprocessing
+from densekit.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, load
 from densekit.engine import threads
 from densekit.engine.runs import environment
@@ -33,7 +33,6 @@ from densekit.weights import atomic
 
 FILE = "loader.json"
 SIZE = (224, 224)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLASSES = 4
 _QUALITY = 90
 _LONG, _SHORT = 500, 375  # pixels; most of ImageNet is about so large
@@ -106,7 +105,7 @@ def _rounds(folder: Path, course: Course, workers: int, say: Callable[[str], Non
 
 def _contenders(folder: Path, batch: int, workers: int) -> Mapping[str, Callable[[int], Iterator[Tensor]]]:
     """By name, an epoch's number -> its batches (N, 3, 224, 224), float32."""
-    plain = Preprocessing(channels=3, size=SIZE, resize=256, mean=MEAN, std=STD)
+    plain = Preprocessing(channels=3, size=SIZE, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     images = load(DataConfig(source=str(folder)), folder).splits["train"]
     ours = Loader(images, plain, batch, AugmentConfig(flip=True, crop="resized"), workers=workers)
 
@@ -125,7 +124,7 @@ def _contenders(folder: Path, batch: int, workers: int) -> Mapping[str, Callable
                 v2.RandomHorizontalFlip(),
                 *last,
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
         files = torchvision.datasets.ImageFolder(str(folder), transform, loader=reader)

@@ -30,7 +30,7 @@ from densekit import strict_json
 from densekit.bench import peer_servers
 from densekit.bench.loading import write_photographs
 from densekit.bench.workload import network, settle
-from densekit.config import DenseNetConfig, Preprocessing
+from densekit.config import IMAGENET_MEAN, IMAGENET_STD, DenseNetConfig, Preprocessing
 from densekit.engine import threads
 from densekit.engine.runs import environment
 from densekit.errors import BadData, DensekitError, Interrupted, InvalidInput
@@ -155,7 +155,7 @@ def _write_model(folder: Path, config: DenseNetConfig) -> None:
     settle(net, torch.randn(4, config.in_channels, *config.image_size))
     size = config.image_size
     preprocessing = Preprocessing(
-        channels=3, size=size, resize=round(min(size) * 8 / 7), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        channels=3, size=size, resize=round(min(size) * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
     classes = tuple(f"class {i}" for i in range(config.num_classes))
     save_model(folder, net.state_dict(), ModelCard(model=config, classes=classes, preprocessing=preprocessing))

@@ -2,7 +2,7 @@
 
 import torch
 
-from densekit.config import DataConfig, Preprocessing
+from densekit.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Preprocessing
 from densekit.data.loader import pixels_of
 from densekit.data.sets import ArrayImages, DataSet, Images
 from densekit.errors import BadImage, InvalidInput
@@ -10,6 +10,12 @@ from densekit.errors import BadImage, InvalidInput
 # Enough for a mean to three digits; reading all of a large folder for it would take as long as an epoch.
 _STATISTICS_FILES = 2_000
 FOLDER_SIZE = (224, 224)
+# Of 1 channel, the means of the three; of 4, alpha stays as it is.
+_IMAGENET = {
+    1: ((0.449,), (0.226,)),
+    3: (IMAGENET_MEAN, IMAGENET_STD),
+    4: ((*IMAGENET_MEAN, 0.0), (*IMAGENET_STD, 1.0)),
+}
 
 
 def resize_for(size: tuple[int, int]) -> int:
@@ -43,6 +49,11 @@ def preprocessing_for(data: DataSet, config: DataConfig) -> Preprocessing:
     )
     if config.normalise == "unit":
         return plain
+    if config.normalise == "imagenet":
+        if channels not in _IMAGENET:
+            raise InvalidInput(f"data.normalise=imagenet is for 1, 3 or 4 channels, and {data.name} has {channels}")
+        mean, std = _IMAGENET[channels]
+        return plain.model_copy(update={"mean": mean, "std": std})
     if data.mean is not None and data.std is not None:
         return plain.model_copy(update={"mean": data.mean, "std": data.std})
     mean, std = _statistics(train, plain, config.max_pixels)

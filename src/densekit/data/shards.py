@@ -174,7 +174,8 @@ def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None
     splits = {split: _images(of_split, classes, listed=written.exists()) for split, of_split in indices.items()}
     if len({images.labels.ndim for images in splits.values()}) > 1:
         raise BadData(f"wds:{pattern} has one label an image in some splits, and lists in others; write all alike")
-    _refuse_divided(splits, pattern)
+    if expected is None or expected.is_own:
+        _refuse_divided(splits, pattern)
     return DataSet(f"wds:{pattern}", classes, splits, skipped=SkipList(config.max_bad))
 
 

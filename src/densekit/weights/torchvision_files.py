@@ -77,6 +77,15 @@ def weights_file(network: str) -> WeightsFile:
     return WeightsFile(network, url, Path(torch.hub.get_dir()) / "checkpoints" / name)
 
 
+def downloaded(network: str) -> bool:
+    """Downloads the file of a network that is not cached; whether that succeeded. Raises UnknownName."""
+    try:
+        load_torchvision(network)
+    except BadWeights:  # the connection broke, a proxy gave something else, or the disk is full
+        return False
+    return True
+
+
 def load_torchvision(network: str) -> Mapping[str, Tensor]:
     """The state dict of a network with its default weights, downloaded by torchvision itself if it is not cached.
 

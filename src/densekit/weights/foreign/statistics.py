@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from densekit.config import IMAGENET_MEAN, IMAGENET_STD
+
 
 class Statistics(NamedTuple):
     """Mean and standard deviation per channel, in units where a pixel is 0 to 1."""
@@ -18,7 +20,7 @@ class Statistics(NamedTuple):
         return f"{self.source} ({mean} and {std})"
 
 
-IMAGENET = Statistics("ImageNet's", "imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Statistics("ImageNet's", "imagenet", IMAGENET_MEAN, IMAGENET_STD)
 # Pixels are scaled to -1024 ... 1024, and images are scaled as a whole: torchxrayvision.datasets.
 XRAY = Statistics("torchxrayvision's", "imagenet", (0.5,), (1 / 2048,), crop=1.0)
 
