@@ -6,7 +6,8 @@ import torch
 from densekit.analysis.class_maps import class_maps
 from densekit.analysis.decision import decide
 from densekit.analysis.maps import grad_cam, layer_for
-from densekit.models import DenseNet, ResNet, create_model
+from densekit.models import DenseNet, create_model
+from densekit.models.resnet import ResNet
 
 
 @pytest.mark.parametrize(

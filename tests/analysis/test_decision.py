@@ -13,8 +13,9 @@ from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.decision import decide, has_maps, has_reuse
 from densekit.analysis.sample import Sample
-from densekit.models import DenseNet, ResNet, create_model
+from densekit.models import DenseNet, create_model
 from densekit.models.densenet import DenseBlock, DenseLayer
+from densekit.models.resnet import ResNet
 from densekit.weights import load_model, model_folder
 from tests.analysis.conftest import Trained
 from tests.narrow import expect_type

@@ -9,8 +9,9 @@ from densekit.analysis import gradients, probes
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
 from densekit.config import DenseNetConfig, PeerConfig, ResNetConfig
-from densekit.models import ResNet, config_for, create_model
+from densekit.models import config_for, create_model
 from densekit.models.cost import cost_of
+from densekit.models.resnet import ResNet
 from tests.analysis.conftest import Trained
 from tests.narrow import expect_type, not_none
 
