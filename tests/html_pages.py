@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<b>x</b>"><img src=http://example.org/a.png onerror=alert(1)>'
@@ -37,9 +37,11 @@ class Look(NamedTuple):
     overflow: int
     """Pixels by which the page is too wide."""
     heading: str
+    colours: list[str]
+    """Of the ink and the ground of the first section."""
 
 
-def looked_at(page_file: Path) -> Look:
+def looked_at(page_file: Path, scheme: Literal["light", "dark"] = "light") -> Look:
     """Opens a page in a browser as narrow as a phone."""
     from playwright.sync_api import sync_playwright
 
@@ -50,7 +52,7 @@ def looked_at(page_file: Path) -> Look:
             executable_path=str(CHROMIUM),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"],
         )
-        page = browser.new_page(viewport={"width": 420, "height": 900})
+        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("requestfailed", lambda request: complaints.append(request.url))
@@ -59,5 +61,9 @@ def looked_at(page_file: Path) -> Look:
         widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         heading = page.inner_text("h1")
+        colours = page.eval_on_selector_all(
+            "section",
+            "all => all.slice(0, 1).map(getComputedStyle).flatMap(style => [style.color, style.backgroundColor])",
+        )
         browser.close()
-    return Look(complaints, requests, widths, overflow, heading)
+    return Look(complaints, requests, widths, overflow, heading, colours)

@@ -14,7 +14,7 @@ from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
 from tests.conftest import Command
-from tests.html_pages import CHROMIUM, text_of
+from tests.html_pages import CHROMIUM, looked_at, text_of
 
 pytest.importorskip("captum")
 
@@ -86,24 +86,11 @@ def test_photographs_nets_are_looked_into_with_images(densekit: Command, importe
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_and_loads_nothing(page: Path, scheme: Literal["light", "dark"]) -> None:
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri(), wait_until="load")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert overflow <= 0
-    assert min(widths) > 0
+    look = looked_at(page, scheme)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert look.overflow <= 0
+    assert min(look.widths) > 0
 
 
 def test_python_has_it_too(tiny_run: Path, tmp_path: Path) -> None:

@@ -20,16 +20,16 @@ from densekit.config import AugmentConfig, Preprocessing, Recipe, with_settings
 from densekit.data import Loader
 from densekit.data.mixing import mixing_for
 from densekit.data.sets import ArrayImages, SkipList
-from densekit.engine import fit, prepare, train
+from densekit.engine import fit, prepare
 from densekit.engine.classifier import Prediction
 from densekit.engine.evaluate import evaluate
 from densekit.engine.multi_label import MultiLabel
-from densekit.engine.step import train_step
 from densekit.engine.thresholds import best_f1, choose
 from densekit.errors import BadData, Interrupted, InvalidInput, ProofFailed
 from densekit.models import config_for
 from densekit.recipes import recipe_for
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
+from tests.engine.networks import Linear, first_gradient
 from tests.faults.command import state_of
 from tests.narrow import expect_type, not_none
 
@@ -225,25 +225,12 @@ def test_a_hit_is_an_image_with_all_known_labels_right() -> None:
 
 def test_pieces_of_a_batch_add_up_to_its_gradient(table: Path, tmp_path: Path) -> None:
     """Whichever of them has more unknown labels."""
-
-    class Linear(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(32 * 32, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(x.flatten(1))
-
     gradients = []
     for pieces in (1, 3):
         prepared = prepare(recipe(table, accumulate=pieces), tmp_path)
         torch.manual_seed(0)
-        model = Linear()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        state = replace(train.start(prepared), model=model, network=model, optimizer=optimizer, average=None)
-        batch = next(prepared.loader("train", prepared.recipe.augment).epoch(0))
-        train_step(state, batch, prepared, 0.0, [len(batch.samples)])
-        gradients.append(model.head.weight.grad)
+        model = Linear(32 * 32, 4)
+        gradients.append(first_gradient(prepared, model)[0])
     torch.testing.assert_close(gradients[0], gradients[1])
 
 

@@ -15,7 +15,7 @@ from densekit.data import load
 from densekit.data.check import Check, check
 from densekit.data.split import divide
 from densekit.report.data_page import write_data_report
-from tests.html_pages import CHROMIUM, HOSTILE, text_of
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 
 
 @pytest.fixture(scope="module")
@@ -108,29 +108,11 @@ def test_sound_data_have_a_page_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_shows_it_without_a_complaint(page: tuple[Path, Check], scheme: Literal["light", "dark"]) -> None:
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"],
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page[0].as_uri(), wait_until="load")
-        widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        colours = tab.evaluate(
-            "['color', 'backgroundColor'].map(name => getComputedStyle(document.querySelector('section'))[name])"
-        )
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert min(widths) > 0
-    assert overflow <= 0  # nothing wider than a phone
-    ink, card = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    look = looked_at(page[0], scheme)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert min(look.widths) > 0
+    assert look.overflow <= 0  # nothing wider than a phone
+    ink, card = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in look.colours)
     assert (ink < card) == (scheme == "light")
     assert abs(ink - card) > 300

@@ -102,11 +102,11 @@ def test_browser_shows_it_without_a_complaint(finished: tuple[Any, ...]) -> None
     prepared = replace(prepared, task=replace(prepared.task, classes=classes))
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     page_file = write_report(run, prepared, *measured(prepared))
-    complaints, requests, widths, overflow, _ = looked_at(page_file)
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert min(widths) > 0
-    assert overflow <= 0
+    look = looked_at(page_file)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert min(look.widths) > 0
+    assert look.overflow <= 0
 
 
 def test_an_epoch_is_one_line() -> None:

@@ -165,10 +165,10 @@ def test_confused_pairs_come_commonest_first(digits: Trained) -> None:
 def test_browser_shows_it_without_a_complaint(digits: Trained) -> None:
     run, prepared, *_ = digits
     page_file = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789")))
-    complaints, requests, widths, overflow, heading = looked_at(page_file)
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert len(widths) > 16
-    assert min(widths) > 0
-    assert overflow <= 0  # nothing wider than a phone
-    assert "digits" in heading
+    look = looked_at(page_file)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert len(look.widths) > 16
+    assert min(look.widths) > 0
+    assert look.overflow <= 0  # nothing wider than a phone
+    assert "digits" in look.heading

@@ -50,11 +50,6 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return densekit.load("fashion-mnist")
-
-
-@pytest.fixture(scope="module")
 def server(classifier: Classifier) -> Iterator[str]:
     with served(classifier) as url:
         yield url

@@ -31,11 +31,6 @@ def picture() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return densekit.load("fashion-mnist")
-
-
-@pytest.fixture(scope="module")
 def client(classifier: Classifier) -> Iterator[TestClient]:
     with TestClient(app_of(classifier, Limits())) as client:
         yield client

@@ -21,7 +21,7 @@ from densekit.study.grid import Options
 from densekit.study.plan import study_at
 from tests.conftest import Command, write_photos
 from tests.faults.command import start, state_of
-from tests.html_pages import CHROMIUM, text_of
+from tests.html_pages import CHROMIUM, looked_at, text_of
 from tests.study.conftest import here
 
 
@@ -67,22 +67,10 @@ def test_the_page_holds_everything_itself(studied: Studied) -> None:
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 def test_the_page_fits_a_phone_and_loads_nothing(studied: Studied) -> None:
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800})
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(studied.report.as_uri(), wait_until="load")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert overflow <= 0
+    look = looked_at(studied.report)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert look.overflow <= 0
 
 
 def test_started_again_it_runs_nothing(
