@@ -143,3 +143,8 @@ def test_every_address_of_the_project_is_below_one() -> None:
     urls = PROJECT["project"]["urls"]
     assert {"Homepage", "Documentation", "Source", "Issues", "Changelog"} == set(urls)
     assert [url for url in urls.values() if not url.startswith(urls["Source"])] == []
+
+
+def test_the_site_and_the_package_describe_themselves_alike() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["site_description"]
+    assert site == PROJECT["project"]["description"]
