@@ -7,7 +7,7 @@ KERNELS := $(wildcard src/densekit/ops/native/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-marathon fuzz check format bench docs docs-serve clean
+.PHONY: help demo test test-slow test-marathon fuzz check format hooks bench docs docs-serve clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: $(VENV)/.installed-test ## format, lint, types, import rules
 format: $(VENV)/.installed-test ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format src tests
 	$(BIN)/ruff check --fix src tests
+
+hooks: $(VENV)/.installed-test ## run `make check` at each commit of this clone, by pre-commit
+	$(BIN)/pre-commit install
 
 bench: $(VENV)/.installed-bench ## compare training, inference and memory with other libraries; about half an hour
 	$(BIN)/densekit bench train

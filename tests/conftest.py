@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from tests.data.xrays import SETTINGS, write_xrays
 
 if TYPE_CHECKING:
     from densekit import Run
+
+Command = Callable[..., tuple[int, str, str]]
+"""Runs `densekit ARGUMENTS`: (status, standard output, standard error)."""
 
 # How long an example takes says nothing on a machine that other tests share.
 settings.register_profile("densekit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -60,6 +64,28 @@ def write_photos(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), count
 def spoil(path: Path) -> None:
     """Leaves the header, so that only decoding finds out."""
     path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """The command line, run in this process and in the folder `tmp_path`."""
+    from densekit.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["densekit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def densekit(command: Command) -> Command:
+    """`command` by the name of the program, for tests that do not import the package under it."""
+    return command
 
 
 @pytest.fixture

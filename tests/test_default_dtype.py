@@ -41,6 +41,7 @@ def test_training_evaluation_and_prediction_do_not_depend_on_the_default(
         runs.append((found.model.state_dict(), result.loss, found.predict(photos / "cat" / "0.png").probabilities))
     (plain, loss, probabilities), (odd, odd_loss, odd_probabilities) = runs
     assert {x.dtype for x in odd.values() if x.is_floating_point()} == {torch.float32}
+    assert plain.keys() == odd.keys()
     assert all(torch.equal(plain[key], odd[key]) for key in plain)
     assert (loss, probabilities.tolist()) == (odd_loss, odd_probabilities.tolist())
     assert torch.get_default_dtype() == odd_default

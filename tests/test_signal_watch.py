@@ -107,7 +107,7 @@ def test_training_speaks_within_two_seconds_and_answers_ctrl_c_within_one(tmp_pa
         started = float(process.stderr.readline())
         assert process.stderr.readline()
         assert time.time() - started < 2
-        lines = []
+        lines: list[str] = []
         while not (lines and lines[-1].strip().startswith("memory")):
             lines.append(process.stderr.readline())
             assert lines[-1], lines

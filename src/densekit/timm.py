@@ -71,7 +71,7 @@ class _Timm(ImageClassifier):
         """A fresh head; 0 classes leaves the features, pooled as `global_pool` says, "" for not at all."""
         before = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool = _pool(before, num_classes)
-        super().reset_classifier(num_classes)  # type: ignore[safe-super]
+        super().reset_classifier(num_classes)  # type: ignore[safe-super]  # that of the network beside it
         self.num_classes = num_classes
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
@@ -79,7 +79,7 @@ class _Timm(ImageClassifier):
         pooled = self.head_drop(self.global_pool(features))
         return pooled if pre_logits else self.classifier(pooled)
 
-    def forward_intermediates(  # type: ignore[override]
+    def forward_intermediates(  # type: ignore[override]  # called as timm does
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
@@ -169,7 +169,7 @@ class TimmDenseNet(_Timm, DenseNet):  # type: ignore[misc]  # forward_intermedia
         return final, [*taken, final]
 
 
-class TimmResNet(_Timm, ResNet):  # type: ignore[misc]  # likewise
+class TimmResNet(_Timm, ResNet):  # type: ignore[misc]  # as above
     """(N, in_chans, H, W) -> (N, num_classes): the baselines that the paper compares with."""
 
     def __init__(

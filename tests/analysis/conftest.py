@@ -1,12 +1,18 @@
 """Trained networks, plain and bottlenecked, and images to look at them with."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
-from densekit.weights import load_model, model_folder
+from densekit.models import DenseNet
+from densekit.weights import ModelCard, load_model, model_folder
+from tests.narrow import expect_type
+
+Trained = tuple[DenseNet, ModelCard]
 
 
 def _run(parent: Path, model: str) -> Path:
@@ -28,10 +34,25 @@ def bc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _run(tmp_path_factory.mktemp("runs"), "densenet_bc_16_6")
 
 
+def densenet_in(run: Path) -> Trained:
+    """The network of a run, which must be a DenseNet."""
+    model, card = load_model(model_folder(run))
+    return expect_type(model, DenseNet), card
+
+
 @pytest.fixture(params=["plain", "bottlenecked"])
-def trained(request, plain_run, bc_run):
+def trained(request: pytest.FixtureRequest, plain_run: Path, bc_run: Path) -> Trained:
     """(network, card): DenseNets that have learned a little."""
-    return load_model(model_folder(plain_run if request.param == "plain" else bc_run))
+    return densenet_in(plain_run if request.param == "plain" else bc_run)
+
+
+def zeroed(model: DenseNet, number: int, source: int, r: int) -> DenseNet:
+    """A copy whose weights for that connection are zero."""
+    model = copy.deepcopy(model)
+    block = blocks_of(model)[number]
+    with torch.no_grad():
+        block.readers[r].linear.weight[:, block.sources[source]] = 0
+    return model
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from densekit.analysis.class_maps import class_maps
 from densekit.analysis.decision import decide
 from densekit.analysis.maps import grad_cam, layer_for
 from densekit.models import DenseNet, create_model
+from densekit.models.resnet import ResNet
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,8 @@ def test_the_mean_of_a_map_of_the_last_maps_is_the_logit_without_its_bias(name: 
     image = torch.randn(1, 3, 32, 32)
     found = class_maps(model, image, torch.tensor([4]))
     assert found is not None
-    decision = decide(model, image)  # type: ignore[arg-type]
+    assert isinstance(model, DenseNet | ResNet)
+    decision = decide(model, image)
     expected = torch.from_numpy(decision.map_of(4))
     torch.testing.assert_close(found[1][0].double() * expected.numel(), expected, rtol=1e-3, atol=1e-5)
     assert expected.mean().item() == pytest.approx(decision.logits[4] - decision.bias[4].item(), abs=1e-5)

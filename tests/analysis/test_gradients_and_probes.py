@@ -8,13 +8,16 @@ import torch.nn.functional as F
 from densekit.analysis import gradients, probes
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
-from densekit.config import PeerConfig, ResNetConfig
+from densekit.config import DenseNetConfig, PeerConfig, ResNetConfig
 from densekit.models import config_for, create_model
 from densekit.models.cost import cost_of
+from densekit.models.resnet import ResNet
+from tests.analysis.conftest import Trained
+from tests.narrow import expect_type, not_none
 
 
 @pytest.mark.parametrize("plan", ["auto", "checkpoint", "shared"])
-def test_gradients_are_the_same_on_every_plan(trained, digits, plan):
+def test_gradients_are_the_same_on_every_plan(trained: Trained, digits: Sample, plan: str) -> None:
     model, _ = trained
     model.use_plan("concat")
     expected = gradients.flow("net", "trained", model, digits)
@@ -24,7 +27,7 @@ def test_gradients_are_the_same_on_every_plan(trained, digits, plan):
     np.testing.assert_allclose(found.norm, expected.norm, rtol=1e-3)
 
 
-def test_a_layers_gradient_is_that_of_its_convolutions(trained, digits):
+def test_a_layers_gradient_is_that_of_its_convolutions(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = gradients.flow("net", "trained", model, digits)
@@ -32,9 +35,9 @@ def test_a_layers_gradient_is_that_of_its_convolutions(trained, digits):
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)  # the network is a guest
     model.train()
     F.cross_entropy(model(digits.images), digits.targets).backward()
-    layer = model.features.denseblock2.denselayer1
+    layer = model.get_submodule("features.denseblock2.denselayer1")
     weights = [p for name, p in layer.named_parameters() if "conv" in name]
-    norm = torch.cat([w.grad.flatten() for w in weights]).norm().item()
+    norm = torch.cat([not_none(w.grad).flatten() for w in weights]).norm().item()
     at = found.layers.index("denseblock2.denselayer1")
     assert found.norm[at] == pytest.approx(norm, rel=1e-3)
     assert found.rms[at] == pytest.approx(norm / sum(w.numel() for w in weights) ** 0.5, rel=1e-3)
@@ -42,7 +45,7 @@ def test_a_layers_gradient_is_that_of_its_convolutions(trained, digits):
     assert found.layers[-1] == "classifier"
 
 
-def test_dropout_is_off():
+def test_dropout_is_off() -> None:
     torch.manual_seed(0)
     model = create_model("densenet_10_4", dropout_rate=0.5, image_size=8)
     sample = Sample(torch.randn(4, 3, 8, 8), torch.arange(4))
@@ -50,28 +53,29 @@ def test_dropout_is_off():
 
 
 @pytest.mark.parametrize("name", ["densenet_40_12", "densenet_bc_100_12", "densenet_bc_22_12"])
-def test_the_residual_network_beside_is_as_deep(name):
-    config = config_for(name)
+def test_the_residual_network_beside_is_as_deep(name: str) -> None:
+    config = expect_type(config_for(name), DenseNetConfig)
     beside = gradients.matched(config, cost_of(config).depth)
     assert isinstance(beside, ResNetConfig)
     assert abs(beside.depth - cost_of(config).depth) <= 3
     assert beside.num_classes == config.num_classes
 
 
-def test_of_photographs_it_is_torchvisions():
-    config = config_for("densenet121").model_copy(update={"num_classes": 7})
+def test_of_photographs_it_is_torchvisions() -> None:
+    config = expect_type(config_for("densenet121"), DenseNetConfig).model_copy(update={"num_classes": 7})
     beside = gradients.matched(config, 121)
     assert isinstance(beside, PeerConfig)
     assert (beside.name, beside.num_classes) == ("resnet101", 7)
 
 
-def test_probes_find_what_a_layer_knows_and_only_that():
+def test_probes_find_what_a_layer_knows_and_only_that() -> None:
     random = np.random.default_rng(0)
     labels = torch.arange(200) % 2
 
-    def features(sample):
+    def features(sample: Sample) -> dict[str, probes.Features]:
         told = sample.targets.numpy()[:, None] + random.normal(0, 0.1, (len(sample), 1))
-        return {"own": {"silent": random.normal(size=(len(sample), 3)), "telling": told}}
+        silent = random.normal(size=(len(sample), 3))
+        return {"own": {"silent": silent.astype(np.float32), "telling": told.astype(np.float32)}}
 
     train = Sample(torch.zeros(200, 1, 1, 1), labels)
     (curve,) = probes.probe("net", features, train, train)
@@ -80,7 +84,7 @@ def test_probes_find_what_a_layer_knows_and_only_that():
     assert curve.position == [0.5, 1.0]
 
 
-def test_features_of_a_depth_are_the_means_of_its_maps(trained, digits):
+def test_features_of_a_depth_are_the_means_of_its_maps(trained: Trained, digits: Sample) -> None:
     model, card = trained
     blocks = blocks_of(model)
     found = probes.densenet_features(model, blocks, digits)
@@ -89,11 +93,11 @@ def test_features_of_a_depth_are_the_means_of_its_maps(trained, digits):
     channels = blocks[1].sources[1]
     np.testing.assert_allclose(found["own"][name], maps[:, channels].mean((2, 3)).detach(), atol=1e-5)
     np.testing.assert_allclose(found["state"][name], maps[:, : channels.stop].mean((2, 3)).detach(), atol=1e-5)
-    assert found["own"][name].shape == (24, card.model.growth_rate)
+    assert found["own"][name].shape == (24, expect_type(card.model, DenseNetConfig).growth_rate)
 
 
-def test_residual_networks_are_probed_block_by_block():
-    model = create_model("resnet_8", image_size=8, in_channels=1).eval()
+def test_residual_networks_are_probed_block_by_block() -> None:
+    model = expect_type(create_model("resnet_8", image_size=8, in_channels=1), ResNet).eval()
     found = probes.resnet_features(model, Sample(torch.randn(5, 1, 8, 8), torch.arange(5)))["state"]
     assert [x.shape for x in found.values()] == [(5, 16), (5, 16), (5, 32), (5, 64)]
 

@@ -1,33 +1,40 @@
 """Class activation maps: the published ones, on every plan, and a check that tells when they mean nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from densekit.analysis import maps
-from densekit.weights import load_model, model_folder, read_card
+from densekit.analysis.sample import Sample
+from densekit.weights import model_folder, read_card
+from tests.analysis.conftest import Trained, densenet_in
 
 pytest.importorskip("captum")
 
 
 @pytest.fixture
-def network(tiny_run):
-    return load_model(model_folder(tiny_run))
+def network(tiny_run: Path) -> Trained:
+    return densenet_in(tiny_run)
 
 
 @torch.no_grad()
-def test_the_last_maps_give_zhous_class_activation_map(network, digits):
+def test_the_last_maps_give_zhous_class_activation_map(network: Trained, digits: Sample) -> None:
     model, _ = network
     classes = torch.arange(24) % 10
     found = maps.grad_cam(model, digits.images, classes)
     features = model.forward_features(digits.images)
-    expected = torch.einsum("nc,nchw->nhw", model.classifier.weight[classes], features) / features[0, 0].numel()
+    expected = (
+        torch.einsum("nc,nchw->nhw", model.get_parameter("classifier.weight")[classes], features)
+        / features[0, 0].numel()
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("plan", ["auto", "checkpoint", "shared"])
 @pytest.mark.parametrize("block", [0, 1, 2])
-def test_maps_are_the_same_on_every_plan(network, digits, plan, block):
+def test_maps_are_the_same_on_every_plan(network: Trained, digits: Sample, plan: str, block: int) -> None:
     model, _ = network
     classes = torch.arange(24) % 10
     model.use_plan("concat")
@@ -37,13 +44,13 @@ def test_maps_are_the_same_on_every_plan(network, digits, plan, block):
 
 
 @pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
-def test_captum_can_watch_a_layer_inside_a_block(network, digits, plan):
+def test_captum_can_watch_a_layer_inside_a_block(network: Trained, digits: Sample, plan: str) -> None:
     """A hook inside makes a plan run the plain form."""
     from captum.attr import LayerActivation, LayerGradCam, Saliency
 
     model, _ = network
     model.use_plan("concat")
-    layer = model.features.denseblock2.denselayer1.conv2
+    layer = model.get_submodule("features.denseblock2.denselayer1.conv2")
     whole, target = model(digits.images), torch.arange(24) % 10
     wanted = [
         LayerGradCam(model, layer).attribute(digits.images, target=target),
@@ -61,14 +68,14 @@ def test_captum_can_watch_a_layer_inside_a_block(network, digits, plan):
     torch.testing.assert_close(model(digits.images), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_small_maps_are_not_shown_where_there_are_finer_ones(network, digits):
+def test_small_maps_are_not_shown_where_there_are_finer_ones(network: Trained, digits: Sample) -> None:
     model, _ = network
     assert maps.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
     assert maps.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
     assert maps.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
 
 
-def test_the_check_randomises_from_the_top_to_all_of_it(network, digits, tiny_run):
+def test_the_check_randomises_from_the_top_to_all_of_it(network: Trained, digits: Sample, tiny_run: Path) -> None:
     model, _ = network
     found = maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
     assert found.steps == ["classifier", "block 3", "block 2", "block 1"]
@@ -81,7 +88,9 @@ def test_the_check_randomises_from_the_top_to_all_of_it(network, digits, tiny_ru
         assert item.follows == (item.correlation <= maps.FOLLOWS)
 
 
-def test_a_map_that_ignores_the_weights_is_found_out(network, digits, tiny_run, monkeypatch):
+def test_a_map_that_ignores_the_weights_is_found_out(
+    network: Trained, digits: Sample, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What draws the picture whatever the network is does not follow the weights."""
     monkeypatch.setattr(maps, "grad_cam", lambda _model, images, *_: images[:, 0].double().numpy())
     model, _ = network

@@ -1,18 +1,26 @@
 """Figure 5: the matrix is the paper's, and each weighting does what it says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample, untrained
+from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
-from densekit.models import create_model
+from densekit.models import DenseNet, create_model
+from tests.analysis.conftest import Trained
+from tests.narrow import expect_type
 
 
-def independent(state, entering, growth, layers, block, follower):
+def independent(
+    state: dict[str, Tensor], entering: int, growth: int, layers: int, block: int, follower: str
+) -> NDArray[np.float64]:
     """Fig. 5 from a state dict alone: mean |W| over outputs, the source's channels, and the kernel."""
     edges = [0, *(entering + i * growth for i in range(layers + 1))]
     matrix = np.full((layers + 1, layers + 1), np.nan)
@@ -24,9 +32,10 @@ def independent(state, entering, growth, layers, block, follower):
     return matrix
 
 
-def test_the_matrix_is_the_papers(trained):
+def test_the_matrix_is_the_papers(trained: Trained) -> None:
     model, card = trained
-    config, entering = card.model, card.model.stem_channels
+    config = expect_type(card.model, DenseNetConfig)
+    entering = config.stem_channels
     for block in blocks_of(model):
         layers, last = config.blocks[block.number - 1], block.number == len(config.blocks)
         follower = "classifier" if last else f"features.transition{block.number}.conv"
@@ -35,7 +44,7 @@ def test_the_matrix_is_the_papers(trained):
         entering = int(config.compression * (entering + layers * config.growth_rate))
 
 
-def test_gamma_and_weight_are_one_factor(trained, digits):
+def test_gamma_and_weight_are_one_factor(trained: Trained, digits: Sample) -> None:
     """Moving a factor from gamma to the weights leaves the network, and the gamma-weighted form, as they were."""
     model, _ = trained
     blocks = blocks_of(model)
@@ -51,7 +60,7 @@ def test_gamma_and_weight_are_one_factor(trained, digits):
     np.testing.assert_allclose(reuse.by_weight(blocks[1])[:, 1] * 4, weighed[:, 1], rtol=1e-6)
 
 
-def test_a_map_that_is_always_zero_counts_for_nothing(trained, digits):
+def test_a_map_that_is_always_zero_counts_for_nothing(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     reader, source = blocks[0].readers[2], blocks[0].sources[1]
@@ -63,7 +72,7 @@ def test_a_map_that_is_always_zero_counts_for_nothing(trained, digits):
     assert found[0, 2] > 0
 
 
-def test_activation_form_is_weight_times_mean_of_what_arrives(trained, digits):
+def test_activation_form_is_weight_times_mean_of_what_arrives(trained: Trained, digits: Sample) -> None:
     model, _ = trained
     blocks = blocks_of(model)
     found = reuse.by_activation(model, blocks, Sample(digits.images, digits.targets))
@@ -75,7 +84,7 @@ def test_activation_form_is_weight_times_mean_of_what_arrives(trained, digits):
             assert found[1][s, r] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_control_is_the_network_that_the_run_began_with(tiny_run, digits):
+def test_the_control_is_the_network_that_the_run_began_with(tiny_run: Path, digits: Sample) -> None:
     from densekit.config import with_settings
     from densekit.engine import prepare, runs
     from densekit.weights import model_folder, read_card
@@ -88,17 +97,17 @@ def test_the_control_is_the_network_that_the_run_began_with(tiny_run, digits):
             torch.testing.assert_close(tensor, begun[name].contiguous(), rtol=0, atol=0, msg=name)
 
 
-def test_the_control_is_normalised(tiny_run, digits):
+def test_the_control_is_normalised(tiny_run: Path, digits: Sample) -> None:
     """With running statistics of zeros and ones, deep maps of an untrained network would be anything."""
     from densekit.weights import model_folder, read_card
 
-    control = untrained(read_card(model_folder(tiny_run)), digits)
+    control = expect_type(untrained(read_card(model_folder(tiny_run)), digits), DenseNet)
     normalised = control.features(digits.images)
     assert normalised.mean().abs() < 0.05
     assert (normalised.std((0, 2, 3)) - 1).abs().median() < 0.1
 
 
-def test_every_densenet_has_its_sources_and_readers():
+def test_every_densenet_has_its_sources_and_readers() -> None:
     with torch.device("meta"):
         blocks = blocks_of(create_model("densenet121"))
     assert [block.layers for block in blocks] == [6, 12, 24, 16]
@@ -113,6 +122,6 @@ def test_every_densenet_has_its_sources_and_readers():
 
 
 @pytest.mark.parametrize("network", [create_model("resnet_20"), nn.Linear(2, 2)], ids=["resnet", "linear"])
-def test_a_network_without_dense_blocks_is_refused(network):
+def test_a_network_without_dense_blocks_is_refused(network: nn.Module) -> None:
     with pytest.raises(InvalidInput, match="is not a DenseNet"):
         blocks_of(network)

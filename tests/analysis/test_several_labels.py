@@ -3,12 +3,14 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from densekit import Run
 from densekit.analysis import ablation, answers, gradients, maps, probes
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample, draw
@@ -16,56 +18,57 @@ from densekit.data import load
 from densekit.data.split import divide
 from densekit.engine.multi_label import MultiLabel
 from densekit.errors import BadData
-from densekit.weights import load_model, model_folder
-from tests.analysis.test_ablation import zeroed
-from tests.cli.test_errors import densekit
+from tests.analysis.conftest import Trained, densenet_in, zeroed
+from tests.conftest import Command
 from tests.data.xrays import FINDINGS
-from tests.report.test_report import text_of
+from tests.html_pages import text_of
+from tests.narrow import not_none
 
-__all__ = ["densekit"]
 NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def network(xray_run):
-    return load_model(model_folder(xray_run.folder))
+def network(xray_run: Run) -> Trained:
+    return densenet_in(xray_run.folder)
 
 
 @pytest.fixture(scope="module")
-def test_images(network):
+def test_images(network: Trained) -> tuple[Sample, int]:
     """Every test image, as an analysis draws it, and how many there are."""
     _, card = network
-    images = divide(load(card.data, None), card.data).splits["test"]
-    return draw(images, card.preprocessing, 10_000, torch.device("cpu"), card.data.max_pixels), len(images)
+    data = not_none(card.data)
+    images = divide(load(data, Path()), data).splits["test"]
+    return draw(images, card.preprocessing, 10_000, torch.device("cpu"), data.max_pixels), len(images)
 
 
-def test_an_images_loss_is_the_mean_over_the_labels_that_are_known():
+def test_an_images_loss_is_the_mean_over_the_labels_that_are_known() -> None:
     logits = torch.tensor([[0.0, 2.0, -1.0], [1.0, 5.0, 0.0]], dtype=torch.float64)
     found = answers.losses(logits, torch.tensor([[1.0, 0.0, NAN], [NAN, 1.0, NAN]]))
     expected = [(math.log(2) + math.log1p(math.exp(2))) / 2, math.log1p(math.exp(-5))]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_error_is_what_evaluation_says(network, xray_run, test_images):
+def test_the_error_is_what_evaluation_says(network: Trained, xray_run: Run, test_images: tuple[Sample, int]) -> None:
     """One minus the mean AUROC; images of which nothing is known change neither."""
     model, _ = network
     sample, _ = test_images
     assert 1 - answers.error_of(model, sample) == pytest.approx(xray_run.evaluate(split="test").auroc, abs=1e-6)
 
 
-def test_images_of_which_no_label_is_known_are_left_out(network, test_images):
+def test_images_of_which_no_label_is_known_are_left_out(network: Trained, test_images: tuple[Sample, int]) -> None:
     _, card = network
     sample, available = test_images
     assert 0 < len(sample) <= available
     assert not sample.targets.isnan().all(1).any()
-    images = divide(load(card.data, None), card.data).splits["test"].subset(np.arange(5))
+    data = not_none(card.data)
+    images = divide(load(data, Path()), data).splits["test"].subset(np.arange(5))
     images.labels[:] = NAN
     with pytest.raises(BadData, match="no label"):
-        draw(images, card.preprocessing, 5, torch.device("cpu"), card.data.max_pixels)
+        draw(images, card.preprocessing, 5, torch.device("cpu"), data.max_pixels)
 
 
 @torch.no_grad()
-def test_a_cut_is_zero_weights(network, test_images):
+def test_a_cut_is_zero_weights(network: Trained, test_images: tuple[Sample, int]) -> None:
     model, _ = network
     blocks = blocks_of(model)
     sample = test_images[0].first(20)
@@ -80,7 +83,7 @@ def test_a_cut_is_zero_weights(network, test_images):
         assert found.maps(blocks)[0][b][s, r] == pytest.approx(float(changes[0] - changes[1]), abs=1e-5)
 
 
-def test_curves_are_of_the_mean_area(network, test_images):
+def test_curves_are_of_the_mean_area(network: Trained, test_images: tuple[Sample, int]) -> None:
     model, _ = network
     blocks = blocks_of(model)
     sample = test_images[0].first(60)
@@ -95,7 +98,7 @@ def test_curves_are_of_the_mean_area(network, test_images):
     assert curve.error[-1] == pytest.approx(answers.guessing("AUROC", 4))
 
 
-def test_gradients_are_those_of_training(network, test_images):
+def test_gradients_are_those_of_training(network: Trained, test_images: tuple[Sample, int]) -> None:
     """Where all labels are known, training's own loss."""
     model, card = network
     sample = test_images[0].first(16)
@@ -104,15 +107,17 @@ def test_gradients_are_those_of_training(network, test_images):
     model = copy.deepcopy(model).train()
     task = MultiLabel(card.classes)
     (task.loss(model(sample.images), sample.targets) / (len(sample) * len(card.classes))).backward()
-    assert found.norm[-1] == pytest.approx(model.classifier.weight.grad.norm().item(), rel=1e-3)
+    assert found.norm[-1] == pytest.approx(
+        not_none(model.get_parameter("classifier.weight").grad).norm().item(), rel=1e-3
+    )
 
 
-def test_probes_find_what_a_layer_knows_and_only_that():
+def test_probes_find_what_a_layer_knows_and_only_that() -> None:
     random = np.random.default_rng(0)
     targets = torch.tensor(random.integers(0, 2, (200, 2)), dtype=torch.float32)
     targets[::7, 0] = NAN
 
-    def features(sample):
+    def features(sample: Sample) -> dict[str, probes.Features]:
         told = np.nan_to_num(sample.targets.numpy(), nan=9) + random.normal(0, 0.1, (200, 2))
         return {"own": {"silent": random.normal(size=(200, 3)), "half": told[:, :1], "telling": told}}
 
@@ -124,19 +129,19 @@ def test_probes_find_what_a_layer_knows_and_only_that():
     assert silent < 0.65
 
 
-def test_a_label_that_cannot_be_learned_is_guessed():
+def test_a_label_that_cannot_be_learned_is_guessed() -> None:
     images = torch.zeros(40, 1, 1, 1)
     learned = torch.tensor([[0.0, 1.0], [0.0, 0.0]] * 20)  # nobody has the first
     asked = torch.tensor([[1.0, 1.0], [0.0, 0.0]] * 20)
 
-    def features(sample):
+    def features(sample: Sample) -> dict[str, probes.Features]:
         return {"own": {"layer": sample.targets.numpy()}}
 
     (curve,) = probes.probe("net", features, Sample(images, learned), Sample(images, asked))
     assert curve.accuracy == [(0.5 + 1) / 2]
 
 
-def test_maps_are_of_labels_that_were_found(network, test_images):
+def test_maps_are_of_labels_that_were_found(network: Trained, test_images: tuple[Sample, int]) -> None:
     pytest.importorskip("captum")
     model, card = network
     sample, _ = test_images
@@ -158,7 +163,7 @@ def test_maps_are_of_labels_that_were_found(network, test_images):
 
 
 @pytest.mark.slow
-def test_a_run_is_looked_into_from_all_sides(densekit, xray_run, tmp_path):
+def test_a_run_is_looked_into_from_all_sides(densekit: Command, xray_run: Run, tmp_path: Path) -> None:
     pytest.importorskip("captum")
     status, out, err = densekit("analyse", xray_run.folder, "--images", 60, "--out", "found", "--json")
     assert status == 0, err
@@ -177,7 +182,7 @@ def test_a_run_is_looked_into_from_all_sides(densekit, xray_run, tmp_path):
     assert "false alarms" in text
 
 
-def test_beside_is_a_network_of_the_same_classes(densekit, xray_run, tiny_run):
+def test_beside_is_a_network_of_the_same_classes(densekit: Command, xray_run: Run, tiny_run: Path) -> None:
     status, _, err = densekit("analyse", xray_run.folder, "--beside", tiny_run, "--only", "gradients")
     assert status == 2
     assert "other classes" in err

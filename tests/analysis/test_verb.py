@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,15 +13,14 @@ from densekit import analyse
 from densekit.config import Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, load_model, model_folder, save_model
-from tests.cli.test_errors import densekit
-from tests.report.test_report import CHROMIUM, text_of
+from tests.conftest import Command
+from tests.html_pages import CHROMIUM, looked_at, text_of
 
-__all__ = ["densekit"]
 pytest.importorskip("captum")
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A densenet121 that does not say what it was trained on, as imported ones do not."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "densenet121"
@@ -31,12 +32,12 @@ def imported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(tiny_run, tmp_path_factory):
+def page(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("analysis") / "found"
     return analyse(tiny_run, images=20, only=["ablation", "maps"], out=out).report
 
 
-def test_a_run_is_looked_into_from_all_sides(densekit, tiny_run, tmp_path):
+def test_a_run_is_looked_into_from_all_sides(densekit: Command, tiny_run: Path, tmp_path: Path) -> None:
     status, out, err = densekit("analyse", tiny_run, "--images", 60, "--twin", tiny_run, "--out", "found", "--json")
     assert status == 0, err
     found = json.loads(out)
@@ -60,7 +61,7 @@ def test_a_run_is_looked_into_from_all_sides(densekit, tiny_run, tmp_path):
     assert page.stat().st_size < 3_000_000
 
 
-def test_weights_alone_need_no_images(densekit, imported, tmp_path):
+def test_weights_alone_need_no_images(densekit: Command, imported: Path, tmp_path: Path) -> None:
     status, out, err = densekit("analyse", imported, "--out", "found")
     assert status == 0, err
     assert "report: found/report.html" in out
@@ -71,7 +72,7 @@ def test_weights_alone_need_no_images(densekit, imported, tmp_path):
 
 
 @pytest.mark.slow
-def test_photographs_nets_are_looked_into_with_images(densekit, imported):
+def test_photographs_nets_are_looked_into_with_images(densekit: Command, imported: Path) -> None:
     status, out, err = densekit(
         "analyse", imported, "synthetic:64x64x3:3:30", "--images", 6, "--json", "--only", "maps", "--only", "gradients"
     )
@@ -84,28 +85,15 @@ def test_photographs_nets_are_looked_into_with_images(densekit, imported):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_loads_nothing(page, scheme):
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri(), wait_until="load")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert overflow <= 0
-    assert min(widths) > 0
+def test_the_page_fits_a_phone_and_loads_nothing(page: Path, scheme: Literal["light", "dark"]) -> None:
+    look = looked_at(page, scheme)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert look.overflow <= 0
+    assert min(look.widths) > 0
 
 
-def test_python_has_it_too(tiny_run, tmp_path):
+def test_python_has_it_too(tiny_run: Path, tmp_path: Path) -> None:
     done = analyse(tiny_run, only=["weights"], out=tmp_path / "found")
     assert done.report.is_file()
     assert done.found.edges is None
@@ -127,8 +115,15 @@ def test_python_has_it_too(tiny_run, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_looked_at_is_one_line(
-    densekit, tiny_run, plain_run, imported, tmp_path, arguments, status, words
-):
+    densekit: Command,
+    tiny_run: Path,
+    plain_run: Path,
+    imported: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     _, card = load_model(model_folder(tiny_run))
@@ -141,7 +136,9 @@ def test_what_cannot_be_looked_at_is_one_line(
     assert err.count("\n") == 1
 
 
-def test_without_captum_it_says_what_to_install(densekit, tiny_run, monkeypatch):
+def test_without_captum_it_says_what_to_install(
+    densekit: Command, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "captum", None)
     status, _, err = densekit("analyse", tiny_run)
     assert status == 2

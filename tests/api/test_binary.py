@@ -16,35 +16,18 @@ import densekit
 from densekit.api.evaluation import config_of, expected_of
 from densekit.api.public_card import without_paths
 from densekit.data import load
-from densekit.engine import runs
+from densekit.engine import fit, runs
+from densekit.engine.classifier import Prediction
 from densekit.engine.state import STATE_JSON, _own_sha256
 from densekit.errors import Interrupted, InvalidInput, ProofFailed, UnknownName
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
+from tests.api.tables import write_table
+from tests.conftest import Command
 from tests.faults.command import state_of
-from tests.report.test_report import text_of
-
-__all__ = ["command"]
+from tests.html_pages import text_of
+from tests.narrow import expect_type, not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "data.channels": 1, "batch_size": 16, "plan": "concat"}
 WORDS: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2}
-
-
-def write_table(folder: Path, words: tuple[str, str] = ("0", "1"), column: str = "ill", count: int = 120) -> Path:
-    """Noise, brighter in the middle where the label is there; every third is, of 30 patients."""
-    random = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for i in range(count):
-        there = i % 3 == 0
-        pixels = random.normal(100, 25, (16, 16))
-        pixels[4:12, 4:12] += 8 * there
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
-        split = ("train", "val", "test")[max(0, i // (count // 4) - 1)]
-        rows.append(f"{i}.png,{words[there]},{split},{split}{i // 4}")
-    table = folder / "t.csv"
-    table.write_text("\n".join([f"path,{column},split,patient", *rows, ""]))
-    return table
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +55,7 @@ def answers(run: densekit.Run, table: Path, split: str) -> tuple[np.ndarray, np.
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     found = densekit.load(run.folder).predict_each(table.parent / row["path"] for row in rows)
     truth = np.array([(row.get("ill") or row.get("label")) in ("1", "dog") for row in rows])
-    return truth, np.array([float(each.probabilities[-1]) for each in found])
+    return truth, np.array([float(expect_type(each, Prediction).probabilities[-1]) for each in found])
 
 
 def test_a_network_of_one_output_answers_the_column(run: densekit.Run) -> None:
@@ -117,7 +100,7 @@ def test_two_classes_name_the_positive_one_which_a_setting_changes(classes: dens
     assert first.positive == "cat"
     assert first.top1 == second.top1
     assert first.auroc == pytest.approx(second.auroc)
-    assert first.threshold == pytest.approx(1 - second.threshold)  # type: ignore[operator]
+    assert first.threshold == pytest.approx(1 - not_none(second.threshold))
     assert (first.sensitivity, first.specificity) == pytest.approx((second.specificity, second.sensitivity))
     with pytest.raises(UnknownName, match="emu"):
         densekit.evaluate(classes.folder, settings={"data.positive": "emu"})
@@ -150,14 +133,16 @@ def test_a_table_of_predictions_names_the_label_only_where_it_is_there(
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["predicted"], row["predicted_ill"]) for row in rows} == {("ill", "1"), ("", "0")}
-    assert all((float(row["probability"]) >= run.result.threshold) == (row["predicted"] == "ill") for row in rows)
+    assert all(
+        (float(row["probability"]) >= not_none(run.result.threshold)) == (row["predicted"] == "ill") for row in rows
+    )
 
 
 def test_a_wanted_sensitivity_is_reached_on_the_validation(table: Path, tmp_path: Path) -> None:
     settings = SMALL | {"data.label_columns": "ill", "threshold": "sensitivity:0.95"}
     run = densekit.train(f"csv:{table}", out=tmp_path / "run", settings=settings, **WORDS)
     truth, score = answers(run, table, "val")
-    assert (score >= run.result.threshold)[truth].mean() >= 0.95
+    assert (score >= not_none(run.result.threshold))[truth].mean() >= 0.95
     assert densekit.load(run.folder).card.thresholds == (run.result.threshold,)
 
 
@@ -210,7 +195,6 @@ def test_a_run_of_an_older_version_goes_on_with_two_classes_to_the_same_weights(
     settings = SMALL | {"data.label_columns": "ill", "data.binary": "classes"}
     whole = densekit.train(f"csv:{table}", out=tmp_path / "whole", settings=settings, **WORDS).folder
     with pytest.MonkeyPatch.context() as patch:
-        fit = densekit.api.training.fit
         patch.setattr("densekit.api.training.fit", lambda *given, **named: fit(*given, **named | {"until": 3}))
         with pytest.raises(Interrupted):
             densekit.train(f"csv:{table}", out=tmp_path / "old", settings=settings, **WORDS)
@@ -257,7 +241,7 @@ def test_the_report_shows_curves_threshold_and_intervals(run: densekit.Run, clas
         assert f"Binary metrics: {positive}" in text
         assert f"{result.threshold:.4g} on" in text
         assert "sensitivity + specificity is highest (Youden) on the validation images" in text
-        low, high = result.sensitivity_interval  # type: ignore[misc]
+        low, high = not_none(result.sensitivity_interval)
         assert f"sensitivity (recall) {result.sensitivity:.1%} {low:.1%} to {high:.1%}" in text
         assert "Fewer than 20 positives" in text
 
@@ -266,7 +250,7 @@ def test_prediction_says_whether_it_is_there(run: densekit.Run, table: Path, com
     _, out, _ = command("predict", run.folder, table.parent / "0.png", "--json")
     (row,) = json.loads(out)["top"]
     assert row["class"] == "ill"
-    assert row["present"] == (row["probability"] >= run.result.threshold)
+    assert row["present"] == (row["probability"] >= not_none(run.result.threshold))
 
 
 def test_the_check_of_a_table_reads_it_as_training_does(table: Path, command: Command) -> None:

@@ -22,11 +22,7 @@ from densekit.weights.folder import read_card
 from densekit.weights.torchvision_files import WeightsFile, weights_file
 from tests.api.made_weights import no_network, ship, torchvision_file
 from tests.cli.terminal import at_terminal
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
-from tests.conftest import write_photos
-
-__all__ = ["command"]
+from tests.conftest import Command, write_photos
 
 SHORT = ("--epochs", "1", "--out", "run")
 
@@ -42,7 +38,10 @@ def hub(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are not measured, which takes longer than the training here."""
-    seconds = lambda prepared, images, plans: dict.fromkeys(plans, 1e-3)  # noqa: E731
+
+    def seconds(prepared: object, images: object, plans: Sequence[str]) -> dict[str, float]:
+        return dict.fromkeys(plans, 1e-3)
+
     monkeypatch.setattr(choice, "_seconds_per_image", seconds)
 
 

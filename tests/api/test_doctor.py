@@ -9,9 +9,11 @@ import pytest
 
 from densekit import train
 from densekit.api import doctor, rehearsal
+from densekit.engine import runs
 from densekit.errors import BadData, ProofFailed
 from densekit.ops import native
 from tests.faults.command import run
+from tests.narrow import expect_type
 
 
 def test_an_installation_in_order_passes() -> None:
@@ -53,7 +55,7 @@ def test_a_run_of_one_step_an_epoch_trains_all_that_is_promised(
 
     def waited(process: subprocess.Popen[str]) -> None:
         wait(process)
-        copy = Path(process.args[3])  # type: ignore[index]
+        copy = Path(expect_type(process.args, list)[3])
         ended.append(json.loads((copy / "checkpoints/last/state.json").read_text())["progress"]["step"])
 
     monkeypatch.setattr(rehearsal, "_wait", waited)
@@ -74,9 +76,9 @@ def test_a_resume_is_proved_on_copies(tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_resume_that_differs_is_a_failed_proof(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One copy is executed by another plan: the same but for rounding."""
-    real = rehearsal.runs.write_recipe
+    real = runs.write_recipe
     monkeypatch.setattr(
-        rehearsal.runs,
+        runs,
         "write_recipe",
         lambda folder, recipe: real(
             folder, recipe.model_copy(update={"plan": "shared" if folder.name == "cut" else "concat"})

@@ -16,9 +16,11 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 import densekit
 from densekit import Run
 from densekit.csv_cells import path_of, text_of
+from densekit.engine.classifier import Prediction
 from densekit.errors import BadData, InvalidInput
 from tests.conftest import spoil, write_photos
-from tests.report.test_report import text_of as words_of
+from tests.html_pages import text_of as words_of
+from tests.narrow import expect_type, not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 HOSTILE = '=1+<i>x, "quoted"'
@@ -108,7 +110,9 @@ def test_rows_hold_what_the_model_predicts(run: Path, fresh: Path, tmp_path: Pat
     expected = classifier.predict_each([fresh / path_of(row["path"]) for row in rows])
     columns = [f"probability_{name}" for name in classifier.classes]
     scores = np.array([[float(row[column]) for column in columns] for row in rows])
-    np.testing.assert_allclose(scores, [each.probabilities for each in expected], atol=2e-6)
+    np.testing.assert_allclose(
+        scores, np.array([expect_type(each, Prediction).probabilities for each in expected]), atol=2e-6
+    )
     labels = [classifier.classes.index(text_of(row["label"])) for row in rows]
     assert [text_of(row["predicted"]) for row in rows] == [classifier.classes[i] for i in scores.argmax(1)]
     assert [row["correct"] for row in rows] == [str(int(row["label"] == row["predicted"])) for row in rows]
@@ -135,13 +139,13 @@ def test_page_holds_the_numbers_and_fetches_nothing(run: Path, fresh: Path, tmp_
     page = tmp_path / "out" / "report.html"
     text = words_of(page)
     assert "evaluated on new" in text
-    assert f"{100 * result.top1:.1f}% accuracy (top-1)" in text
+    assert f"{100 * not_none(result.top1):.1f}% accuracy (top-1)" in text
     assert f"{result.count} validation images" in text
     assert HOSTILE in text  # as text: it would not be there as an element
     content = page.read_text()
     assert "<i>" not in content
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', content)
-    wrong = round(result.count * (1 - result.top1))
+    wrong = round(result.count * (1 - not_none(result.top1)))
     assert content.count("<figure>") == min(wrong, 16)
 
 

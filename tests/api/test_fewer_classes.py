@@ -9,31 +9,27 @@ import pytest
 import densekit
 from densekit.config import DataConfig
 from densekit.data import load
+from densekit.engine.classifier import Prediction
 from densekit.errors import BadData
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS, write_xrays
+from tests.narrow import expect_type, not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("three")
-    photos = write_photos(root / "photos", classes=("ape", "cat", "dog"), count=10)
-    return densekit.train(photos, model="densenet_bc_10_4", epochs=2, out=root / "run", settings=SMALL).folder
-
-
 def test_a_subset_of_the_classes_is_measured_over_all_of_the_models(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three_class_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = write_photos(tmp_path / "new", classes=("cat", "dog"), count=5, size=50)
-    result = densekit.evaluate(run, new)
+    result = densekit.evaluate(three_class_run, new)
     assert "new lacks 1 of the 3 classes of" in (said := capsys.readouterr().err)
     assert "not tested: ape" in said
-    classifier = densekit.load(run)
+    classifier = densekit.load(three_class_run)
     paths = sorted(new.rglob("*.png"))
     right = [
-        p.top(1)[0]["class"] == path.parent.name for path, p in zip(paths, classifier.predict_each(paths), strict=True)
+        expect_type(each, Prediction).top(1)[0]["class"] == path.parent.name
+        for path, each in zip(paths, classifier.predict_each(paths), strict=True)
     ]
     assert result.top1 == pytest.approx(sum(right) / len(right))
     rows = {row["class"]: row for row in result.per_class}
@@ -41,19 +37,19 @@ def test_a_subset_of_the_classes_is_measured_over_all_of_the_models(
     assert rows["ape"]["precision"] is rows["ape"]["recall"] is None
 
 
-def test_an_unknown_class_is_still_an_error(run: Path, tmp_path: Path) -> None:
+def test_an_unknown_class_is_still_an_error(three_class_run: Path, tmp_path: Path) -> None:
     new = write_photos(tmp_path / "new", classes=("cat", "emu"), count=3, size=50)
     with pytest.raises(BadData, match=r"classes of new are not those of .*emu"):
-        densekit.evaluate(run, new)
+        densekit.evaluate(three_class_run, new)
 
 
-def test_training_images_are_known_among_fewer_classes(run: Path, tmp_path: Path) -> None:
-    source = Path(densekit.load(run).card.data.source)  # type: ignore[union-attr]
+def test_training_images_are_known_among_fewer_classes(three_class_run: Path, tmp_path: Path) -> None:
+    source = Path(not_none(densekit.load(three_class_run).card.data).source)
     for name in ("cat", "dog"):
         shutil.copytree(source / name, tmp_path / "part" / name)
-    rows = [line.split(",") for line in (run / "split.csv").read_text().splitlines()[1:]]
+    rows = [line.split(",") for line in (three_class_run / "split.csv").read_text().splitlines()[1:]]
     unseen = [row for row in rows if row[0] == "test" and row[2] != "ape"]
-    assert densekit.evaluate(run, tmp_path / "part").count == len(unseen)
+    assert densekit.evaluate(three_class_run, tmp_path / "part").count == len(unseen)
 
 
 def test_columns_of_a_table_are_matched_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,11 @@ def test_a_yes_goes_on_and_a_no_names_the_better_command() -> None:
     asked: list[str] = []
 
     def answer(reply: bool) -> Callable[[str], bool]:
-        return lambda question: (asked.append(question), reply)[1]
+        def ask(question: str) -> bool:
+            asked.append(question)
+            return reply
+
+        return ask
 
     concern = Concern("it takes 5 h", ("--epochs", "2"))
     settle([None, concern], COMMAND, answer(True), pytest.fail)

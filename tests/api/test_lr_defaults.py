@@ -15,11 +15,7 @@ from densekit.config import EmaConfig, Recipe
 from densekit.engine.setup import Prepared
 from densekit.weights import resolve
 from tests.api.made_weights import no_network, ship
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
-from tests.conftest import write_photos
-
-__all__ = ["command"]
+from tests.conftest import Command, write_photos
 
 
 class Enough(Exception):

@@ -14,16 +14,10 @@ from densekit.api.training import compose
 from densekit.errors import BadData, DensekitError, InvalidInput
 from tests.conftest import write_photos
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
+from tests.narrow import not_none
 
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 8, "plan": "concat"}
 NET = "densenet_bc_10_4"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("three")
-    photos = write_photos(root / "photos", classes=("ape", "cat", "dog"), count=10)
-    return densekit.train(photos, model=NET, epochs=1, out=root / "run", settings=SMALL).folder
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +51,9 @@ def other_xrays(root: Path, change: Callable[[dict[str, str]], dict[str, str]]) 
 
 
 @pytest.mark.parametrize("split", ["test", "val", "testing"])
-def test_a_folder_with_one_split_is_measured_on_it(run: Path, tmp_path: Path, split: str) -> None:
+def test_a_folder_with_one_split_is_measured_on_it(three_class_run: Path, tmp_path: Path, split: str) -> None:
     write_photos(tmp_path / "new" / split, classes=("ape", "cat", "dog"), count=4, size=50)
-    result = densekit.evaluate(run, tmp_path / "new")
+    result = densekit.evaluate(three_class_run, tmp_path / "new")
     assert (result.split, result.count) == ({"testing": "test"}.get(split, split), 12)
 
 
@@ -71,10 +65,10 @@ def test_such_a_folder_is_still_refused_for_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["new", "new/test"])
 def test_one_class_is_enough_and_the_others_are_named_and_have_no_metrics(
-    run: Path, tmp_path: Path, place: str, said: Callable[[], str]
+    three_class_run: Path, tmp_path: Path, place: str, said: Callable[[], str]
 ) -> None:
     write_photos(tmp_path / place, classes=("cat",), count=4, size=50)
-    result = densekit.evaluate(run, tmp_path / "new")
+    result = densekit.evaluate(three_class_run, tmp_path / "new")
     assert result.count == 4
     assert "not tested: ape, dog" in said()
     rows = {row["class"]: row for row in result.per_class}
@@ -82,15 +76,18 @@ def test_one_class_is_enough_and_the_others_are_named_and_have_no_metrics(
     assert {rows[name][metric] for name in ("ape", "dog") for metric in ("precision", "recall")} == {None}
 
 
-def test_any_split_can_be_chosen_and_all_are_put_together(run: Path, tmp_path: Path) -> None:
+def test_any_split_can_be_chosen_and_all_are_put_together(three_class_run: Path, tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=3 + number, size=50 + number)
-    counts = {split: densekit.evaluate(run, tmp_path / "new", split=split) for split in ("train", "val", "test", "all")}
+    counts = {
+        split: densekit.evaluate(three_class_run, tmp_path / "new", split=split)
+        for split in ("train", "val", "test", "all")
+    }
     assert {split: result.count for split, result in counts.items()} == {"train": 6, "val": 8, "test": 10, "all": 24}
-    right = sum(counts[split].top1 * counts[split].count for split in ("train", "val", "test"))
-    assert counts["all"].top1 * 24 == pytest.approx(right)
+    right = sum(not_none(counts[split].top1) * counts[split].count for split in ("train", "val", "test"))
+    assert not_none(counts["all"].top1) * 24 == pytest.approx(right)
     with pytest.raises(InvalidInput, match="unknown split"):
-        densekit.evaluate(run, tmp_path / "new", split="holdout")
+        densekit.evaluate(three_class_run, tmp_path / "new", split="holdout")
 
 
 @pytest.mark.parametrize(
@@ -104,31 +101,31 @@ def test_any_split_can_be_chosen_and_all_are_put_together(run: Path, tmp_path: P
     ],
 )
 def test_a_split_that_is_missing_is_told_with_those_that_are_there(
-    there: tuple[str, ...], wanted: str, words: str, run: Path, tmp_path: Path
+    there: tuple[str, ...], wanted: str, words: str, three_class_run: Path, tmp_path: Path
 ) -> None:
     for number, split in enumerate(there):
         write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=12, size=50 + number)
     with pytest.raises(InvalidInput) as caught:
-        densekit.evaluate(run, tmp_path / "new", split=wanted)
+        densekit.evaluate(three_class_run, tmp_path / "new", split=wanted)
     assert str(caught.value).startswith(words)
     # What is said works.
     for option in re.findall(r"--split (\w+)", words):
-        assert densekit.evaluate(run, tmp_path / "new", split=option).split == option
+        assert densekit.evaluate(three_class_run, tmp_path / "new", split=option).split == option
     for option in re.findall(r"--set (\S+)=0.1", words):
-        result = densekit.evaluate(run, tmp_path / "new", split=wanted, settings={option: 0.1})
+        result = densekit.evaluate(three_class_run, tmp_path / "new", split=wanted, settings={option: 0.1})
         assert 0 < result.count < 8
 
 
-def test_the_words_for_splits_that_folders_may_have_are_known(run: Path, tmp_path: Path) -> None:
+def test_the_words_for_splits_that_folders_may_have_are_known(three_class_run: Path, tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val")):
         write_photos(tmp_path / "new" / split, classes=("ape", "cat"), count=3 + number, size=50 + number)
-    assert densekit.evaluate(run, tmp_path / "new", split="Validation").count == 8
-    assert densekit.evaluate(run, tmp_path / "new", split="training").count == 6
+    assert densekit.evaluate(three_class_run, tmp_path / "new", split="Validation").count == 8
+    assert densekit.evaluate(three_class_run, tmp_path / "new", split="training").count == 6
 
 
-def test_the_only_split_is_measured_whole(run: Path, tmp_path: Path) -> None:
+def test_the_only_split_is_measured_whole(three_class_run: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "new" / "train", classes=("ape", "cat"), count=12, size=50)
-    assert densekit.evaluate(run, tmp_path / "new", split="train").count == 24
+    assert densekit.evaluate(three_class_run, tmp_path / "new", split="train").count == 24
 
 
 def test_all_of_named_data_are_put_together(tmp_path: Path) -> None:
@@ -143,28 +140,32 @@ def test_all_of_named_data_are_put_together(tmp_path: Path) -> None:
     assert whole.labels.tolist() == train.labels.tolist() * 2
 
 
-def test_training_images_are_left_out_of_all(run: Path, tmp_path: Path, said: Callable[[], str]) -> None:
+def test_training_images_are_left_out_of_all(three_class_run: Path, tmp_path: Path, said: Callable[[], str]) -> None:
     write_photos(tmp_path / "new/test", classes=("ape", "cat"), count=3, size=50)
-    used = [row.split(",")[1] for row in (run / "split.csv").read_text().splitlines() if row.startswith("train")]
+    used = [
+        row.split(",")[1] for row in (three_class_run / "split.csv").read_text().splitlines() if row.startswith("train")
+    ]
     (tmp_path / "new/train/ape").mkdir(parents=True)
     for name in used[:4]:
-        shutil.copy(run.parent / "photos" / name, tmp_path / "new/train/ape")
-    result = densekit.evaluate(run, tmp_path / "new", split="all")
+        shutil.copy(three_class_run.parent / "photos" / name, tmp_path / "new/train/ape")
+    result = densekit.evaluate(three_class_run, tmp_path / "new", split="all")
     assert result.count == 6
     assert "left out 4 of the 10 images of new (all)" in said()
 
 
-def test_a_class_that_only_the_chosen_split_lacks_is_named(run: Path, tmp_path: Path, said: Callable[[], str]) -> None:
+def test_a_class_that_only_the_chosen_split_lacks_is_named(
+    three_class_run: Path, tmp_path: Path, said: Callable[[], str]
+) -> None:
     write_photos(tmp_path / "new/train", classes=("ape", "cat", "dog"), count=3, size=50)
     write_photos(tmp_path / "new/test", classes=("ape", "cat"), count=3, size=51)
-    densekit.evaluate(run, tmp_path / "new")
+    densekit.evaluate(three_class_run, tmp_path / "new")
     assert "the test images are of none of these 1 class, not tested: dog" in said()
 
 
-def test_unknown_classes_are_refused_by_name(run: Path, tmp_path: Path) -> None:
+def test_unknown_classes_are_refused_by_name(three_class_run: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "new/test", classes=("cat", "Dog", "emu"), count=3, size=50)
     with pytest.raises(BadData, match=r"does not know Dog \(the model has dog\), emu; name"):
-        densekit.evaluate(run, tmp_path / "new")
+        densekit.evaluate(three_class_run, tmp_path / "new")
 
 
 def values(result: Any) -> list[dict[str, Any]]:
@@ -228,7 +229,9 @@ def test_a_table_without_labels_of_the_model_says_what_it_has(findings_run: Path
 
 
 @pytest.mark.parametrize("head", ["path,label", "diagnosis,filename", "dx,image,split"])
-def test_a_table_for_a_model_of_folders_is_found_by_its_values(head: str, run: Path, tmp_path: Path) -> None:
+def test_a_table_for_a_model_of_folders_is_found_by_its_values(
+    head: str, three_class_run: Path, tmp_path: Path
+) -> None:
     photos = write_photos(tmp_path / "place/photos", classes=("cat", "dog"), count=3, size=50)
     columns = head.split(",")
     rows = []
@@ -236,26 +239,28 @@ def test_a_table_for_a_model_of_folders_is_found_by_its_values(head: str, run: P
         cells = {"split": "test", **dict.fromkeys(("path", "filename", "image"), str(path.relative_to(photos.parent)))}
         rows.append(",".join(cells.get(column, path.parent.name) for column in columns))
     (photos.parent / "table.csv").write_text("\n".join([head, *rows]))
-    result = densekit.evaluate(run, f"csv:{photos.parent / 'table.csv'}")
+    result = densekit.evaluate(three_class_run, f"csv:{photos.parent / 'table.csv'}")
     assert (result.split, result.count) == ("test" if "split" in columns else "all", 6)
     assert [row["count"] for row in result.per_class] == [0, 3, 3]
 
 
-def test_patients_of_another_table_may_be_in_several_splits(run: Path, tmp_path: Path) -> None:
+def test_patients_of_another_table_may_be_in_several_splits(three_class_run: Path, tmp_path: Path) -> None:
     """Nothing is learned of them; for training they still may not."""
     photos = write_photos(tmp_path / "photos", classes=("cat", "dog"), count=2, size=50)
     rows = [f"{word}/{i}.png,{word},{('train', 'test')[i]},anna" for word in ("cat", "dog") for i in range(2)]
     (photos / "table.csv").write_text("\n".join(["path,label,split,patient", *rows]))
-    assert densekit.evaluate(run, f"csv:{photos}/table.csv", split="all").count == 4
+    assert densekit.evaluate(three_class_run, f"csv:{photos}/table.csv", split="all").count == 4
     with pytest.raises(BadData, match=r"patient anna of .* is in train and in test"):
         densekit.train(f"csv:{photos}/table.csv", model=NET, epochs=1, out=tmp_path / "run", settings=SMALL)
 
 
-def test_a_column_of_labels_comes_before_columns_that_are_called_like_classes(run: Path, tmp_path: Path) -> None:
+def test_a_column_of_labels_comes_before_columns_that_are_called_like_classes(
+    three_class_run: Path, tmp_path: Path
+) -> None:
     photos = write_photos(tmp_path / "photos", classes=("cat", "dog"), count=2, size=50)
     rows = [f"{word}/{i}.png,{word},{word == 'dog':d},{word == 'cat':d}" for word in ("cat", "dog") for i in range(2)]
     (photos / "table.csv").write_text("\n".join(["path,label,dog,cat", *rows]))
-    result = densekit.evaluate(run, f"csv:{photos}/table.csv")
+    result = densekit.evaluate(three_class_run, f"csv:{photos}/table.csv")
     assert [row["count"] for row in result.per_class] == [0, 2, 2]
 
 

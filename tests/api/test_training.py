@@ -9,6 +9,7 @@ import pytest
 from densekit import train
 from densekit.api import run as runs
 from densekit.api import training
+from densekit.engine import choose
 from densekit.engine import runs as engine_runs
 from densekit.errors import BadData, InvalidInput
 from tests.faults.command import train_until
@@ -19,7 +20,7 @@ NAME = "digits-densenet_bc_10_4"
 def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one makes its folder while this one still looks for the fastest plan, and between a look and a step."""
     monkeypatch.chdir(tmp_path)
-    choose, first_free = training.choose, runs.free_folder
+    first_free = runs.free_folder
     looks: list[Path] = []
 
     def slowly(*given: Any) -> Any:

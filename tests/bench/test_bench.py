@@ -4,6 +4,8 @@ import importlib.util
 import json
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,7 @@ from densekit.bench.summary import summarise
 from densekit.bench.workload import network, read_data, write_data
 from densekit.errors import BadData, DensekitError
 from densekit.models import build
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 MODEL = "densenet_bc_10_4"
 PACKAGES = {"onnx", "onnxscript", "onnxruntime", "openvino"}
@@ -165,17 +165,16 @@ def test_a_wrong_contender_is_not_timed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_turns_alternate_and_the_slower_layout_drops_out() -> None:
     turns: list[str] = []
-    runs = {name: (lambda name=name: turns.append(name) or _wait(name)) for name in ("fast", "slow", "other")}
+
+    def run(name: str) -> None:
+        turns.append(name)
+        time.sleep(0.15 if name == "slow" else 0.1)
+
+    runs = {name: partial(run, name) for name in ("fast", "slow", "other")}
     times, calls = play(runs, 3, lambda name: "same" if name != "other" else name, lambda *_: None)
     assert set(calls.values()) == {1}
     assert turns[3:] == ["fast", "slow", "other"] * TRIAL + ["fast", "other"]
     assert {name: len(own) for name, own in times.items()} == {"fast": 3, "slow": 2, "other": 3}
-
-
-def _wait(name: str) -> None:
-    import time
-
-    time.sleep(0.15 if name == "slow" else 0.1)
 
 
 def test_a_row_is_the_better_layout() -> None:

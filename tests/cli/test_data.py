@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 
 def test_sound_data_pass(densekit: Command, photos: Path) -> None:

@@ -11,29 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densekit.cli.main import main
 from densekit.weights import model_folder
+from tests.conftest import Command, densekit
 
-Command = Callable[..., tuple[int, str, str]]
+__all__ = ["Command", "densekit"]
 
 
 def errors_in(err: str) -> int:
     """Lines of standard error that do not say what takes a while."""
     return sum(not line.endswith(" ...") for line in err.splitlines())
-
-
-@pytest.fixture
-def densekit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs the command line in this process: (status, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["densekit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), *capfd.readouterr()
-
-    return run
 
 
 def empty_class(photos: Path) -> Path:

@@ -1,6 +1,7 @@
 """Folders with litter, odd names and runs in them, as the verbs meet them."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -10,10 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_errors import Command, densekit
-from tests.cli.test_verbs import photo_run
-
-__all__ = ["densekit", "photo_run"]
+from tests.conftest import Command
+from tests.narrow import expect_type
 
 SMALL = ("--model", "densenet_bc_10_4", "--epochs", 1, "--set", "data.image_size=16", "--set", "batch_size=8")
 BYTES = os.fsdecode(b"\xb9\xb7")  # of a name that is not UTF-8
@@ -136,10 +135,11 @@ def test_a_class_that_is_not_utf8_is_one_line_and_status_3(densekit: Command, ph
 
 def test_a_terminal_of_another_encoding_gets_names_escaped(densekit: Command, photo_run: Path, photos: Path) -> None:
     (photos / "cat" / "0.png").rename(photos / "cat" / "\u732b.png")
-    before = sys.stdout.encoding, sys.stdout.errors
-    sys.stdout.reconfigure(encoding="latin-1")
+    stdout = expect_type(sys.stdout, io.TextIOWrapper)
+    before = stdout.encoding, stdout.errors
+    stdout.reconfigure(encoding="latin-1")
     try:
         status, out, _ = densekit("predict", photo_run, photos / "cat")
     finally:
-        sys.stdout.reconfigure(encoding=before[0], errors=before[1])
+        stdout.reconfigure(encoding=before[0], errors=before[1])
     assert (status, r"cat/\u732b.png" in out) == (0, True)

@@ -7,10 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.test_errors import Command, densekit
+from tests.conftest import Command
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-
-__all__ = ["densekit"]
 
 
 @pytest.fixture

@@ -18,10 +18,8 @@ from densekit.csv_cells import path_of, text_of
 from densekit.data.image_files import ImageFile
 from densekit.engine.classifier import Prediction
 from densekit.errors import BadData, BadImage
-from tests.cli.test_errors import Command, densekit
-from tests.conftest import write_photos
-
-__all__ = ["densekit"]
+from tests.conftest import Command, write_photos
+from tests.narrow import expect_type
 
 CLASSES = ("Unsure", "a: b?", "dog")
 ODD = ('a,"b"\nc.png', "=1+1.png", os.fsdecode(b"\xb9.png"))
@@ -179,8 +177,8 @@ def test_several_labels_go_to_every_class_that_is_present(model: Path, tmp_path:
     assert sorter.folders_of(BadImage("corrupt", "x")) == ("unreadable",)
 
 
-def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> None:
-    """Not one that was there, not one of this time, and not a name that only looks numbered."""
+def sort_names_that_collide(model: Path, tmp_path: Path) -> None:
+    """Twice into a folder that has a picture already; none of the names may be taken from another."""
     (tmp_path / "s" / "dog").mkdir(parents=True)
     (tmp_path / "s" / "dog" / "a.png").write_bytes(b"old")
     for i, name in enumerate(("p/a.png", "q/a.png", "p/a-2.png", "r/a.png")):
@@ -194,14 +192,23 @@ def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> No
         assert sorter.counts == {"dog": 4}
 
 
+def test_no_picture_takes_the_name_of_another(model: Path, tmp_path: Path) -> None:
+    """Not one that was there, not one of this time, and not a name that only looks numbered."""
+    sort_names_that_collide(model, tmp_path)
+
+
 def test_file_systems_without_hard_links_are_sorted_into_too(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unsupported(*_: object) -> None:
+    tried: list[object] = []
+
+    def unsupported(source: object, *_: object, **__: object) -> None:
+        tried.append(source)
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    test_no_picture_takes_the_name_of_another(model, tmp_path)
+    sort_names_that_collide(model, tmp_path)
+    assert tried
 
 
 def test_a_table_of_several_labels_says_what_is_present(
@@ -266,8 +273,7 @@ def test_folders_and_globs_are_predicted_from_python(model: Path, pictures: Path
     assert set(map(Path, found)) == {path for path in pictures.rglob("*") if path.is_file()}
     assert [path for path, outcome in found.items() if isinstance(outcome, BadImage)] == [str(pictures / "y/bad.png")]
     for path, outcome in classifier.predict_files([f"{pictures}/*/1.png", pictures / "x" / "2.png"]):
-        assert isinstance(outcome, Prediction)
-        assert outcome.top(1) == found[path].top(1)  # type: ignore[union-attr]
+        assert expect_type(outcome, Prediction).top(1) == expect_type(found[path], Prediction).top(1)
     (pictures / "x" / "a.heic").write_bytes(b"x")
     with pytest.warns(UserWarning, match="1 image is not used: 1 .heic") as told:
         classifier.predict_files(pictures)

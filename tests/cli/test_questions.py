@@ -13,11 +13,7 @@ import pytest
 from densekit.api import request as requests
 from densekit.api import training
 from tests.cli.terminal import Terminal, at_terminal, control_by_standard_input
-from tests.cli.test_errors import Command
-from tests.cli.test_errors import densekit as command
-from tests.conftest import write_photos
-
-__all__ = ["command"]
+from tests.conftest import Command, write_photos
 
 DENSEKIT = (sys.executable, "-m", "densekit")
 WORDS = ("train", "photos", "--model", "densenet_bc_10_4", "--epochs", "1", "--out", "run")

@@ -11,10 +11,7 @@ from PIL import Image
 
 from densekit import Run, train
 from densekit.engine import runs
-from tests.cli.test_errors import Command, densekit
-from tests.conftest import write_photos
-
-__all__ = ["densekit"]
+from tests.conftest import Command, write_photos
 
 
 def test_models_lists_the_published_counts(densekit: Command) -> None:
@@ -144,15 +141,6 @@ def spoilt(tmp_path: Path) -> Path:
         (root / "cat" / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
     (tmp_path / "photos" / "test" / "dog" / "letter.jpg").write_text("dear reader")
     return tmp_path / "photos"
-
-
-@pytest.fixture(scope="session")
-def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that knows the classes of `write_photos`."""
-    root = tmp_path_factory.mktemp("whole")
-    settings = {"data.image_size": 16, "batch_size": 8}
-    photos = write_photos(root / "photos", size=44)
-    return train(str(photos), model="densenet_bc_10_4", epochs=1, out=root / "run", settings=settings).folder
 
 
 def test_evaluation_stops_at_a_bad_file(densekit: Command, photo_run: Path, spoilt: Path) -> None:

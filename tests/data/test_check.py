@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from densekit.data.duplicates import Alike, alike, identical
 from densekit.data.sets import ArrayImages, DataSet, FileImages
 from densekit.data.survey import survey
 from densekit.errors import InvalidInput
+from tests.narrow import expect_type
 
 CLASSES = ("cat", "dog")
 
@@ -50,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def examined(root: Path, **options: object) -> Check:
+def examined(root: Path, **options: Any) -> Check:
     settings = {key.removeprefix("data_"): options.pop(key) for key in [*options] if key.startswith("data_")}
     config = DataConfig.model_validate({"source": str(root)} | settings)
     return check(load(config, root, strict=False), config, **options)
@@ -163,7 +165,7 @@ def never_tested(photos: Path) -> None:
         path.unlink()
 
 
-ERRORS = {
+ERRORS: dict[Callable[[Path], None], dict[str, int]] = {
     copy_to_test: {"duplicates_across_splits": 1},
     copy_to_other_class: {"label_conflict": 1},
     break_one: {"unreadable": 1},
@@ -171,7 +173,7 @@ ERRORS = {
     empty_class: {"missing_class": 1},
     only_in_test: {"missing_class": 1},
 }
-WARNINGS = {
+WARNINGS: dict[Callable[[Path], None], dict[str, int]] = {
     copy_beside: {"duplicates": 1},
     recompress_to_test: {"near_duplicates_across_splits": 1},
     recompress_to_other_class: {"near_label_conflict": 1},
@@ -318,7 +320,8 @@ def test_a_changed_copy_is_found_and_nothing_else(tmp_path: Path, change: Callab
 def photograph(number: int) -> Image.Image:
     from skimage import data
 
-    return Image.fromarray([data.astronaut, data.coffee, data.chelsea, data.rocket][number % 4]())
+    photographs: list[Callable[[], Any]] = [data.astronaut, data.coffee, data.chelsea, data.rocket]
+    return Image.fromarray(photographs[number % 4]())
 
 
 def test_a_mirrored_copy_is_said_to_be_one(tmp_path: Path) -> None:
@@ -389,7 +392,7 @@ def clothing() -> DataSet:
 
 def test_the_search_finds_nearly_all_copies_among_thousands_that_are_close(clothing: DataSet) -> None:
     """Being n log n must not mean half of them: 2,000 copies, darker and noisier, among 10,000 pictures of clothing."""
-    images = clothing.splits["train"]
+    images = expect_type(clothing.splits["train"], ArrayImages)
     noise = torch.randn(images.pixels[:2000].shape) * 3
     copies = (images.pixels[:2000] * 0.8 + noise).clamp(0, 255).to(torch.uint8)
     data = clothing.with_splits({"train": ArrayImages(torch.cat((images.pixels, copies)), torch.zeros(12_000).long())})
@@ -404,7 +407,7 @@ def test_the_search_finds_nearly_all_copies_among_thousands_that_are_close(cloth
 
 def test_what_is_put_into_clothing_is_all_that_is_found(clothing: DataSet) -> None:
     """Fashion-MNIST has no two images with the same pixels; here are three, one of them as another kind."""
-    images = clothing.splits["train"]
+    images = expect_type(clothing.splits["train"], ArrayImages)
     assert len({image.tobytes() for image in images.pixels.numpy()}) == 10_000
     labels = torch.cat((images.labels, images.labels[:2], (images.labels[2:3] + 1) % 10))
     data = clothing.with_splits({"train": ArrayImages(torch.cat((images.pixels, images.pixels[:3])), labels)})

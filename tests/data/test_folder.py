@@ -15,6 +15,7 @@ from densekit.data.sets import FileImages
 from densekit.data.sources import short_name
 from densekit.errors import BadData
 from tests.conftest import write_photos
+from tests.narrow import expect_type
 
 
 def read(root: Path, *, strict: bool = True) -> DataSet:
@@ -30,7 +31,8 @@ def names(data: DataSet, split: str = "train") -> list[str]:
 
 
 def unused(data: DataSet) -> dict[str, str]:
-    return {each.path.relative_to(data.splits["train"].root).as_posix(): each.reason for each in data.unused}
+    root = expect_type(data.splits["train"], FileImages).root
+    return {each.path.relative_to(root).as_posix(): each.reason for each in data.unused}
 
 
 def picture(path: Path, shade: int = 90) -> Path:

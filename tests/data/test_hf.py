@@ -19,7 +19,8 @@ from densekit.data.hub import ArrowImages
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.conftest import write_photos
-from tests.data.test_shards import preprocessing
+from tests.data.pictures import preprocessing
+from tests.narrow import not_none
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hf")
 
@@ -208,7 +209,7 @@ def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
 
     source = f"hf:{write_photos(tmp_path / 'photos')}"
     settings = {"data.workers": 1, "batch_size": 4, "data.image_size": 16, "data.test_fraction": 0.2}
-    words = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
     whole = densekit.train(source, out=tmp_path / "whole", **words)
     train_until(3, source, out=tmp_path / "cut", **words)
     densekit.resume(tmp_path / "cut")
@@ -216,7 +217,7 @@ def test_a_run_on_rows_is_resumed_evaluated_and_sharded(tmp_path: Path) -> None:
     assert densekit.evaluate(whole.folder, split="test", out=tmp_path / "out").top1 == whole.result.top1
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         predicted = list(csv.DictReader(file))
-    test = divide(read(tmp_path / "photos", test_fraction=0.2), whole.classifier().card.data).splits["test"]
+    test = divide(read(tmp_path / "photos", test_fraction=0.2), not_none(whole.classifier().card.data)).splits["test"]
     assert [row["path"] for row in predicted] == test.names()
     assert shard(source, tmp_path / "shards") == {"train": (1, 24)}
     assert torch.equal(

@@ -168,7 +168,7 @@ def test_a_file_object_that_gives_no_bytes_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="file object cannot be read"):
         decode(file)
     with pytest.raises(InvalidInput, match="mode 'rb'"):
-        decode(io.StringIO("no picture"))  # type: ignore[arg-type]
+        decode(io.StringIO("no picture"))  # type: ignore[arg-type]  # that is what is refused
 
 
 def test_size_limits_and_damage_are_those_of_files() -> None:

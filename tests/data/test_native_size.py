@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -59,7 +60,7 @@ def test_quantiles_are_numpys(sides: list[int]) -> None:
     assert (found.low, found.median, found.high) == tuple(round(float(np.quantile(sides, q))) for q in (0.1, 0.5, 0.9))
 
 
-def labels_of(count: int):
+def labels_of(count: int) -> torch.Tensor:
     import torch
 
     return torch.zeros(count, dtype=torch.int64)

@@ -1,6 +1,7 @@
 """Balanced sampling: equally many images of each class, and every repetition augmented for itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ def drawn(labels: Tensor, seed: int = 0) -> Tensor:
     return balanced_order(labels, torch.Generator().manual_seed(seed)) % len(labels)
 
 
-def loader(**settings: object) -> Loader:
+def loader(**settings: Any) -> Loader:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), dtype=np.uint8))
-    given = {"augmentation": AugmentConfig(crop="pad", flip=True), "balanced": True} | settings
-    return Loader(ArrayImages(pixels, RARE), PLAIN, 8, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"augmentation": AugmentConfig(crop="pad", flip=True), "balanced": True} | settings
+    return Loader(ArrayImages(pixels, RARE), PLAIN, 8, **given)
 
 
 def epoch_of(batches: Loader, epoch: int = 0, skip: int = 0) -> list[Batch]:
@@ -120,7 +121,11 @@ def test_files_are_drawn_and_augmented_as_arrays_are_whatever_the_workers(tmp_pa
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    words = {"model": "densenet_bc_10_4", "epochs": 2, "settings": {"sampling": "balanced", "data.limit": 120}}
+    words: dict[str, Any] = {
+        "model": "densenet_bc_10_4",
+        "epochs": 2,
+        "settings": {"sampling": "balanced", "data.limit": 120},
+    }
     whole = train("digits", out=tmp_path / "whole", **words)
     train_until(3, "digits", out=tmp_path / "run", **words)
     resume(tmp_path / "run")

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,6 +31,8 @@ from densekit.data.shards import ShardImages, _braces
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput
 from tests.conftest import write_photos
+from tests.data.pictures import preprocessing
+from tests.narrow import expect_type
 
 
 def shards(pattern: str | Path) -> DataSet:
@@ -42,7 +45,7 @@ def picture(value: int, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
+def write_tar(path: Path, files: Mapping[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name, content in files.items():
@@ -54,7 +57,7 @@ def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
 
 
 def samples(count: int, *, first: int = 0, classes: int = 2) -> dict[str, bytes]:
-    files = {}
+    files: dict[str, bytes] = {}
     for i in range(first, first + count):
         files |= {f"{i:05}.png": picture(i % 256), f"{i:05}.cls": str(i % classes).encode()}
     return files
@@ -117,7 +120,9 @@ GROUPS = some.one_of(
 
 
 @given(some.lists(some.tuples(WORDS, GROUPS), max_size=3), WORDS)
-def test_every_combination_is_named_once_and_in_order(parts: list[tuple[str, object]], tail: str) -> None:
+def test_every_combination_is_named_once_and_in_order(
+    parts: list[tuple[str, list[str] | tuple[int, int, int]]], tail: str
+) -> None:
     pattern, choices = "", []
     for before, group in parts:
         if isinstance(group, list):
@@ -186,11 +191,11 @@ def test_several_labels_and_groups_come_from_json(tmp_path: Path) -> None:
         {"label": [], "group": "p2"},
         {"label": ["dog"], "unknown": ["cat"], "group": "p1"},
     ]
-    files = {}
+    files: dict[str, bytes] = {}
     for i, label in enumerate(labels):
         files |= {f"{i}.png": picture(i), f"{i}.json": json.dumps(label).encode()}
     data = shards(write_tar(tmp_path / "some.tar", files))
-    images = data.splits["train"]
+    images = expect_type(data.splits["train"], ShardImages)
     assert data.multi_label
     torch.testing.assert_close(
         images.labels, torch.tensor([[1, 1], [0, 0], [float("nan"), 1]]), equal_nan=True, rtol=0, atol=0
@@ -212,7 +217,7 @@ def test_several_labels_and_groups_come_from_json(tmp_path: Path) -> None:
 )
 def test_a_group_is_of_all_images_or_of_none(tmp_path: Path, group: object, said: str) -> None:
     """Those without one would be one group, and go to one split together."""
-    files = {}
+    files: dict[str, bytes] = {}
     for i, each in enumerate(["p1", group, "p2"]):
         files |= {f"{i}.png": picture(i), f"{i}.json": json.dumps({"label": str(i), "group": each}).encode()}
     with pytest.raises(BadData, match=said):
@@ -230,7 +235,7 @@ def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str, monke
 
 
 def test_numbers_are_in_order_and_the_lines_of_classes_txt(tmp_path: Path) -> None:
-    files = {}
+    files: dict[str, bytes] = {}
     for i, label in enumerate((b"10", b"9", b"2")):
         files |= {f"{i}.png": picture(i), f"{i}.cls": label}
     data = shards(write_tar(tmp_path / "a.tar", files))
@@ -279,6 +284,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     for content in (b"", b"PK\3\4 no zip", kept.read_bytes()[:-30]):
         kept.write_bytes(content)
         assert len(shards(path).splits["train"]) == 4
+        assert kept.read_bytes() != content
 
 
 WRONG: dict[str, tuple[dict[str, bytes], str]] = {
@@ -328,7 +334,7 @@ def test_a_shard_that_ends_anywhere_too_early_is_refused_by_name(tmp_path: Path)
 def test_flipped_bits_are_refused_or_change_one_image_or_label(tmp_path: Path) -> None:
     """Never fewer samples without a word, never a crash, and other samples stay what they were."""
     whole = write_tar(tmp_path / "b.tar", samples(4)).read_bytes()
-    before = shards(tmp_path / "b.tar").splits["train"]
+    before = expect_type(shards(tmp_path / "b.tar").splits["train"], ShardImages)
     contents, labels = [before.encoded(i) for i in range(4)], before.labels.tolist()
     chance = random.Random(0)
     refused = 0
@@ -337,7 +343,7 @@ def test_flipped_bits_are_refused_or_change_one_image_or_label(tmp_path: Path) -
         path = tmp_path / f"c{number}.tar"
         path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         try:
-            images = shards(path).splits["train"]
+            images = expect_type(shards(path).splits["train"], ShardImages)
         except BadData as error:
             refused += path.name in str(error)
             continue
@@ -363,7 +369,7 @@ def test_a_bad_image_is_named_by_shard_and_key_and_counted(tmp_path: Path) -> No
 
 def test_a_shard_that_changes_while_it_is_read_is_not_read_at_old_places(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "train-0.tar", samples(6))
-    images = shards(path).splits["train"]
+    images = expect_type(shards(path).splits["train"], ShardImages)
     module._opened.cache_clear()
     write_tar(path, samples(6, first=100))
     os.utime(path, (1e9 + 5, 1e9 + 5))
@@ -379,10 +385,6 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(BadData, match="00002 is none of 2 classes"):
         shards(tmp_path)
-
-
-def preprocessing() -> Preprocessing:
-    return Preprocessing(size=(6, 6), channels=3, resize=6, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def test_written_shards_hold_the_same_files_and_are_divided_alike(tmp_path: Path) -> None:
@@ -419,20 +421,20 @@ def test_several_labels_unknown_ones_and_patients_survive_sharding(tmp_path: Pat
     read = shards(tmp_path / "out")
     assert read.classes == table.classes
 
-    def rows(data: DataSet) -> list[tuple[bytes, str, str]]:
-        images = data.splits["train"]
+    def rows(data: DataSet, kind: type[FileImages | ShardImages]) -> list[tuple[bytes, str, str]]:
+        images = expect_type(data.splits["train"], kind)
         contents = [
             Path(e).read_bytes() if not isinstance(e := images.encoded(i), bytes) else e for i in range(len(images))
         ]
         return sorted(zip(contents, map(str, images.labels.tolist()), images.grouped or (), strict=True))
 
-    assert rows(read) == rows(table)
+    assert rows(read, ShardImages) == rows(table, FileImages)
 
 
 def test_digits_go_through_shards_without_loss(tmp_path: Path) -> None:
     counts = shard("digits", tmp_path / "out")
     assert counts == {"train": (1, 1797)}
-    arrays = load(DataConfig(source="digits"), tmp_path).splits["train"]
+    arrays = expect_type(load(DataConfig(source="digits"), tmp_path).splits["train"], ArrayImages)
     images = shards(tmp_path / "out").splits["train"]
     plain = Preprocessing(channels=1, size=(8, 8), resize=8, mean=(0.0,), std=(1.0,))
     seen = sorted(
@@ -478,7 +480,7 @@ def test_a_run_on_shards_that_is_stopped_in_an_epoch_ends_in_the_same_weights(tm
     settings = {
         "data.workers": 1, "batch_size": 4, "data.image_size": 16, "data.test_fraction": 0.2, "augment.crop": "resized",
     }  # fmt: skip
-    words = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
     whole = densekit.train(f"wds:{tmp_path}/out", out=tmp_path / "whole", **words)
     train_until(3, f"wds:{tmp_path}/out", out=tmp_path / "cut", **words)
     densekit.api.resume(tmp_path / "cut")

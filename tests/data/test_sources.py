@@ -18,6 +18,7 @@ from densekit.data.archives import DEBIAN_FASHION, read_idx
 from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import ArrayImages
 from densekit.errors import BadData, InvalidInput, UnknownName
+from tests.narrow import expect_type
 
 
 def source(name: str | Path, **settings: object) -> DataConfig:
@@ -26,7 +27,7 @@ def source(name: str | Path, **settings: object) -> DataConfig:
 
 def test_digits_are_scikit_learns(tmp_path: Path) -> None:
     data = load(source("digits"), tmp_path)
-    images = data.splits["train"]
+    images = expect_type(data.splits["train"], ArrayImages)
     assert images.pixels.shape == (1797, 1, 8, 8)
     assert images.pixels.max() == 255
     assert not data.mirror_safe
@@ -39,7 +40,7 @@ def test_fashion_mnist_is_the_published_one(tmp_path: Path) -> None:
     data = load(source("fashion-mnist"), tmp_path)
     assert {name: len(images) for name, images in data.splits.items()} == {"train": 60_000, "test": 10_000}
     assert torch.bincount(data.splits["test"].labels).tolist() == [1000] * 10
-    pixels = data.splits["test"].pixels.numpy().tobytes()
+    pixels = expect_type(data.splits["test"], ArrayImages).pixels.numpy().tobytes()
     assert hashlib.sha256(pixels).hexdigest() == "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
     preprocessing = preprocessing_for(data, source("fashion-mnist"))
     assert preprocessing.mean[0] == pytest.approx(0.2860, abs=1e-4)
@@ -59,7 +60,7 @@ def test_mnist_is_read_from_the_data_folder(tmp_path: Path, suffix: str) -> None
         write_idx(tmp_path / "mnist" / f"{prefix}-images-idx3-ubyte{suffix}", np.full((count, 28, 28), 7))
         write_idx(tmp_path / "mnist" / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
     data = load(source("mnist"), tmp_path)
-    assert data.splits["train"].pixels.shape == (30, 1, 28, 28)
+    assert expect_type(data.splits["train"], ArrayImages).pixels.shape == (30, 1, 28, 28)
     assert data.splits["test"].labels.tolist() == list(range(10))
 
 
@@ -101,13 +102,14 @@ def test_cifar10_is_read_in_the_authors_format(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     data = load(source("cifar10"), tmp_path)
     assert data.classes == tuple(labels)
-    assert data.splits["train"].pixels.shape == (10, 3, 32, 32)
-    assert torch.equal(data.splits["test"].pixels[0].flatten(), torch.from_numpy(row))
+    assert expect_type(data.splits["train"], ArrayImages).pixels.shape == (10, 3, 32, 32)
+    assert torch.equal(expect_type(data.splits["test"], ArrayImages).pixels[0].flatten(), torch.from_numpy(row))
     assert preprocessing_for(data, source("cifar10")).mean == pytest.approx((125.3 / 255, 123.0 / 255, 113.9 / 255))
 
 
 def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
-    first, second = (load(source("synthetic:6x5x7:3:12"), tmp_path).splits["train"] for _ in range(2))
+    sets = [load(source("synthetic:6x5x7:3:12"), tmp_path) for _ in range(2)]
+    first, second = (expect_type(data.splits["train"], ArrayImages) for data in sets)
     assert first.pixels.shape == (12, 7, 6, 5)
     assert torch.equal(first.pixels, second.pixels)
 

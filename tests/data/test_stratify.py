@@ -18,6 +18,7 @@ from densekit.data.sets import ArrayImages, DataSet, FileImages, Images, groups_
 from densekit.data.split import divide
 from densekit.data.stratify import TEST, TRAIN, VAL, assign, units_of
 from densekit.errors import BadData
+from tests.narrow import expect_type
 
 Counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 Share = st.floats(0.05, 0.4)
@@ -228,7 +229,10 @@ def test_renaming_and_moving_files_changes_no_split(photos: Path) -> None:
     def contents() -> dict[str, set[bytes]]:
         config = DataConfig(source=str(photos), stratify=True, val_fraction=0.3)
         data = divide(load(config, Path()), config)
-        return {name: {path.read_bytes() for path in images.paths} for name, images in data.splits.items()}  # type: ignore[union-attr]
+        return {
+            name: {path.read_bytes() for path in expect_type(images, FileImages).paths}
+            for name, images in data.splits.items()
+        }
 
     before = contents()
     for i, path in enumerate(sorted(photos.rglob("*.png"))):

@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import DataSet, load
-from densekit.data.sets import FileImages, check_learnable, label_names
+from densekit.data.sets import FileImages, check_learnable, groups_of, label_names
 from densekit.data.split import divide
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.data.xrays import FINDINGS, write_xrays
+from tests.narrow import expect_type, not_none
 
 NAN = float("nan")
 
@@ -54,7 +56,7 @@ def test_one_column_holds_class_names(tmp_path: Path) -> None:
 
 def test_several_columns_hold_ones_zeros_and_what_is_not_known(tmp_path: Path) -> None:
     path = write(tmp_path, "path,a,b\n0.png,1,0\n1.png,-1,1.0\n2.png,,-1.0\n3.png,0.0,nan\n")
-    expected = [[1, 0], [NAN, 1], [NAN, NAN], [0, NAN]]
+    expected: list[list[float]] = [[1, 0], [NAN, 1], [NAN, NAN], [0, NAN]]
     assert same(labels_of(path, label_columns=["a", "b"]), expected)
     assert same(labels_of(path, label_columns="b, a"), [row[::-1] for row in expected])
     # CheXpert: what a report does not mention is taken to be absent, what it is unsure of is not.
@@ -80,7 +82,7 @@ def test_paths_start_from_the_table_or_from_where_the_settings_say(tmp_path: Pat
     with pytest.raises(BadData, match=r"0\.png does not exist"):
         read(moved)
     data = read(moved, image_root=str(tmp_path / "pictures"))
-    assert data.splits["train"].paths[0] == tmp_path / "pictures" / "0.png"
+    assert expect_type(data.splits["train"], FileImages).paths[0] == tmp_path / "pictures" / "0.png"
     moved.write_text(f"file,class\n{tmp_path}/pictures/0.png,a\n{tmp_path}/pictures/1.png,b\n")
     assert read(moved, image_root=str(tmp_path / "elsewhere")).splits["train"].names()[0].endswith("/pictures/0.png")
 
@@ -184,7 +186,7 @@ def test_the_columns_that_are_used_are_named(tmp_path: Path) -> None:
 def patients_of(path: Path, **settings: object) -> dict[str, set[str]]:
     """Of each split."""
     splits = divide(read(path, label_columns=FINDINGS, **settings), config(path, label_columns=FINDINGS, **settings))
-    return {name: set(images.groups) for name, images in splits.splits.items()}
+    return {name: set(not_none(groups_of(images))) for name, images in splits.splits.items()}
 
 
 def test_the_only_column_left_has_the_labels(tmp_path: Path) -> None:
@@ -225,10 +227,10 @@ def test_more_rows_move_no_others(tmp_path: Path) -> None:
 
 def test_a_count_holds_out_whole_groups(tmp_path: Path) -> None:
     path = write_xrays(tmp_path, size=8)
-    settings = {"label_columns": FINDINGS, "val_count": 17}
+    settings: dict[str, Any] = {"label_columns": FINDINGS, "val_count": 17}
     val = divide(read(path, **settings), config(path, **settings)).splits["val"]
-    sizes = defaultdict(int)
-    for group in val.groups:
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for group in not_none(groups_of(val)):
         sizes[group] += 1
     assert 17 <= len(val) < 17 + max(sizes.values())
 

@@ -1,6 +1,7 @@
 """Cells and paths of a table that could silently mean something else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -204,7 +205,7 @@ def test_what_a_table_may_mean_otherwise_is_a_warning_of_a_check(tmp_path: Path)
     ],
 )
 def test_a_word_that_may_stand_for_no_class_is_told(
-    cells: list[str], given: dict[str, str], noted: list[str], tmp_path: Path
+    cells: list[str], given: dict[str, Any], noted: list[str], tmp_path: Path
 ) -> None:
     notes = read(labelled(tmp_path, cells), label_separator="|", **given).notes
     assert len(notes) == len(noted)

@@ -40,8 +40,9 @@ def read(folder: Path, cells: list[str], **given: Any) -> DataSet:
     return load(DataConfig.model_validate(settings).as_trained(), Path())
 
 
-def labels(data: DataSet) -> list[list[float]]:
-    found: list[list[float]] = data.splits["train"].labels.tolist()
+def labels(data: DataSet) -> list[Any]:
+    """Class numbers; or a list an image, of several labels."""
+    found: list[Any] = data.splits["train"].labels.tolist()
     return found
 
 

@@ -50,7 +50,7 @@ def write_xrays(root: Path, *, patients: int = 60, size: int = 32, unknown: floa
 def xray(random: np.random.Generator, there: NDArray[np.bool_], size: int, build: float) -> NDArray[np.uint8]:
     """(size, size): two dark lungs with a heart between them, and what is there of FINDINGS."""
     cardiomegaly, effusion, nodule, pneumothorax = there
-    down, across = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]  # type: ignore[misc]
+    down, across = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]
     x = np.full((size, size), 0.75)
     for middle in (0.28, 0.72):
         x[((across - middle) / (0.19 * build)) ** 2 + ((down - 0.5) / 0.38) ** 2 < 1] = 0.25

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.command import ENVIRONMENT, command, finish, run, start, state_of
+from tests.faults.command import ENVIRONMENT, command, finish, rows_of, run, start, state_of
 
 pytestmark = pytest.mark.slow
 
+LONG_VALIDATION = ("--set", "data.val_fraction=0.8", "--set", "batch_size=100")
 ARGUMENTS = (
     "train", "digits", "--model", "densenet_bc_10_4", "--epochs", "6", "--out", "run",
     "--set", "data.limit=600", "--set", "batch_size=32", "--set", "checkpoint.every_steps=5",
@@ -93,23 +94,18 @@ def test_without_their_torchrun_the_processes_end_and_the_run_can_go_on(tmp_path
 
 
 def test_a_stop_during_validation_comes_back_to_it(tmp_path: Path) -> None:
-    words = ("train", "synthetic:16x16x1:4:6000", *ARGUMENTS[2:4], "--epochs", "2", "--out", "run")
-    words += ("--set", "data.val_fraction=0.8", "--set", "batch_size=100")
+    words = ("train", "synthetic:16x16x1:4:6000", *ARGUMENTS[2:4], "--epochs", "2", "--out", "run", *LONG_VALIDATION)
     (tmp_path / "whole").mkdir()
     run(*words, folder=tmp_path / "whole", ranks=2)
     process = start(*words, folder=tmp_path, ranks=2)
     last = tmp_path / "run" / "checkpoints" / "last" / "state.json"
-    steps = int(rows(tmp_path / "whole" / "run")[0]["step"])
+    steps = int(rows_of(tmp_path / "whole" / "run")[0]["step"])
     wait_for(lambda: progress_of(last).get("step_in_epoch") == steps)  # saved for the time of the validation
     process.terminate()
     _, err = finish(process, timeout=60)
     assert process.returncode != 0, err
     run("resume", "run", folder=tmp_path, ranks=2)
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole" / "run")
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def progress_of(state: Path) -> dict[str, int]:

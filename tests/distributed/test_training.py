@@ -9,25 +9,33 @@ from safetensors.torch import load_file
 
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS
-from tests.faults.command import finish, run, start
+from tests.faults.command import finish, rows_of, run, start
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "3", "--set", "batch_size=50")
-ARGUMENTS += ("--set", "data.limit=330")  # the last batch is not divided evenly
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+ARGUMENTS = (
+    "train",
+    "digits",
+    "--model",
+    "densenet_bc_10_4",
+    "--epochs",
+    "3",
+    "--set",
+    "batch_size=50",
+    "--set",
+    "data.limit=330",
+)
+"""The last batch is not divided evenly."""
 
 
 @pytest.mark.parametrize("plan", ["concat", "shared"])
 def test_two_processes_have_the_loss_curve_of_one(plan: str, tmp_path: Path) -> None:
-    arguments = ("train", "synthetic:8x8x3:4:430", *ARGUMENTS[2:], "--set", f"plan={plan}")
-    arguments += ("--set", "data.stratify=false")  # with images of which none is on that corner in the first epoch
+    # Not stratified: images of which none is on the ReLU's corner in the first epoch.
+    settings = ("--set", f"plan={plan}", "--set", "data.stratify=false")
+    arguments = ("train", "synthetic:8x8x3:4:430", *ARGUMENTS[2:], *settings)
     for ranks in (1, 2):
         run(*arguments, "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
-    for one, two in zip(rows(tmp_path / "by-1"), rows(tmp_path / "by-2"), strict=True):
+    for one, two in zip(rows_of(tmp_path / "by-1"), rows_of(tmp_path / "by-2"), strict=True):
         for key in ("train_loss", "val_loss"):
             # Sooner or later a value lies on the ReLU's corner, and rounding decides what its gradient is; one process
             # by another plan drifts as far. Eight steps agree to seven digits.
@@ -50,7 +58,7 @@ def test_two_processes_have_the_gradient_of_one_where_labels_are_unknown(xrays: 
     assert [tuple(tensor.shape) for tensor in momentum[0]] == [(4, 9), (4,)]
     for one, two in zip(*momentum, strict=True):
         assert (one - two).norm() < 1e-3 * one.norm()
-    first, second = (rows(tmp_path / f"by-{ranks}")[0]["train_loss"] for ranks in (1, 2))
+    first, second = (rows_of(tmp_path / f"by-{ranks}")[0]["train_loss"] for ranks in (1, 2))
     assert second == pytest.approx(first, rel=1e-5)
 
 
@@ -67,7 +75,7 @@ def test_hosts_may_keep_the_same_images_in_different_folders(tmp_path: Path) -> 
         processes.append(start(*words, *settings, folder=tmp_path / host, environment=environment))
     said = [finish(process, timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert rows(tmp_path / "a/run")
+    assert rows_of(tmp_path / "a/run")
 
 
 def test_pieces_one_after_the_other_train_on_several_processes(tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_pieces_one_after_the_other_train_on_several_processes(tmp_path: Path) -
     last = []
     for ranks in (1, 2):
         run(*ARGUMENTS, "--set", "accumulate=3", "--out", f"by-{ranks}", folder=tmp_path, ranks=ranks)
-        first, *_, end = (row["train_loss"] for row in rows(tmp_path / f"by-{ranks}"))
+        first, *_, end = (row["train_loss"] for row in rows_of(tmp_path / f"by-{ranks}"))
         assert end < first
         last.append(end)
     assert last[1] == pytest.approx(last[0], rel=0.1)
@@ -97,4 +105,4 @@ def test_checkpoints_by_the_clock_hold_nobody_up(tmp_path: Path) -> None:
     """Each process has its own clock, and they saw different times."""
     words = ("train", "digits", "--model", "densenet_bc_10_4", "--epochs", "4", "--out", "run")
     run(*words, "--set", "checkpoint.every_seconds=0.2", "--set", "data.limit=600", folder=tmp_path, ranks=2)
-    assert len(rows(tmp_path / "run")) == 4
+    assert len(rows_of(tmp_path / "run")) == 4

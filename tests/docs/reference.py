@@ -42,7 +42,7 @@ def decisions() -> str:
 
 def cli() -> str:
     """Every verb with its arguments and options, as typer knows them."""
-    root = typer.main.get_command(assemble())
+    root: Any = typer.main.get_command(assemble())
     lines = [
         "# Command line",
         "",

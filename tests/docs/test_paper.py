@@ -228,8 +228,8 @@ def test_commands_are_ones_that_there_are() -> None:
         app.command()(getattr(verb, verb.__name__.rpartition(".")[2]))
     known: Any = typer.main.get_command(app)
     for command in commands(ENGLISH):
-        _, verb, *arguments = shlex.split(command)
-        context = known.commands[verb].make_context(verb, arguments)  # raises where it cannot be parsed
+        _, name, *arguments = shlex.split(command)
+        context = known.commands[name].make_context(name, arguments)  # raises where it cannot be parsed
         assert set(context.params.get("only") or ()) <= set(PARTS)
     options = re.findall(r"`--only (\w+)`", text(ENGLISH))
     assert options
@@ -238,7 +238,9 @@ def test_commands_are_ones_that_there_are() -> None:
 
 @both_pages
 def test_links_lead_somewhere(page: Path) -> None:
-    for _, _, target in _LINK.findall(text(page)):
+    links = _LINK.findall(text(page))
+    assert links
+    for _, _, target in links:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 

@@ -50,7 +50,7 @@ def _measured(**environment: str) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_freed_memory_waits_for_the_next_step_and_is_given_back_at_the_end():
+def test_freed_memory_waits_for_the_next_step_and_is_given_back_at_the_end() -> None:
     found = _measured()
     least = 20 * (64 << 20) // (2 << 20)  # were all pages huge
     assert min(found["before"], found["after"], found["failed"]) >= least
@@ -63,6 +63,6 @@ def test_freed_memory_waits_for_the_next_step_and_is_given_back_at_the_end():
     "environment", [{"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}]
 )
 @pytest.mark.slow
-def test_who_tunes_malloc_is_left_alone(environment: dict[str, str]):
+def test_who_tunes_malloc_is_left_alone(environment: dict[str, str]) -> None:
     found = _measured(**environment)
     assert found["kept"] > found["before"] / 2

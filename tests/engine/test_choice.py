@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from hypothesis import strategies as st
 import densekit
 from densekit import ops
 from densekit.api.training import compose
+from densekit.data.sets import FileImages
 from densekit.engine import choice, forecast_of, prepare
+from densekit.engine.setup import Prepared
 from densekit.errors import BadData
 from densekit.models.cost import cost_of
+from tests.narrow import expect_type
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +35,7 @@ def small_run(folder: Path, **settings: object) -> dict[str, object]:
     return yaml.safe_load((run.folder / "config.yaml").read_text())
 
 
-def test_a_run_records_the_plan_and_the_kernels(tmp_path, cache):
+def test_a_run_records_the_plan_and_the_kernels(tmp_path: Path, cache: Path) -> None:
     recorded = small_run(tmp_path / "run")["plan"]
     (kept,) = (json.loads(file.read_text()) for file in cache.iterdir())
     assert set(kept) == {"concat", "shared"}
@@ -40,18 +45,18 @@ def test_a_run_records_the_plan_and_the_kernels(tmp_path, cache):
     assert environment["threads"] >= 1
 
 
-def test_it_is_measured_once(tmp_path, monkeypatch):
+def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = small_run(tmp_path / "one")["plan"]
     monkeypatch.setattr(choice, "_seconds_per_image", None)
     assert small_run(tmp_path / "two")["plan"] == first
 
 
-def test_a_named_plan_is_kept(tmp_path):
+def test_a_named_plan_is_kept(tmp_path: Path) -> None:
     assert small_run(tmp_path / "run", plan="checkpoint")["plan"] == "checkpoint"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"shared": "x"}', "{", "null"])
-def test_a_damaged_cache_is_measured_again(tmp_path, cache, content):
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, cache: Path, content: str) -> None:
     small_run(tmp_path / "one")
     (file,) = cache.iterdir()
     file.write_text(content)
@@ -63,23 +68,26 @@ def test_a_damaged_cache_is_measured_again(tmp_path, cache, content):
 def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that each plan is said to take."""
     seconds = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
-    measured = lambda prepared, images, plans: {plan: seconds[plan] for plan in plans}  # noqa: E731
+
+    def measured(prepared: Prepared, images: torch.Tensor, plans: Sequence[str]) -> dict[str, float]:
+        return {plan: seconds[plan] for plan in plans}
+
     monkeypatch.setattr(choice, "_seconds_per_image", measured)
     return seconds
 
 
-def test_the_fastest_is_taken_if_it_fits(tmp_path, times):
+def test_the_fastest_is_taken_if_it_fits(tmp_path: Path, times: dict[str, float]) -> None:
     assert small_run(tmp_path / "fast")["plan"] == "shared"
     times["shared"] = 2.95  # within the noise
     assert small_run(tmp_path / "equal", batch_size=32)["plan"] == "concat"
 
 
-def test_checkpoint_is_the_last_resort(tmp_path, monkeypatch):
+def test_checkpoint_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_fits", lambda saved, room: False)
     assert small_run(tmp_path / "run")["plan"] == "checkpoint"
 
 
-def test_what_fits_is_asked_each_time(tmp_path, monkeypatch, times):
+def test_what_fits_is_asked_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: dict[str, float]) -> None:
     """Memory comes and goes; seconds that were measured stay true."""
     with monkeypatch.context() as full:
         full.setattr(choice, "_fits", lambda saved, room: False)
@@ -91,20 +99,22 @@ def test_what_fits_is_asked_each_time(tmp_path, monkeypatch, times):
         assert small_run(tmp_path / "full again")["plan"] == "checkpoint"
 
 
-def test_in_lower_precision_a_plan_that_would_run_concat_is_not_measured(tmp_path, cache, times):
+def test_in_lower_precision_a_plan_that_would_run_concat_is_not_measured(
+    tmp_path: Path, cache: Path, times: dict[str, float]
+) -> None:
     assert small_run(tmp_path / "run", precision="bfloat16")["plan"] == "concat"
     (kept,) = (json.loads(file.read_text()) for file in cache.iterdir())
     assert set(kept) == {"concat"}
 
 
-def test_a_device_that_would_only_be_asked_to_queue_is_not_measured(tmp_path):
+def test_a_device_that_would_only_be_asked_to_queue_is_not_measured(tmp_path: Path) -> None:
     recipe = compose("digits", epochs=1, settings={"data.limit": 64})
     prepared = prepare(recipe, tmp_path)
     assert choice._plans(prepared)[0] == ("concat", "shared")
     assert choice._plans(replace(prepared, device=torch.device("mps")))[0] == ("concat",)
 
 
-def test_two_runs_that_write_at_once_lose_nothing(cache):
+def test_two_runs_that_write_at_once_lose_nothing(cache: Path) -> None:
     choice._remember("one", {"concat": 1.0})
     choice._remember("two", {"shared": 2.0})
     assert choice._recall("one") == {"concat": 1.0}
@@ -134,7 +144,9 @@ GIB = 1 << 30
         ({}, math.inf),
     ],
 )
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, files, left):
+def test_a_container_has_what_its_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any], left: float
+) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{content}\n")
@@ -143,7 +155,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, files, lef
     assert choice.room(torch.device("cpu")) == left
 
 
-def test_the_reason_names_all_other_plans():
+def test_the_reason_names_all_other_plans() -> None:
     """Also one that took exactly as long."""
     assert choice.Choice("concat", {"concat": 1.0, "shared": 1.0}, 0).reason() == "shared took 1.0 times as long"
 
@@ -151,7 +163,7 @@ def test_the_reason_names_all_other_plans():
 def test_a_first_batch_without_a_readable_image_is_passed_over(photos: Path, tmp_path: Path) -> None:
     settings = {"data.image_size": 16, "batch_size": 2, "data.max_bad": 2}
     prepared = prepare(compose(str(photos), model="densenet_bc_10_4", settings=settings), tmp_path)
-    train = prepared.data.splits["train"]
+    train = expect_type(prepared.data.splits["train"], FileImages)
     for i in next(prepared.loader("train", prepared.recipe.augment).epoch(0)).samples.tolist():
         train.paths[i].write_bytes(b"no picture")
     assert len(choice._first_images(prepared, macs=1_000_000)) == 2

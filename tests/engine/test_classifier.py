@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from densekit.engine import Classifier
+from densekit.engine.classifier import Prediction
 from densekit.errors import BadImage, InvalidInput
 from densekit.export.runtime import Answer
 from densekit.weights import load_model, model_folder, shipped_names
+from tests.narrow import expect_type
 
 
 def test_a_placed_network_computes_what_its_weights_say() -> None:
@@ -63,7 +65,7 @@ def test_an_image_in_memory_has_the_probabilities_of_its_file(classifier: Classi
 def test_several_images_may_be_a_list_a_generator_or_a_batch(classifier: Classifier) -> None:
     pictures = [Image.effect_noise((28, 28), seed).convert("RGB") for seed in (10, 60, 90)]
     arrays = np.stack([np.asarray(each) for each in pictures])
-    expected = [each.probabilities for each in classifier.predict_each(pictures)]  # type: ignore[union-attr]
+    expected = [expect_type(each, Prediction).probabilities for each in classifier.predict_each(pictures)]
     batches: list[Any] = [
         (each for each in pictures),
         arrays,
@@ -71,28 +73,30 @@ def test_several_images_may_be_a_list_a_generator_or_a_batch(classifier: Classif
         [pictures[0], arrays[1], as_file(pictures[2])],
     ]
     for batch in batches:
-        found = [each.probabilities for each in classifier.predict_each(batch)]  # type: ignore[union-attr]
+        found = [expect_type(each, Prediction).probabilities for each in classifier.predict_each(batch)]
         assert np.array_equal(found, expected)
     assert list(classifier.predict_each([])) == []
 
 
 def test_a_bad_array_does_not_stop_the_others(classifier: Classifier) -> None:
-    twice, bad, _ = classifier.predict_each([PICTURE, np.zeros((3, 3)), PICTURE])
+    first, bad, last = classifier.predict_each([PICTURE, np.zeros((3, 3)), PICTURE])
     assert isinstance(bad, BadImage)
-    assert isinstance(twice, type(_))
+    expected = classifier.predict(PICTURE).probabilities
+    for each in (first, last):
+        np.testing.assert_allclose(expect_type(each, Prediction).probabilities, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("form", [str, Path, *FORMS.values()])
 def test_one_image_in_place_of_several_is_refused_at_once(classifier: Classifier, form: Callable[[Any], Any]) -> None:
     source = form("photo.png") if form in (str, Path) else form(PICTURE)
     with pytest.raises(InvalidInput, match="one image, not several; call predict"):
-        classifier.predict_each(source)
+        classifier.predict_each(source)  # type: ignore[arg-type]  # that is what is refused
 
 
 def test_what_holds_no_images_is_refused_at_once(classifier: Classifier) -> None:
     for nothing in (None, 3):
         with pytest.raises(InvalidInput, match="holds no images"):
-            classifier.predict_each(nothing)  # type: ignore[arg-type]
+            classifier.predict_each(nothing)  # type: ignore[arg-type]  # that is what is refused
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, None])
@@ -107,5 +111,5 @@ def test_the_best_of_no_classes_is_refused(classifier: Classifier, k: Any) -> No
     for answer in (prediction, Answer(prediction.classes, prediction.probabilities)):
         with pytest.raises(InvalidInput, match="k="):
             answer.top(k)
-        assert len(answer.top(np.int64(3))) == 3
+        assert len(answer.top(np.int64(3))) == 3  # type: ignore[arg-type]  # an integer in all but its type
         assert len(answer.top(99)) == 10

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ SETTINGS = {
     "data.limit": 120, "batch_size": 40, "ema.decay": 0, "optimizer.lr": 0.5, "early_stopping.patience": 2,
     "plan": "concat",
 }  # fmt: skip
-WORDS = {"model": "densenet_bc_10_4", "epochs": 30, "settings": SETTINGS}
+WORDS: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 30, "settings": SETTINGS}
 
 
 def recipe(**settings: object) -> Recipe:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,13 +16,11 @@ from densekit.cli.lr import lines
 from densekit.engine.lr_finder import RISE, RateCurve
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import cache_folder
-from tests.cli.test_errors import Command, densekit
+from tests.conftest import Command
 from tests.faults.command import run
 
-__all__ = ["densekit"]
-
 SETTINGS = {"data.limit": 600, "batch_size": 30, "plan": "concat"}
-WORDS = {"model": "densenet_bc_16_8", "settings": SETTINGS}
+WORDS: dict[str, Any] = {"model": "densenet_bc_16_8", "settings": SETTINGS}
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +111,9 @@ def test_without_a_fall_there_is_no_suggestion() -> None:
         ({"out": "nowhere/lr.svg"}, "there is no folder nowhere"),
     ],
 )
-def test_wrong_arguments_are_refused(given: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        find_lr("digits", **WORDS, **given)  # type: ignore[arg-type]
+        find_lr("digits", **WORDS, **given)
 
 
 def test_a_loss_that_is_not_finite_at_once_is_an_error() -> None:

@@ -1,14 +1,13 @@
 """What the modern recipe is made of does what its settings say, and resumes exactly."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from torch import Tensor, nn
 
 import densekit
 from densekit.api.training import resume_until
@@ -17,9 +16,11 @@ from densekit.data.mixing import mixing_for
 from densekit.data.policy import policy_for
 from densekit.engine import prepare, train
 from densekit.engine.optimizer import optimizer_for
+from densekit.engine.step import train_step
 from densekit.errors import Interrupted, InvalidInput
 from densekit.models import config_for
 from densekit.recipes import recipe_for
+from tests.engine.networks import Linear, first_gradient
 from tests.faults.command import state_of, train_until
 
 SMALL = {"data.limit": 200, "batch_size": 50}
@@ -41,7 +42,7 @@ def test_all_of_it_resumes_exactly(precision: str, tmp_path: Path) -> None:
         "accumulate": 2,
         "model.dropout_rate": 0.1,
     }
-    words = {"recipe": "modern", "model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
+    words: dict[str, Any] = {"recipe": "modern", "model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
     whole = densekit.train("digits", out=tmp_path / "whole", **words).folder
     cut = tmp_path / "cut"
     train_until(3, "digits", out=cut, **words)
@@ -96,7 +97,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
     prepared = prepare(recipe(optimizer__clip_norm=0.01), tmp_path)
     state = train.start(prepared)
     batch = next(prepared.loader("train", prepared.recipe.augment).epoch(0))
-    train.train_step(state, batch, prepared, 0.1, [len(batch.samples)])
+    train_step(state, batch, prepared, 0.1, [len(batch.samples)])
     norm = torch.stack([p.grad.norm() for p in state.model.parameters() if p.grad is not None]).norm()
     assert norm == pytest.approx(0.01, rel=1e-3)
 
@@ -120,7 +121,7 @@ def test_images_grow_when_the_recipe_says(tmp_path: Path) -> None:
     for epoch in range(4):
         state.progress.epoch = epoch
         batch = next(prepared.loader("train", prepared.recipe.augment).epoch(epoch))
-        train.train_step(state, batch, prepared, 0.1, [len(batch.samples)])
+        train_step(state, batch, prepared, 0.1, [len(batch.samples)])
     assert sizes == [(8, 8), (8, 8), (12, 12), (16, 16)]
 
 
@@ -137,26 +138,14 @@ def test_a_size_too_small_for_the_network_is_refused_before_training(tmp_path: P
 
 def test_pieces_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
     """Without batch norm's statistics, which are each piece's own: in a network that has none."""
-
-    class Linear(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(x.flatten(1))
-
     gradients = []
     for pieces in (1, 3):
         plain = recipe(accumulate=pieces, optimizer__clip_norm=None, augment__mixup=0.0, augment__cutmix=0.0)
         prepared = prepare(plain, tmp_path)
         torch.manual_seed(0)
-        model = Linear()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        state = replace(train.start(prepared), model=model, network=model, optimizer=optimizer, average=None)
-        batch = next(prepared.loader("train", plain.augment).epoch(0))
-        train.train_step(state, batch, prepared, 0.0, [len(batch.samples)])
-        gradients.append(model.head.weight.grad)
+        model = Linear(64, 10)
+        gradient, batch = first_gradient(prepared, model)
+        gradients.append(gradient)
     loss = F.cross_entropy(model(batch.images), batch.targets, label_smoothing=plain.label_smoothing)
     expected = torch.autograd.grad(loss, model.head.weight)[0]
     for gradient in gradients:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +12,17 @@ from sklearn.dummy import DummyClassifier
 from densekit.engine.multi_label import MultiLabelResult
 from densekit.engine.single_label import Result
 from densekit.engine.task import no_better
-from tests.cli.test_errors import Command, densekit
-from tests.conftest import write_photos
+from tests.conftest import Command, write_photos
 
-__all__ = ["densekit"]
-
-FACTS = {"model": "m", "data": "d", "split": "test", "loss": 1.0, "ece": 0.0, "reliability": [], "seconds": 0.0}
+FACTS: dict[str, Any] = {
+    "model": "m",
+    "data": "d",
+    "split": "test",
+    "loss": 1.0,
+    "ece": 0.0,
+    "reliability": [],
+    "seconds": 0.0,
+}
 
 
 @given(targets=st.lists(st.integers(0, 3), min_size=1, max_size=50), right=st.integers(0, 50))

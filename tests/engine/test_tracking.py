@@ -11,11 +11,11 @@ from densekit import resume, train
 from densekit.api import rehearsal
 from densekit.config import with_settings
 from densekit.engine import continuity, runs, tracking
+from densekit.engine.single_label import Result
 from densekit.engine.trackers import TRACKERS
 from densekit.errors import InvalidInput
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
+from tests.narrow import expect_type
 
 SETTINGS: dict[str, Any] = {"data.limit": 60, "batch_size": 30}
 
@@ -182,7 +182,7 @@ def test_tensorboard_reads_the_metrics_of_the_run(tmp_path: Path) -> None:
     shown = [(event.step, event.value) for event in events.Scalars("loss/val")]
     assert shown == [(row["epoch"], pytest.approx(row["val_loss"], rel=1e-6)) for row in rows]
     assert len(rows) == 3
-    result = runs.result_of(run)
+    result = expect_type(runs.result_of(run), Result)
     assert events.Scalars("result/test_top1")[-1].value == pytest.approx(result.top1)
     assert b"densenet_bc_10_4" in events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
 
@@ -205,7 +205,7 @@ def test_mlflow_reads_the_metrics_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert shown.info.status == "FINISHED"
     assert shown.info.run_name == "run"
     assert shown.data.params["model.name"] == "densenet_bc_10_4"
-    assert shown.data.metrics["test_top1"] == runs.result_of(run).top1
+    assert shown.data.metrics["test_top1"] == expect_type(runs.result_of(run), Result).top1
     assert [file.path for file in client.list_artifacts(shown.info.run_id)] == ["report.html"]
 
 

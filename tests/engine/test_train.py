@@ -12,23 +12,24 @@ import torch
 from safetensors.torch import load_file
 
 import densekit
-from densekit.config import DataConfig, Recipe, ScheduleConfig
+from densekit.config import DataConfig, DenseNetConfig, Recipe, ScheduleConfig
 from densekit.engine import runs, train
 from densekit.engine.interrupt import Stop
 from densekit.engine.precision import repeatable
 from densekit.engine.processes import ALONE, World
 from densekit.engine.schedule import learning_rate
-from densekit.engine.state import TrainState
+from densekit.engine.state import TrainState, save_checkpoint
 from densekit.errors import Diverged
 from densekit.models import config_for
 from densekit.recipes import recipe_for
+from tests.narrow import expect_type, not_none
 
 SMALL = {"data.limit": 200, "batch_size": 50}
 
 
 def test_a_synthetic_set_is_learned(tmp_path: Path) -> None:
     run = densekit.train("synthetic:8x8x3:4:400", model="densenet_bc_10_8", epochs=6, out=tmp_path / "run")
-    assert run.result.top1 > 0.9
+    assert not_none(run.result.top1) > 0.9
     assert run.result.split == "test"
     assert run.evaluate().top1 == run.result.top1
 
@@ -72,11 +73,10 @@ def test_a_run_stopped_by_a_signal_is_saved_and_resumes_to_the_same_weights(tmp_
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds of training at each checkpoint."""
     seconds: list[float] = []
-    save = train.save_checkpoint
 
     def record(folder: Path, state: TrainState, *others: Any) -> None:
         seconds.append(state.progress.seconds)
-        save(folder, state, *others)
+        save_checkpoint(folder, state, *others)
 
     monkeypatch.setattr(train, "save_checkpoint", record)
     return seconds
@@ -217,7 +217,7 @@ def test_the_papers_small_recipes(
     """Huang et al. 2017, sec. 4.2: dropout only where there is no augmentation."""
     recipe: Recipe = recipe_for(name, "cifar10", config_for("densenet_40_12"))
     assert (recipe.epochs, recipe.batch_size, recipe.data.protocol, recipe.select) == (epochs, 64, protocol, select)
-    assert recipe.model.dropout_rate == dropout
+    assert expect_type(recipe.model, DenseNetConfig).dropout_rate == dropout
     assert recipe.augment.flip == (recipe.augment.crop == "pad") == augmented
     optimizer = recipe.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.1, 0.9, True)

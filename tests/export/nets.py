@@ -19,7 +19,7 @@ def write_net(folder: Path, name: str, *, data: DataConfig | None = None, **sett
     config = model.config
     settle(model, torch.randn(8, config.in_channels, *config.image_size))
     head = model.eval().get_submodule("classifier")
-    nn.init.normal_(head.weight, std=1.0)  # far apart, so that rounding makes no ties
+    nn.init.normal_(head.get_parameter("weight"), std=1.0)  # far apart, so that rounding makes no ties
     preprocessing = Preprocessing(
         channels=config.in_channels,
         size=config.image_size,

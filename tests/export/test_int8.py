@@ -12,11 +12,16 @@ import torch
 
 from densekit import Run, evaluate, export_model, load, train
 from densekit.api import eight_bits, exporting, samples
+from densekit.data.sets import ArrayImages
 from densekit.engine.multi_label import MultiLabel, MultiLabelRecords
+from densekit.engine.single_label import Records
 from densekit.errors import BadData, InvalidInput, ProofFailed
+from densekit.export.engines import open_file
 from densekit.export.exported import load_exported
+from densekit.export.quantise import quantise
 from tests.conftest import write_photos
 from tests.export.nets import write_net
+from tests.narrow import expect_type, not_none
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +50,25 @@ def test_convolutions_hold_bytes_and_the_file_says_so(quantised: exporting.Expor
 
 def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    quantise = exporting.quantise
 
     def watching(onnx_file: Path, batches: Any, path: Path) -> None:
         seen.extend(batches)
         quantise(onnx_file, iter(seen), path)
 
     found: list[samples.Real] = []
-    images_for = exporting.images_for
+
+    def finding(*given: Any, **named: Any) -> samples.Real | None:
+        found.append(not_none(samples.images_for(*given, **named)))
+        return found[0]
+
     monkeypatch.setattr(exporting, "quantise", watching)
-    monkeypatch.setattr(exporting, "images_for", lambda *a, **k: found.append(images_for(*a, **k)) or found[0])
+    monkeypatch.setattr(exporting, "images_for", finding)
     export_model(tiny_run, tmp_path / "out", int8=True, max_drop=1.0, calibration=10_000, preprocess=True)
     calibrated = {image.tobytes() for image in np.concatenate(seen)}
-    held_out = {image.permute(1, 2, 0).numpy().tobytes() for image in found[0].held_out.pixels}  # type: ignore[union-attr]
-    assert len(calibrated) == len({x.numpy().tobytes() for x in found[0].train.pixels})  # type: ignore[union-attr]
+    held_out = {
+        image.permute(1, 2, 0).numpy().tobytes() for image in expect_type(found[0].held_out, ArrayImages).pixels
+    }
+    assert len(calibrated) == len({x.numpy().tobytes() for x in expect_type(found[0].train, ArrayImages).pixels})
     assert not calibrated & held_out
 
 
@@ -104,10 +114,9 @@ def test_naming_the_models_own_data_is_naming_none(columns: str, tmp_path: Path)
 def test_answers_that_depend_on_their_company_are_refused(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening = exporting.open_file
 
     def opened(path: Path, *threads: int) -> Any:
-        found = opening(path, *threads)
+        found = open_file(path, *threads)
         if found.passport(path).precision != "int8":
             return found
         return replace(found, run=lambda images: found.run(images) * len(images))
@@ -125,7 +134,7 @@ def test_too_great_a_drop_is_refused_and_leaves_no_file(
     off = iter((0, 1))
 
     def answers(self: Any, *arguments: Any) -> Any:
-        rows = records(self, *arguments)
+        rows = expect_type(records(self, *arguments), Records)
         return replace(rows, predicted=rows.target + next(off))
 
     monkeypatch.setattr(exporting._Export, "_records", answers)
@@ -164,7 +173,7 @@ def test_of_several_labels_a_fall_of_the_mean_auroc_is_refused(
     sign = iter((1, -1))
 
     def answers(self: Any, *arguments: Any) -> Any:
-        rows = records(self, *arguments)
+        rows = expect_type(records(self, *arguments), MultiLabelRecords)
         return replace(rows, score=next(sign) * rows.target.astype(float))
 
     monkeypatch.setattr(exporting._Export, "_records", answers)

@@ -12,9 +12,7 @@ from onnx import numpy_helper
 from densekit import export_model
 from densekit.errors import InvalidInput, ProofFailed
 from densekit.export import extras, writing
-from tests.cli.test_errors import Command, densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_every_named_model_has_the_same_top1_on_256_images_without_torch(name: s
     from densekit.export.parity import Reference, scaled
     from densekit.weights import load_model, save_model
 
-    folder = write_net(tmp_path / "net", name, **({"image_size": 64} if name[8:11].isdigit() else {"image_size": 16}))
+    folder = write_net(tmp_path / "net", name, image_size=64 if name[8:11].isdigit() else 16)
     net, card = load_model(folder)
     # Coarse patterns of every contrast: of noise alone all images look alike to a deep network. Its statistics are
     # theirs, or the rarest would have logits a hundred times the others'.
@@ -92,7 +92,7 @@ def test_every_named_model_has_the_same_top1_on_256_images_without_torch(name: s
     some = scaled(pixels[:64], card.preprocessing, torch.float32)
     settle(net, some)
     with torch.no_grad():  # what a deep network answers to any image may be most of each logit, and would name it alone
-        net.get_submodule("classifier").bias.sub_(net.eval()(some).mean(0))
+        net.get_parameter("classifier.bias").sub_(net.eval()(some).mean(0))
     save_model(folder, net.state_dict(), card)
     export_model(folder, tmp_path / "out", preprocess=True)
     np.save(tmp_path / "pixels.npy", pixels.permute(0, 2, 3, 1).contiguous().numpy())

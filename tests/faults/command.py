@@ -15,6 +15,7 @@ import pytest
 
 import densekit
 from densekit.api import training
+from densekit.engine import fit
 from densekit.errors import Interrupted
 
 # What torchrun itself warns about, and one thread a process: tests start more of these than there are cores.
@@ -48,9 +49,8 @@ def start(
     )
 
 
-def train_until(step: int, data: str, **words: Any) -> str:
+def train_until(step: int, data: str | Path, **words: Any) -> str:
     """`densekit.train(data, **words)`, told to stop after that step, as by a signal; what it says then."""
-    fit = training.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
         with pytest.raises(Interrupted) as stopped:
@@ -82,13 +82,22 @@ def finish(process: subprocess.Popen[str], timeout: float) -> tuple[str, str]:
         pytest.fail(f"not ended after {timeout} s\n{still}\nstandard output:\n{out}\nstandard error:\n{err}")
 
 
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The epochs in RUN/metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of a process's children, on Linux."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def state_of(folder: Path) -> dict[str, object]:
     """All that a run has to end in: hashes of weights and of the optimiser's state, and the metrics, without times."""
     last = folder / "checkpoints" / "last"
     files = {name: _sha256(last / name) for name in ("model.safetensors", "state.safetensors")}
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
-    timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in (*rows, result)]
+    timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in (*rows_of(folder), result)]
     return files | {"metrics": timeless, "best": _sha256(folder / "checkpoints" / "best" / "model.safetensors")}
 
 

@@ -4,36 +4,25 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from densekit import create_model
 from densekit.config import Preprocessing
-from densekit.engine.state import Progress, TrainState, read_checkpoint, restore_checkpoint, save_checkpoint
+from densekit.engine.state import read_checkpoint, restore_checkpoint, save_checkpoint
 from densekit.errors import BadWeights
 from densekit.models import config_for
 from densekit.weights import ModelCard
+from tests.faults.train_state import state
 
 CARD = ModelCard(
     model=config_for("densenet_bc_10_4").model_copy(update={"num_classes": 2}),
     classes=("a", "b"),
     preprocessing=Preprocessing(channels=3, size=(8, 8), resize=8, mean=(0, 0, 0), std=(1, 1, 1)),
 )
-
-
-def state(step: int) -> TrainState:
-    """After one step, with momentum; another for another number."""
-    torch.manual_seed(step)
-    model = create_model("densenet_bc_10_4", num_classes=2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return TrainState(model, model, optimizer, None, scaler, Progress(step=step))
 
 
 def traced(folder: Path, before: Callable[[str, Any], None]) -> None:
@@ -49,7 +38,7 @@ def traced(folder: Path, before: Callable[[str, Any], None]) -> None:
         before("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
         real(descriptor)
 
-    os.fsync = fsync
+    pytest.MonkeyPatch().setattr(os, "fsync", fsync)  # for the rest of this process, which is short
     sys.addaudithook(hook)
     save_checkpoint(folder, state(2), CARD, {})
 
@@ -85,7 +74,7 @@ def test_a_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-        status = in_a_child(lambda die=die: traced(folder, die))
+        status = in_a_child(partial(traced, folder, die))
         checkpoint = read_checkpoint(folder)
         step = checkpoint.document["progress"]["step"]
         survivors.append(step)

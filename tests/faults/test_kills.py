@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_photos
-from tests.faults.command import finish, run, start, state_of
+from tests.faults.command import children_of, finish, run, start, state_of
 
 # Dropout and the average of the weights: everything that has a state. Three steps between checkpoints, so that most
 # kills lose some.
@@ -24,7 +24,7 @@ ARGUMENTS = (
 
 def kill(process: subprocess.Popen[str], number: int, chance: random.Random) -> None:
     """SIGTERM as a person or Slurm sends it; SIGKILL to one process, or to all of them at once, like a power cut."""
-    workers = _children(process.pid)
+    workers = children_of(process.pid)
     if number == signal.SIGTERM or not workers:
         process.send_signal(number)
     elif chance.random() < 0.5:
@@ -32,10 +32,6 @@ def kill(process: subprocess.Popen[str], number: int, chance: random.Random) -> 
     else:
         for pid in (process.pid, *workers):
             os.kill(pid, number)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def survive(folder: Path, ranks: int, number: int, kills: int, arguments: tuple[str, ...] = ARGUMENTS) -> None:

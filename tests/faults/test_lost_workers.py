@@ -15,7 +15,7 @@ import densekit
 from densekit.data import loader
 from densekit.errors import WorkerLost
 from tests.conftest import write_photos
-from tests.faults.command import ENVIRONMENT, finish, start, state_of
+from tests.faults.command import ENVIRONMENT, children_of, finish, start, state_of
 
 NET = "densenet_bc_10_4"
 SMALL: dict[str, Any] = {"data.image_size": 16, "batch_size": 4, "plan": "concat"}
@@ -76,7 +76,7 @@ def test_so_does_an_evaluation(ten_crop: bool, photos: str, tmp_path: Path) -> N
 
 
 def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -> None:
-    before = set(_workers(os.getpid()))
+    before = set(children_of(os.getpid()))
 
     def broken(*_: object) -> None:
         raise RuntimeError("something else")
@@ -86,7 +86,7 @@ def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -
         with pytest.raises(RuntimeError, match="something else") as failed:
             densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL | {"data.workers": 1})
     assert failed.tb is not None  # whose frames keep what they hold, but no process that its parent would wait for
-    assert set(_workers(os.getpid())) <= before
+    assert set(children_of(os.getpid())) <= before
 
 
 @pytest.mark.slow
@@ -127,17 +127,13 @@ def test_workers_end_with_a_killed_trainer_whatever_they_wait_for(photos: str, t
         [sys.executable, "-c", _STUCK, photos], cwd=tmp_path, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE
     )
     try:
-        while len(workers := _workers(process.pid)) < 2:
+        while len(workers := children_of(process.pid)) < 2:
             assert process.poll() is None
             time.sleep(0.05)
     finally:
         process.kill()
     process.communicate(timeout=30)  # they hold its standard output
     assert not any(Path(f"/proc/{worker}/cwd").exists() for worker in workers)
-
-
-def _workers(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.slow
@@ -149,8 +145,8 @@ def test_a_killed_worker_ends_the_command_with_status_3(ranks: int, photos: str,
     until = time.monotonic() + 200
     while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    trainers = [process.pid] if ranks == 1 else _workers(process.pid)
-    while not (found := [worker for trainer in trainers for worker in _workers(trainer)]):
+    trainers = [process.pid] if ranks == 1 else children_of(process.pid)
+    while not (found := [worker for trainer in trainers for worker in children_of(trainer)]):
         time.sleep(0.001)
     os.kill(found[0], signal.SIGKILL)
     started = time.monotonic()

@@ -38,12 +38,12 @@ def write_million(folder: Path, samples: int = SAMPLES, shards: int = SHARDS) ->
         rows = np.tile(template, (each, 1))
         rows[:, 3 * _BLOCK] = digits[:, -1]
         for first in (0, 2 * _BLOCK):
-            header = rows[:, first : first + _BLOCK]
-            header[:, :9] = digits
-            header[:, 148:156] = ord(" ")  # a checksum counts its own field so
-            sums = header.sum(1, dtype=np.int64)
-            header[:, 148:154] = (sums[:, None] // 8 ** np.arange(5, -1, -1) % 8 + ord("0")).astype(np.uint8)
-            header[:, 154] = 0
+            headers = rows[:, first : first + _BLOCK]
+            headers[:, :9] = digits
+            headers[:, 148:156] = ord(" ")  # a checksum counts its own field so
+            sums = headers.sum(1, dtype=np.int64)
+            headers[:, 148:154] = (sums[:, None] // 8 ** np.arange(5, -1, -1) % 8 + ord("0")).astype(np.uint8)
+            headers[:, 154] = 0
         path = folder / f"train-{shard:03}.tar"
         path.write_bytes(rows.tobytes() + bytes(2 * _BLOCK))
         os.utime(path, (1e9, 1e9))  # old enough for its index to be kept

@@ -29,12 +29,10 @@ from densekit.export.runtime import OnnxClassifier
 from densekit.serve.explanation import explain
 from densekit.weights import load_model, save_model
 from densekit.weights.folder import CONFIG, ModelCard
-from tests.cli.test_errors import Command, densekit
+from tests.conftest import Command
 from tests.export.nets import write_net
+from tests.serve.benches import answers
 from tests.serve.servers import picture
-from tests.serve.test_worker import answers
-
-__all__ = ["densekit"]
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def _place(content: bytearray, random: np.random.Generator) -> int:
 
 
 def _flip(content: bytearray, random: np.random.Generator, _: Sequence[bytes]) -> None:
-    for _ in range(int(random.integers(1, 9))):
+    for _bit in range(int(random.integers(1, 9))):
         if content:
             content[_place(content, random)] ^= 1 << int(random.integers(8))
 

@@ -32,7 +32,7 @@ from densekit.models import config_for
 from densekit.weights import ModelCard, load_model, save_model
 from densekit.weights.folder import CONFIG, WEIGHTS
 from densekit.weights.foreign import child
-from tests.faults.test_checkpoint_files import state
+from tests.faults.train_state import state
 from tests.weights.keras_files import config_of
 
 MODEL = "densenet_bc_10_4"

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from densekit.models import ImageClassifier
+from densekit.models.densenet import DenseBlock
 from densekit.ops import PLANS
 from tests.models.test_attribution import IMAGES, network
 
@@ -31,7 +33,7 @@ def pair(name: str, plan: str) -> tuple[ImageClassifier, ImageClassifier]:
     model = network(name, plan).double()
     plain = copy.deepcopy(model)
     for module in plain.modules():
-        if hasattr(module, "plan"):
+        if isinstance(module, DenseBlock):
             module.plan = "concat"
     return model, plain
 
@@ -84,7 +86,7 @@ class _Rectified(torch.autograd.Function):
         return x.relu()
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (active,) = context.saved_tensors
         return gradient.relu() * (active if context.guided else 1), None
 
@@ -188,12 +190,19 @@ def test_what_a_hook_returns_takes_the_place_of_what_a_module_reads_or_gives(
 def test_gradients_of_single_images_can_be_made_of_what_hooks_see(name: str, plan: str) -> None:
     """Of convolutions and the classifier, as captum's tracing of influence and private training do it."""
     model, plain = pair(name, plan)
+
+    def keep(kept: dict[str, Tensor], path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, _: Any, up: Any) -> None:
+            kept[path] = up[0]
+
+        return hook
+
     entered: dict[str, Tensor] = {}
     slopes: dict[str, Tensor] = {}
     weighted = {path: m for path, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     for path, module in weighted.items():
         module.register_forward_hook(lambda _, inputs, __, path=path: entered.update({path: inputs[0].detach()}))
-        module.register_full_backward_hook(lambda _, __, up, path=path: slopes.update({path: up[0]}))
+        module.register_full_backward_hook(keep(slopes, path))
     model(X).square().sum().backward()
     for i in range(2):
         plain.zero_grad()
@@ -202,7 +211,7 @@ def test_gradients_of_single_images_can_be_made_of_what_hooks_see(name: str, pla
             x, up = entered[path][i : i + 1], slopes[path][i : i + 1]
             if isinstance(module, nn.Conv2d):
                 geometry = module.stride, module.padding, module.dilation, module.groups
-                found = nn.grad.conv2d_weight(x, module.weight.shape, up, *geometry)
+                found = conv2d_weight(x, module.weight.shape, up, *geometry)
             else:
                 found = up.T @ x
             expected = plain.get_submodule(path).weight.grad

@@ -22,7 +22,10 @@ def in_timm(name: str, **settings: object) -> nn.Module:
     return timm.create_model(densekit.timm.register(name), **settings)
 
 
-MAKERS: dict[str, Callable[..., nn.Module]] = {
+Make = Callable[..., Any]
+"""Makes a network of ours, also one that timm registers: an `nn.Module` with the methods of an `ImageClassifier`."""
+
+MAKERS: dict[str, Make] = {
     "dense": lambda **settings: create_model("densenet_bc_16_8", **settings),
     "dense, plain layers": lambda **settings: create_model("densenet_10_8", **settings),
     "dense, stem of ImageNet": lambda **settings: create_model(
@@ -42,7 +45,7 @@ def images(*shape: int) -> Tensor:
 
 @every
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (2, 3, 33, 47), (3, 3, 64, 20), (0, 3, 32, 32)])
-def test_logits_at_odd_sizes_and_batches(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+def test_logits_at_odd_sizes_and_batches(make: Make, shape: tuple[int, ...]) -> None:
     model = make(num_classes=7).eval()
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
@@ -51,13 +54,13 @@ def test_logits_at_odd_sizes_and_batches(make: Callable[..., nn.Module], shape: 
 
 @every
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_any_number_of_input_channels(make: Callable[..., nn.Module], channels: int) -> None:
+def test_any_number_of_input_channels(make: Make, channels: int) -> None:
     name = "in_channels" if "timm" not in type(make()).__module__ else "in_chans"
     assert make(**{name: channels}).eval()(images(2, channels, 32, 32)).shape == (2, 10)
 
 
 @every
-def test_a_seed_decides_the_initial_weights(make: Callable[..., nn.Module]) -> None:
+def test_a_seed_decides_the_initial_weights(make: Make) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -66,7 +69,7 @@ def test_a_seed_decides_the_initial_weights(make: Callable[..., nn.Module]) -> N
 
 
 @every
-def test_gradients_reach_every_parameter(make: Callable[..., nn.Module]) -> None:
+def test_gradients_reach_every_parameter(make: Make) -> None:
     model, x = make().train(), images().requires_grad_()
     model(x).square().sum().backward()
     for name, parameter in [("input", x), *model.named_parameters()]:
@@ -76,7 +79,7 @@ def test_gradients_reach_every_parameter(make: Callable[..., nn.Module]) -> None
 
 
 @every
-def test_a_state_dict_goes_in_and_out(make: Callable[..., nn.Module]) -> None:
+def test_a_state_dict_goes_in_and_out(make: Make) -> None:
     model, other = make(), make()
     model(images())  # running statistics of its own
     assert not other.load_state_dict(model.state_dict()).missing_keys
@@ -86,7 +89,7 @@ def test_a_state_dict_goes_in_and_out(make: Callable[..., nn.Module]) -> None:
 
 
 @every
-def test_the_head_can_be_replaced_and_removed(make: Callable[..., nn.Module]) -> None:
+def test_the_head_can_be_replaced_and_removed(make: Make) -> None:
     model = make().eval()
     features = model.forward_features(images())
     assert features.shape[:2] == (2, model.num_features)
@@ -99,7 +102,7 @@ def test_the_head_can_be_replaced_and_removed(make: Callable[..., nn.Module]) ->
 
 
 @every
-def test_intermediates_end_in_the_features(make: Callable[..., nn.Module]) -> None:
+def test_intermediates_end_in_the_features(make: Make) -> None:
     model = make().eval()
     final, maps = model.forward_intermediates(images())
     torch.testing.assert_close(final, model.forward_features(images()))
@@ -110,7 +113,7 @@ def test_intermediates_end_in_the_features(make: Callable[..., nn.Module]) -> No
 
 
 @every
-def test_torchvisions_feature_extractor_finds_each_stage(make: Callable[..., nn.Module]) -> None:
+def test_torchvisions_feature_extractor_finds_each_stage(make: Make) -> None:
     model = make().eval()
     dense = isinstance(model, DenseNet)
     node = "features.transition1.pool" if dense else "stages.0"
@@ -123,7 +126,7 @@ def test_torchvisions_feature_extractor_finds_each_stage(make: Callable[..., nn.
 
 @every
 @pytest.mark.parametrize("gradients", [True, False])
-def test_a_hook_on_any_module_is_called_once(make: Callable[..., nn.Module], gradients: bool) -> None:
+def test_a_hook_on_any_module_is_called_once(make: Make, gradients: bool) -> None:
     """As captum, SHAP and activation maps need it; also after a pass without hooks, whose weights are kept."""
     model = make().eval()
     with torch.set_grad_enabled(gradients):
@@ -139,7 +142,7 @@ def test_a_hook_on_any_module_is_called_once(make: Callable[..., nn.Module], gra
 
 @every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_near_full_precision(make: Callable[..., nn.Module], dtype: torch.dtype) -> None:
+def test_half_precision_is_near_full_precision(make: Make, dtype: torch.dtype) -> None:
     model = make()
     for _ in range(3):
         model(images(8, 3, 32, 32))
@@ -151,7 +154,7 @@ def test_half_precision_is_near_full_precision(make: Callable[..., nn.Module], d
 
 
 @every
-def test_memory_formats_give_the_same_numbers(make: Callable[..., nn.Module]) -> None:
+def test_memory_formats_give_the_same_numbers(make: Make) -> None:
     model = make().eval()
     expected = model(images())
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)
@@ -161,7 +164,7 @@ def test_memory_formats_give_the_same_numbers(make: Callable[..., nn.Module]) ->
 
 
 @every
-def test_a_network_made_on_the_meta_device_can_be_filled(make: Callable[..., nn.Module]) -> None:
+def test_a_network_made_on_the_meta_device_can_be_filled(make: Make) -> None:
     model = make().eval()
     with torch.device("meta"):
         empty = make().eval()
@@ -176,13 +179,13 @@ def test_a_network_made_on_the_meta_device_can_be_filled(make: Callable[..., nn.
 
 
 @every
-def test_data_parallel_without_devices_is_the_network(make: Callable[..., nn.Module]) -> None:
+def test_data_parallel_without_devices_is_the_network(make: Make) -> None:
     model = make().eval()
     torch.testing.assert_close(nn.DataParallel(model)(images()), model(images()))
 
 
 @every
-def test_an_exported_program_takes_any_batch_and_size(make: Callable[..., nn.Module]) -> None:
+def test_an_exported_program_takes_any_batch_and_size(make: Make) -> None:
     model = make().eval()
     dynamic = {0: torch.export.Dim("batch"), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(model, (images(2, 3, 40, 36),), dynamic_shapes=(dynamic,)).module()
@@ -191,7 +194,7 @@ def test_an_exported_program_takes_any_batch_and_size(make: Callable[..., nn.Mod
 
 
 @every
-def test_in_evaluation_an_image_does_not_depend_on_its_batch(make: Callable[..., nn.Module]) -> None:
+def test_in_evaluation_an_image_does_not_depend_on_its_batch(make: Make) -> None:
     model = make()
     model(images(8, 3, 32, 32))
     model.eval()
@@ -201,7 +204,7 @@ def test_in_evaluation_an_image_does_not_depend_on_its_batch(make: Callable[...,
 
 
 @every
-def test_a_network_reads_what_another_layer_makes(make: Callable[..., nn.Module]) -> None:
+def test_a_network_reads_what_another_layer_makes(make: Make) -> None:
     """Of images of four channels and any size, as Keras's networks read a tensor that is given to them."""
     first = nn.Conv2d(4, 3, 2, stride=2)
     whole = nn.Sequential(first, make(), nn.Softmax(1))
@@ -215,9 +218,7 @@ def test_a_network_reads_what_another_layer_makes(make: Callable[..., nn.Module]
 
 @every
 @pytest.mark.parametrize("classes", [1, 4, 20])
-def test_each_class_has_a_gradient_even_of_an_image_without_contrast(
-    make: Callable[..., nn.Module], classes: int
-) -> None:
+def test_each_class_has_a_gradient_even_of_an_image_without_contrast(make: Make, classes: int) -> None:
     """One grey value all over: in training its maps hardly vary where no border is near."""
     model = make(num_classes=classes, **{"in_chans" if "timm" in type(make()).__module__ else "in_channels": 1})
     assert model.get_submodule("classifier").weight.shape[0] == classes
@@ -231,7 +232,7 @@ def test_each_class_has_a_gradient_even_of_an_image_without_contrast(
 
 
 @every
-def test_settings_make_the_network_again(make: Callable[..., nn.Module]) -> None:
+def test_settings_make_the_network_again(make: Make) -> None:
     model = make(num_classes=7).eval()
     config = type(model.config).model_validate_json(model.config.model_dump_json())
     twin = build(config).eval()
@@ -241,7 +242,7 @@ def test_settings_make_the_network_again(make: Callable[..., nn.Module]) -> None
 
 @every
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning:torch")
-def test_a_graph_of_the_nodes_trains_as_the_network_and_can_be_scripted(make: Callable[..., nn.Module]) -> None:
+def test_a_graph_of_the_nodes_trains_as_the_network_and_can_be_scripted(make: Make) -> None:
     model = make()
     twin = copy.deepcopy(model)
     nodes = get_graph_node_names(twin)
@@ -261,11 +262,11 @@ def test_a_graph_of_the_nodes_trains_as_the_network_and_can_be_scripted(make: Ca
 
 @every
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_torchs_older_exporter_writes_a_file_for_any_batch_and_size(make: Callable[..., nn.Module]) -> None:
+def test_torchs_older_exporter_writes_a_file_for_any_batch_and_size(make: Make) -> None:
     """Traced; files of the newer one take a few seconds each, and stand below."""
     model, file = make().eval(), io.BytesIO()
     axes = {"images": {0: "batch", 2: "height", 3: "width"}}
-    torch.onnx.export(model, (images(),), file, dynamo=False, input_names=["images"], dynamic_axes=axes)
+    torch.onnx.export(model, (images(),), file, dynamo=False, input_names=["images"], dynamic_axes=axes)  # type: ignore[arg-type]  # torch types it for paths alone
     assert_answers(file.getvalue(), model)
 
 
@@ -282,7 +283,7 @@ def assert_answers(file: bytes, model: nn.Module) -> None:
 @every
 @pytest.mark.parametrize("sides", [torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO], ids=["dynamic", "auto"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_torch_writes_a_file_for_any_batch_and_size(make: Callable[..., nn.Module], sides: Any) -> None:
+def test_torch_writes_a_file_for_any_batch_and_size(make: Make, sides: Any) -> None:
     """Of the module itself, and of its program, whose dynamic dimensions torch finds."""
     model, x = make().eval(), (images(2, 3, 40, 36),)
     if sides is torch.export.Dim.AUTO:
@@ -300,7 +301,7 @@ def test_torch_writes_a_file_for_any_batch_and_size(make: Callable[..., nn.Modul
 
 @pytest.mark.slow
 @every
-def test_a_compiled_network_has_the_same_gradients(make: Callable[..., nn.Module]) -> None:
+def test_a_compiled_network_has_the_same_gradients(make: Make) -> None:
     model = make().train()
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, backend="aot_eager")

@@ -1,6 +1,8 @@
 """torch.jit.script and trace, torch.fx: what torchvision's and timm's DenseNets allow, ours do, to the same numbers."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from densekit import create_model
 from densekit.models import ImageClassifier
 from densekit.ops import PLANS
+from tests.narrow import expect_type
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning:torch", "ignore:The TorchScript type system:UserWarning"
@@ -56,9 +59,9 @@ def test_a_scripted_network_has_the_names_and_numbers(name: str, plan: str) -> N
 
 @pytest.mark.parametrize("site", ["conv1x1", "conv3x3", "transition"])
 @pytest.mark.parametrize("way", [torch.jit.script, torch.fx.symbolic_trace])
-def test_dropout_of_a_compiled_network_still_follows_the_mode(site: str, way: object) -> None:
+def test_dropout_of_a_compiled_network_still_follows_the_mode(site: str, way: Callable[[nn.Module], nn.Module]) -> None:
     model = network("densenet_bc_16_8", dropout_rate=0.5, dropout_sites=(site,))
-    assert_same(way(model), model)  # type: ignore[operator]
+    assert_same(way(model), model)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_dropout_of_a_compiled_network_still_follows_the_mode(site: str, way: ob
         ("preact_resnet_20", "stages", {}),
     ],
 )
-def test_a_part_of_a_network_is_scripted_by_itself(name: str, part: str, settings: dict[str, float]) -> None:
+def test_a_part_of_a_network_is_scripted_by_itself(name: str, part: str, settings: dict[str, Any]) -> None:
     """As the bodies of torchvision's detectors are."""
     model = network(name, **settings)
     path = next(path for path, _ in model.named_modules() if path.split(".")[-1] == part)
@@ -103,8 +106,8 @@ def test_a_network_with_modules_of_others_is_scripted() -> None:
 
     model = network("densenet_bc_16_8")
     layer = model.get_submodule("features.denseblock2.denselayer1")
-    layer.conv1 = Wrapped(layer.conv1)
-    layer.norm2 = nn.GroupNorm(4, layer.norm2.num_features)
+    layer.conv1 = Wrapped(expect_type(layer.conv1, nn.Conv2d))
+    layer.norm2 = nn.GroupNorm(4, expect_type(layer.norm2, nn.BatchNorm2d).num_features)
     outer = nn.Sequential(model, nn.LogSoftmax(1)).eval()
     x = torch.randn(2, 3, 32, 32)
     expected = outer(x)

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import spawn
 
 from densekit import create_model, ops
 from densekit.models import ImageClassifier
+from tests.narrow import expect_type, not_none
 
 RANKS = 2
 WRAPS = ("whole", "blocks", "layers")
@@ -81,7 +84,7 @@ def _rank(rank: int, folder: str) -> None:
                 if list(module.parameters()):
                     fully_shard(module, mesh=mesh)
             model(shares()[rank]).square().sum().backward()
-            gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+            gradients = {name: expect_type(p.grad, DTensor).full_tensor() for name, p in model.named_parameters()}
             state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
             found.append((gradients, dict(model.named_buffers()), state))
         answers = [
@@ -115,7 +118,7 @@ def expected_of(case: Case) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]
         twin(batch).square().sum().backward()
     gradients = {}
     for name, _ in model.named_parameters():
-        gradients[name] = torch.stack([twin.get_parameter(name).grad for twin in twins]).sum(0) / RANKS
+        gradients[name] = torch.stack([not_none(twin.get_parameter(name).grad) for twin in twins]).sum(0) / RANKS
     return [(gradients, dict(twins[rank % len(twins)].named_buffers())) for rank in range(RANKS)]
 
 
@@ -123,7 +126,7 @@ def expected_of(case: Case) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 def test_sharded_parameters_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
     """With each rank's own statistics, running ones, and those of all ranks; shards also make the whole state again."""
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), RANKS)
+    spawn(_rank, (str(tmp_path),), RANKS)
     ranks, answers = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)), strict=True)
     whole = _answers(network(Case("densenet_bc_16_8", "concat", "whole", "evaluation")).float(), None)
     assert (whole[4] - whole[0]).abs().max() > 0.1

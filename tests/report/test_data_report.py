@@ -3,6 +3,8 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,14 +12,14 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import load
-from densekit.data.check import check
+from densekit.data.check import Check, check
 from densekit.data.split import divide
 from densekit.report.data_page import write_data_report
-from tests.report.test_report import CHROMIUM, HOSTILE, text_of
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory):
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fault of nearly every kind, many of some, and names that would like to be markup."""
     root = tmp_path_factory.mktemp("page") / "photos"
     random = np.random.default_rng(0)
@@ -41,14 +43,14 @@ def spoilt(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(spoilt):
+def page(spoilt: Path) -> tuple[Path, Check]:
     config = DataConfig(source=str(spoilt))
     found = check(divide(load(config, spoilt, strict=False), config), config, group=r"^(\d)\.")
     write_data_report(spoilt.parent / "check.html", found, config)
     return spoilt.parent / "check.html", found
 
 
-def test_every_finding_stands_on_the_page(page):
+def test_every_finding_stands_on_the_page(page: tuple[Path, Check]) -> None:
     path, found = page
     text = text_of(path)
     assert len(found.findings) > 8
@@ -63,29 +65,38 @@ def test_every_finding_stands_on_the_page(page):
         assert words.replace("is damaged", "does not begin") in text, words
 
 
-def test_it_is_one_small_file_that_loads_nothing(page):
-    sources, tags = [], set()
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: (
-        tags.add(tag),
-        sources.extend(value for name, value in attributes if name in ("src", "href", "srcset", "action", "style")),
-    )
-    parser.feed(page[0].read_text())
-    sources = [source for source in sources if not source.startswith("--share:")]
+class _Loads(HTMLParser):
+    """Collects the tags, and the attributes by which a page could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        loading = ("src", "href", "srcset", "action", "style")
+        self.sources += [value or "" for name, value in attrs if name in loading]
+
+
+def test_it_is_one_small_file_that_loads_nothing(page: tuple[Path, Check]) -> None:
+    found = _Loads()
+    found.feed(page[0].read_text())
+    sources = [source for source in found.sources if not source.startswith("--share:")]
     assert len(sources) > 50
     assert all(source.startswith("data:") for source in sources)
-    assert "script" not in tags
+    assert "script" not in found.tags
     assert page[0].stat().st_size < 1_500_000
 
 
-def test_names_are_text(page):
+def test_names_are_text(page: tuple[Path, Check]) -> None:
     content = page[0].read_text()
     assert "<b>x" not in content
     assert "<img src=http" not in content
     assert "&lt;b&gt;x&lt;_b&gt;" in content
 
 
-def test_sound_data_have_a_page_too(tmp_path):
+def test_sound_data_have_a_page_too(tmp_path: Path) -> None:
     config = DataConfig(source="synthetic:32x32x3:3:90")
     write_data_report(tmp_path / "check.html", check(divide(load(config, tmp_path), config), config), config)
     text = text_of(tmp_path / "check.html")
@@ -96,30 +107,12 @@ def test_sound_data_have_a_page_too(tmp_path):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_browser_shows_it_without_a_complaint(page, scheme):
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"],
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page[0].as_uri(), wait_until="load")
-        widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        colours = tab.evaluate(
-            "['color', 'backgroundColor'].map(name => getComputedStyle(document.querySelector('section'))[name])"
-        )
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert min(widths) > 0
-    assert overflow <= 0  # nothing wider than a phone
-    ink, card = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+def test_browser_shows_it_without_a_complaint(page: tuple[Path, Check], scheme: Literal["light", "dark"]) -> None:
+    look = looked_at(page[0], scheme)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert min(look.widths) > 0
+    assert look.overflow <= 0  # nothing wider than a phone
+    ink, card = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in look.colours)
     assert (ink < card) == (scheme == "light")
     assert abs(ink - card) > 300

@@ -15,13 +15,15 @@ from PIL import Image
 
 import densekit
 from densekit.api.training import compose
+from densekit.data.sets import FileImages
 from densekit.engine import prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.report import mistake_maps
 from densekit.report.mistake_maps import overlay, with_maps
 from densekit.report.page import write_report
 from densekit.report.pictures import MOST, Measured, Picture
-from tests.api.test_binary import write_table
+from tests.api.tables import write_table
+from tests.narrow import expect_type, not_none
 
 SETTINGS = {"data.limit": 60, "batch_size": 30}
 
@@ -174,7 +176,7 @@ def test_a_map_of_ten_crops_says_which_of_them_it_shows(tmp_path: Path) -> None:
     settings = {"data.image_size": 32, "batch_size": 10}
     run = densekit.train(photos, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
     result = densekit.evaluate(run.folder, split="all", ten_crop=True, out=tmp_path / "out")
-    assert result.top1 < 1
+    assert not_none(result.top1) < 1
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Right of each: the middle one of its ten crops, in grey" in page
 
@@ -188,7 +190,7 @@ def test_a_file_that_has_become_unreadable_is_left_out(tmp_path: Path) -> None:
     run = densekit.train(
         photos, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings | {"batch_size": 10}
     )
-    images = prepared.data.splits["test"]
+    images = expect_type(prepared.data.splits["test"], FileImages)
     images.path(0).write_bytes(b"no image")
     shown = [replace(Picture(None, True, "", predicted="cat"), sample=sample) for sample in (0, 1)]
     found, _ = maps_of(run.folder, prepared, shown)

@@ -12,9 +12,11 @@ from densekit.engine import prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.multi_label import MultiLabel
 from densekit.engine.progress import Display
+from densekit.models import DenseNet
 from densekit.report import plots
 from densekit.report.page import write_report
-from tests.report.test_report import CHROMIUM, HOSTILE, looked_at, text_of
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
+from tests.narrow import expect_type, not_none
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,8 @@ def finished(xray_run: densekit.Run, tmp_path_factory: pytest.TempPathFactory) -
     for name in ("metrics.jsonl", "config.yaml", "env.json"):
         (folder / name).write_bytes((xray_run.folder / name).read_bytes())
     classifier = densekit.load(xray_run.folder)
-    prepared = replace(prepare(runs.recipe_of(folder), folder), model=classifier.model, task=classifier.task)
+    model = expect_type(classifier.model, DenseNet)
+    prepared = replace(prepare(runs.recipe_of(folder), folder), model=model, task=classifier.task)
     return folder, prepared, *measured(prepared)
 
 
@@ -60,8 +63,8 @@ def test_curves_end_at_the_areas_that_are_named(finished: tuple[Any, ...]) -> No
     axes = plots.roc_curves(result, records).axes[0]
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     assert len(lines) == len(result.per_class)
-    for line, row, text in zip(lines, result.per_class, axes.get_legend().get_texts(), strict=True):
-        assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(row["auroc"])
+    for line, row, text in zip(lines, result.per_class, not_none(axes.get_legend()).get_texts(), strict=True):
+        assert np.trapezoid(np.asarray(line.get_ydata()), np.asarray(line.get_xdata())) == pytest.approx(row["auroc"])
         assert text.get_text() == f"{row['auroc']:.3f}  {row['class']}"
 
 
@@ -99,11 +102,11 @@ def test_browser_shows_it_without_a_complaint(finished: tuple[Any, ...]) -> None
     prepared = replace(prepared, task=replace(prepared.task, classes=classes))
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     page_file = write_report(run, prepared, *measured(prepared))
-    complaints, requests, widths, overflow, _ = looked_at(page_file)
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert min(widths) > 0
-    assert overflow <= 0
+    look = looked_at(page_file)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert min(look.widths) > 0
+    assert look.overflow <= 0
 
 
 def test_an_epoch_is_one_line() -> None:

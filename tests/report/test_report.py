@@ -3,8 +3,8 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,50 +16,46 @@ from densekit.data.sets import FileImages
 from densekit.engine import fit, prepare, runs
 from densekit.engine.evaluate import evaluate
 from densekit.engine.progress import Display
-from densekit.engine.single_label import SingleLabel
+from densekit.engine.setup import Prepared
+from densekit.engine.single_label import Records, Result, SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots
 from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
+from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
+from tests.narrow import expect_type
 
-CHROMIUM = Path("/usr/bin/chromium")
-HOSTILE = '<b>x</b>"><img src=http://example.org/a.png onerror=alert(1)>'
+Trained = tuple[Path, Prepared, Result, Records]
+"""The folder of a run, what it trained, and its evaluation."""
 
 
-def trained(run, source, **settings):
+def trained(run: Path, source: str, **settings: Any) -> Trained:
     """(run, prepared, result, records) after one small epoch."""
     recipe = recipe_for("quick", source, config_for("densenet_bc_22_12"))
     changes = {"epochs": 1, "data.limit": 64, "model.blocks": [1, 1]}
     changes |= {key.replace("__", "."): value for key, value in settings.items()}
     prepared = prepare(with_settings(recipe, changes), run.parent)
     runs.create(run, prepared.recipe, prepared.data)
-    return run, prepared, *fit(prepared, run, Display(Console(file=io.StringIO())))
+    result, records = fit(prepared, run, Display(Console(file=io.StringIO())))
+    return run, prepared, expect_type(result, Result), expect_type(records, Records)
 
 
-def evaluated_as(prepared, classes):
+def evaluated_as(prepared: Prepared, classes: tuple[str, ...]) -> tuple[Prepared, Result, Records]:
     """The same network and images under other class names."""
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")
     loader, skipped = prepared.loader("test"), prepared.data.skipped
-    return prepared, *evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
-
-
-def text_of(page):
-    """What a reader sees, with single spaces."""
-    parts = []
-    parser = HTMLParser()
-    parser.handle_data = parts.append
-    parser.feed(page.read_text())
-    return " ".join(" ".join(parts).split())
+    result, records = evaluate(prepared.model, loader, task=SingleLabel(classes), names=names, skipped=skipped)
+    return prepared, expect_type(result, Result), expect_type(records, Records)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(tmp_path_factory.mktemp("digits") / "run", "digits")
 
 
-def test_page_and_plots_are_written(digits):
+def test_page_and_plots_are_written(digits: Trained) -> None:
     page = write_report(*digits)
     assert page == digits[0] / "report.html"
     names = {path.stem for path in (digits[0] / "plots").iterdir()}
@@ -67,7 +63,7 @@ def test_page_and_plots_are_written(digits):
     assert page.stat().st_size < 1_000_000  # opens at once on a phone
 
 
-def test_numbers_on_the_page_are_the_results(digits):
+def test_numbers_on_the_page_are_the_results(digits: Trained) -> None:
     result = digits[2]
     text = text_of(write_report(*digits))
     for words in (
@@ -84,7 +80,7 @@ def test_numbers_on_the_page_are_the_results(digits):
         assert words in text, words
 
 
-def test_nothing_is_loaded_from_anywhere(digits):
+def test_nothing_is_loaded_from_anywhere(digits: Trained) -> None:
     page = write_report(*digits).read_text()
     sources = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"')\s>]+)""", page)
     assert len(sources) > 16
@@ -92,7 +88,7 @@ def test_nothing_is_loaded_from_anywhere(digits):
     assert "<script" not in page
 
 
-def test_class_names_are_text(digits):
+def test_class_names_are_text(digits: Trained) -> None:
     run, prepared, *_ = digits
     page = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789"))).read_text()
     assert "<b>x</b>" not in page
@@ -100,7 +96,7 @@ def test_class_names_are_text(digits):
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_names_that_matplotlib_cannot_write_become_numbers(digits):
+def test_names_that_matplotlib_cannot_write_become_numbers(digits: Trained) -> None:
     """A missing glyph is a warning and an empty box; $...$ would be set as a formula, or fail as one."""
     run, prepared, *_ = digits
     prepared, result, records = evaluated_as(prepared, ("数字", "$\\frac{$", "a" * 60, *"3456789"))
@@ -119,7 +115,7 @@ def test_names_that_matplotlib_cannot_write_become_numbers(digits):
         ("synthetic:8x8x3:100:400", {"data__limit": "null"}),
     ],
 )
-def test_any_data_has_a_report(tmp_path, source, settings):
+def test_any_data_has_a_report(tmp_path: Path, source: str, settings: dict[str, Any]) -> None:
     run, prepared, result, records = trained(tmp_path / "a run", source, **settings)
     text = text_of(write_report(run, prepared, result, records))
     classes = len(prepared.data.classes)
@@ -129,7 +125,7 @@ def test_any_data_has_a_report(tmp_path, source, settings):
     assert f"predict '{run}' photo.jpg" in text  # a path with a space is quoted for the shell
 
 
-def test_folder_of_photographs_with_a_bad_file(tmp_path):
+def test_folder_of_photographs_with_a_bad_file(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for name in ("cats & <dogs>", "others"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -153,49 +149,26 @@ def test_folder_of_photographs_with_a_bad_file(tmp_path):
     assert page.read_text().count("data:image/jpeg") == 2 * (len(images) - 1)  # and its map
 
 
-def test_wilson_interval():
+def test_wilson_interval() -> None:
     """Newcombe 1998, table I: 81 of 263 and 0 of 20."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-def test_confused_pairs_come_commonest_first(digits):
+def test_confused_pairs_come_commonest_first(digits: Trained) -> None:
     result = replace(digits[2], confusion=[[5, 1, 0], [0, 9, 4], [0, 0, 2]], per_class=digits[2].per_class[:3])
     pairs = [(pair["true"], pair["predicted"], pair["count"]) for pair in confused_pairs(result)]
     assert pairs == [("1", "2", 4), ("0", "1", 1)]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_browser_shows_it_without_a_complaint(digits):
+def test_browser_shows_it_without_a_complaint(digits: Trained) -> None:
     run, prepared, *_ = digits
     page_file = write_report(run, *evaluated_as(prepared, (HOSTILE, *"123456789")))
-    complaints, requests, widths, overflow, heading = looked_at(page_file)
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert len(widths) > 16
-    assert min(widths) > 0
-    assert overflow <= 0  # nothing wider than a phone
-    assert "digits" in heading
-
-
-def looked_at(page_file):
-    """In a browser as narrow as a phone: complaints, requests, widths of pictures, what sticks out, the heading."""
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"],
-        )
-        page = browser.new_page(viewport={"width": 420, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(page_file.as_uri(), wait_until="load")
-        widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        heading = page.inner_text("h1")
-        browser.close()
-    return complaints, requests, widths, overflow, heading
+    look = looked_at(page_file)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert len(look.widths) > 16
+    assert min(look.widths) > 0
+    assert look.overflow <= 0  # nothing wider than a phone
+    assert "digits" in look.heading

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import densekit
+from densekit.engine import Classifier
 from tests.serve.servers import MODEL, QUICK, Served, served
 
 
@@ -12,3 +14,9 @@ def server() -> Iterator[Served]:
     """With the limits as they are."""
     with served(MODEL, *QUICK) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    """The model that the page is tried with."""
+    return densekit.load(MODEL)

@@ -104,6 +104,11 @@ def served(model: str | Path, *words: str, **environment: str) -> Iterator[Serve
         process.stderr.close()
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has, on Linux."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
 def picture(seed: int, size: tuple[int, int] = (28, 28), kind: str = "PNG", mode: str = "L") -> bytes:
     """Noise under a shape, another for each seed."""
     random = np.random.default_rng(seed)
@@ -130,6 +135,6 @@ def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
         def makefile(self, *_: object) -> IO[bytes]:
             return io.BytesIO(raw)
 
-    response = http.client.HTTPResponse(_Socket())  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(_Socket())  # type: ignore[arg-type]  # it asks for makefile alone
     response.begin()
     return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.serve.servers import MODEL, QUICK, Served, picture, served
+from tests.serve.servers import MODEL, QUICK, Served, picture, resident, served
 
 pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -33,10 +32,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     token.chmod(0o600)
     with served(MODEL, *QUICK, "--token-file", str(token)) as running:
         yield running
-
-
-def resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @linux

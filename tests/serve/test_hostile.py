@@ -4,12 +4,11 @@ import json
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from tests.serve.hostile import attack, carry_out
-from tests.serve.servers import MODEL, QUICK, Served, picture, served
+from tests.serve.servers import MODEL, QUICK, Served, picture, resident, served
 
 ALLOWED = {200, 307, 400, 404, 405, 413, 415, 422, 429, 503, None}
 TOGETHER = 16
@@ -52,11 +51,6 @@ def check(server: Served, seen: Counter[tuple[str, int | None]], starts: int, be
 def test_some_hundred_hostile_requests(server: Served) -> None:
     before, starts = answers(server), server.count("worker_start")
     check(server, beset(server, range(216)), starts, before)
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @linux

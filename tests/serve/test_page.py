@@ -3,21 +3,29 @@
 import base64
 import io
 import re
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 import densekit
+from densekit import Run
 from densekit.config import Preprocessing
 from densekit.engine import Classifier
 from densekit.models import build, config_for
 from densekit.weights import ModelCard
-from tests.report.test_report import CHROMIUM, HOSTILE
+from tests.html_pages import CHROMIUM, HOSTILE
 from tests.serve.pages import Tab, bytes_of, served
 from tests.serve.servers import served as running
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 
@@ -25,9 +33,12 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 REFUSED = re.compile(r"^Failed to load resource")  # Chromium's own words for any status of 400 and more
 ROOT = Path(__file__).parents[2] / "src" / "densekit" / "serve" / "static"
 
+Opens = Callable[..., Tab]
+"""Opens a page of the server, or of another at `url`; words are options of the browser's context."""
+
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -39,22 +50,17 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return densekit.load("fashion-mnist")
-
-
-@pytest.fixture(scope="module")
-def server(classifier):
+def server(classifier: Classifier) -> Iterator[str]:
     with served(classifier) as url:
         yield url
 
 
 @pytest.fixture
-def tab(browser, server):
+def tab(browser: "Browser", server: str) -> Iterator[Opens]:
     """Opens pages; each must have asked nobody else, and complained of nothing but refusals that the test wants."""
     tabs = []
 
-    def opened(url=server, refused=False, **context):
+    def opened(url: str = server, refused: bool = False, **context: Any) -> Tab:
         tabs.append((Tab(browser, url, **context), refused))
         return tabs[-1][0]
 
@@ -67,7 +73,7 @@ def tab(browser, server):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Five different pictures, the last of them damaged."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
@@ -77,7 +83,7 @@ def pictures(tmp_path_factory):
     return [*sorted(folder.glob("?.png")), folder / "broken.png"]
 
 
-def transfer(path, kind):
+def transfer(path: Path, kind: str) -> str:
     """JavaScript that gives the page a file by a drop or a paste."""
     content = base64.b64encode(path.read_bytes()).decode()
     event = (
@@ -93,7 +99,7 @@ def transfer(path, kind):
     }}"""
 
 
-def test_a_chosen_picture_is_named_and_explained(tab, classifier, pictures):
+def test_a_chosen_picture_is_named_and_explained(tab: Opens, classifier: Classifier, pictures: list[Path]) -> None:
     page = tab().open()
     page.choose(pictures[0])
     expected = classifier.predict(pictures[0])
@@ -103,7 +109,7 @@ def test_a_chosen_picture_is_named_and_explained(tab, classifier, pictures):
     card = page.opened()
     assert card.locator(".classes .class").all_inner_texts() == [row["class"] for row in best]
     shares = [float(text.strip("<% ")) for text in card.locator(".classes .number").all_inner_texts()]
-    np.testing.assert_allclose(shares, [100 * row["probability"] for row in best], atol=0.11)
+    np.testing.assert_allclose(shares, [100 * float(row["probability"]) for row in best], atol=0.11)
     assert re.search(r"[\d.]+ ms on the server, \d+ ms there and back; explained in [\d.]+ ms", card.inner_text())
     assert card.locator(".input figcaption").inner_text() == "What the network sees: 28 \u00d7 28 pixels."
     assert card.locator(".diagram svg").count() == 3
@@ -111,13 +117,13 @@ def test_a_chosen_picture_is_named_and_explained(tab, classifier, pictures):
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
-def test_pictures_can_be_dropped_and_pasted(tab, classifier, pictures, way):
+def test_pictures_can_be_dropped_and_pasted(tab: Opens, classifier: Classifier, pictures: list[Path], way: str) -> None:
     page = tab().open()
     page.page.evaluate(transfer(pictures[1], way))
     assert page.answers() == [classifier.predict(pictures[1]).top(1)[0]["class"]]
 
 
-def test_the_page_shows_that_a_drop_is_welcome(tab):
+def test_the_page_shows_that_a_drop_is_welcome(tab: Opens) -> None:
     page = tab().open()
     page.page.evaluate("document.body.dispatchEvent(new DragEvent('dragenter', {bubbles: true, cancelable: true}))")
     assert page.page.get_by_text("Let go to add them").is_visible()
@@ -125,7 +131,7 @@ def test_the_page_shows_that_a_drop_is_welcome(tab):
     assert page.page.get_by_text("Add pictures").is_visible()
 
 
-def test_pasted_text_is_no_picture(tab):
+def test_pasted_text_is_no_picture(tab: Opens) -> None:
     page = tab().open()
     page.page.evaluate(
         "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer(), bubbles: true}))"
@@ -133,7 +139,9 @@ def test_pasted_text_is_no_picture(tab):
     assert "not text or a link" in page.page.locator("#note").inner_text()
 
 
-def test_several_at_once_and_a_broken_one_spoils_nothing(tab, classifier, pictures):
+def test_several_at_once_and_a_broken_one_spoils_nothing(
+    tab: Opens, classifier: Classifier, pictures: list[Path]
+) -> None:
     page = tab(refused=True).open()
     page.choose(*pictures)
     found = page.answers(4)
@@ -148,7 +156,7 @@ def test_several_at_once_and_a_broken_one_spoils_nothing(tab, classifier, pictur
     assert page.page.locator(".card").count() == 0
 
 
-def test_progress_is_shown_and_can_be_stopped(tab, pictures):
+def test_progress_is_shown_and_can_be_stopped(tab: Opens, pictures: list[Path]) -> None:
     page = tab().open()
     page.page.route("**/v1/predict*", lambda route: None)  # never answered
     page.choose(*pictures[:4])
@@ -162,7 +170,7 @@ def test_progress_is_shown_and_can_be_stopped(tab, pictures):
     assert len(page.answers(1)) == 1
 
 
-def test_the_overlay_is_where_the_map_is_and_as_opaque_as_wanted(tab, pictures):
+def test_the_overlay_is_where_the_map_is_and_as_opaque_as_wanted(tab: Opens, pictures: list[Path]) -> None:
     page = tab(device_scale_factor=2).open()
     heard = page.overhear()
     page.choose(pictures[2])
@@ -196,7 +204,7 @@ def test_the_overlay_is_where_the_map_is_and_as_opaque_as_wanted(tab, pictures):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_first_click_on_which_layers_opens_it(tab, pictures, count):
+def test_the_first_click_on_which_layers_opens_it(tab: Opens, pictures: list[Path], count: int) -> None:
     page = tab().open()
     page.choose(*pictures[:count])
     card = page.explained()
@@ -211,14 +219,14 @@ def test_the_first_click_on_which_layers_opens_it(tab, pictures, count):
     assert not card.locator(".diagram svg").first.is_visible()
 
 
-def shades(width, height):
+def shades(width: int, height: int) -> NDArray[np.uint8]:
     """RGB without symmetry: red grows to the right, green downwards, and a blue disc is nearer to the upper left."""
     y, x = np.mgrid[:height, :width]
     disc = np.hypot(x - 0.4 * width, y - 0.35 * height) < 0.2 * min(width, height)
     return np.dstack([255 * x / width, 255 * y / height, 200 * disc]).astype(np.uint8)
 
 
-def saved(folder, kind):
+def saved(folder: Path, kind: str) -> Path:
     """A photo of that kind; its name says what the browser or the server must not get wrong."""
     path = folder / f"{kind}.{'jpg' if kind.startswith('exif') else 'png'}"
     if kind.startswith("exif"):
@@ -238,7 +246,9 @@ def saved(folder, kind):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["exif3", "exif6", "exif7", "transparent", "grey16", "wide", "tall", "large", "tiny"])
-def test_the_map_lies_over_the_part_of_the_photo_that_the_network_sees(tab, classifier, tmp_path, kind, scheme):
+def test_the_map_lies_over_the_part_of_the_photo_that_the_network_sees(
+    tab: Opens, classifier: Classifier, tmp_path: Path, kind: str, scheme: str
+) -> None:
     """What is on the screen under the map, scaled down, is the network's input; whatever surrounds it is darkened."""
     path = saved(tmp_path, kind)
     page = tab(color_scheme=scheme).open()
@@ -262,7 +272,9 @@ def test_the_map_lies_over_the_part_of_the_photo_that_the_network_sees(tab, clas
 
 
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, {"width": 360, "height": 740}])
-def test_a_photo_keeps_its_resolution_as_far_as_the_window_allows(tab, tmp_path, viewport):
+def test_a_photo_keeps_its_resolution_as_far_as_the_window_allows(
+    tab: Opens, tmp_path: Path, viewport: dict[str, int]
+) -> None:
     page = tab(viewport=viewport).open()
     page.choose(saved(tmp_path, "grey16"), saved(tmp_path, "large"), saved(tmp_path, "tall"), saved(tmp_path, "tiny"))
     page.answers(4)
@@ -278,7 +290,9 @@ def test_a_photo_keeps_its_resolution_as_far_as_the_window_allows(tab, tmp_path,
     assert page.overflow() <= 0
 
 
-def test_a_file_that_the_browser_cannot_show_is_shown_as_the_network_sees_it(tab, classifier, tmp_path):
+def test_a_file_that_the_browser_cannot_show_is_shown_as_the_network_sees_it(
+    tab: Opens, classifier: Classifier, tmp_path: Path
+) -> None:
     path = tmp_path / "scan.tif"
     Image.fromarray(shades(300, 200)[..., 0]).save(path)
     page = tab().open()
@@ -291,7 +305,7 @@ def test_a_file_that_the_browser_cannot_show_is_shown_as_the_network_sees_it(tab
     assert card.locator(".input").count() == 0
 
 
-def test_another_class_has_another_map_and_other_points(tab, pictures):
+def test_another_class_has_another_map_and_other_points(tab: Opens, pictures: list[Path]) -> None:
     page = tab().open()
     heard = page.overhear()
     page.choose(pictures[0])
@@ -308,7 +322,7 @@ def test_another_class_has_another_map_and_other_points(tab, pictures):
     assert sum(points) == pytest.approx(score, abs=0.05)
 
 
-def test_squares_are_as_large_as_the_reuse_says(tab, pictures):
+def test_squares_are_as_large_as_the_reuse_says(tab: Opens, pictures: list[Path]) -> None:
     page = tab().open()
     heard = page.overhear()
     page.choose(pictures[0])
@@ -337,13 +351,13 @@ def test_squares_are_as_large_as_the_reuse_says(tab, pictures):
     [("en-GB", "en", "Choose pictures"), ("zh-CN", "zh-Hans", "选择图片"), ("zh-TW", "zh-Hans", "选择图片"),
      ("fr-FR", "en", "Choose pictures")],
 )  # fmt: skip
-def test_the_browsers_language_is_spoken(tab, locale, tag, words):
+def test_the_browsers_language_is_spoken(tab: Opens, locale: str, tag: str, words: str) -> None:
     page = tab(locale=locale).open()
     assert page.page.locator("html").get_attribute("lang") == tag
     assert page.page.get_by_text(words, exact=True).is_visible()
 
 
-def test_a_chosen_language_is_taken_everywhere_and_remembered(tab, pictures):
+def test_a_chosen_language_is_taken_everywhere_and_remembered(tab: Opens, pictures: list[Path]) -> None:
     page = tab(refused=True).open()
     page.choose(pictures[0], pictures[4])
     page.explained()
@@ -365,7 +379,7 @@ def test_a_chosen_language_is_taken_everywhere_and_remembered(tab, pictures):
 
 @pytest.mark.parametrize("locale", ["en", "zh-CN"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(tab, pictures, locale, scheme):
+def test_it_fits_a_phone(tab: Opens, pictures: list[Path], locale: str, scheme: str) -> None:
     page = tab(locale=locale, color_scheme=scheme, refused=True, **PHONE).open()
     assert page.overflow() <= 0
     assert page.page.locator("label[for=photograph]").is_visible()
@@ -380,11 +394,11 @@ def test_it_fits_a_phone(tab, pictures, locale, scheme):
     assert page.overflow() <= 0
 
 
-def test_a_deep_network_fits_a_phone_too(tab, browser, pictures):
+def test_a_deep_network_fits_a_phone_too(tab: Opens, browser: "Browser", pictures: list[Path]) -> None:
     config = config_for("densenet_bc_100_12").model_copy(update={"blocks": (2, 60, 1), "image_size": (32, 32)})
     shape = Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.25,) * 3)
     names = tuple(f"class {i} with a long name" for i in range(10))
-    deep = Classifier(build(config), ModelCard(model=config, classes=names, preprocessing=shape), "cpu")
+    deep = Classifier(build(config), ModelCard(model=config, classes=names, preprocessing=shape), torch.device("cpu"))
     with served(deep) as url:
         wide = tab(url).open()
         wide.choose(pictures[0])
@@ -406,14 +420,14 @@ def test_a_deep_network_fits_a_phone_too(tab, browser, pictures):
         assert all(left > right for (_, right), (left, _) in pairwise(boxes))
 
 
-def test_keys_are_enough(tab, pictures):
+def test_keys_are_enough(tab: Opens, pictures: list[Path]) -> None:
     page = tab().open()
     # Playwright takes choosers over once somebody listens, but does not wait until it has.
     page.page.on("filechooser", lambda _: None)
     keys = page.page.keyboard
     focused = "document.activeElement"
 
-    def to(selector, most=40):
+    def to(selector: str, most: int = 40) -> None:
         for _ in range(most):
             keys.press("Tab")
             if page.page.evaluate(f"{focused}.matches({selector!r})"):
@@ -453,7 +467,7 @@ def test_keys_are_enough(tab, pictures):
     assert page.page.evaluate(f"{focused}.id") == "choose"
 
 
-def test_a_screen_reader_is_told(tab, pictures, classifier):
+def test_a_screen_reader_is_told(tab: Opens, pictures: list[Path], classifier: Classifier) -> None:
     page = tab(refused=True).open()
     live = page.page.locator("#live")
     assert live.get_attribute("role") == "status"
@@ -473,12 +487,12 @@ def test_a_screen_reader_is_told(tab, pictures, classifier):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("locale", ["en", "zh-CN"])
-def test_axe_finds_no_fault(tab, pictures, scheme, locale):
+def test_axe_finds_no_fault(tab: Opens, pictures: list[Path], scheme: str, locale: str) -> None:
     """Contrast, labels, roles and order, by axe-core, in every state that a page can be in."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = tab(color_scheme=scheme, locale=locale, refused=True).open()
 
-    def faults():
+    def faults() -> list[tuple[str, list[str]]]:
         found = axe.Axe().run(page.page).response["violations"]
         return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found]
 
@@ -499,11 +513,11 @@ def test_axe_finds_no_fault(tab, pictures, scheme, locale):
     assert faults() == []
 
 
-def test_a_busy_server_is_asked_again_when_it_says(tab, pictures):
+def test_a_busy_server_is_asked_again_when_it_says(tab: Opens, pictures: list[Path]) -> None:
     page = tab(refused=True).open()
     asked = []
 
-    def busy(route):
+    def busy(route: Any) -> None:
         asked.append(page.page.evaluate("performance.now()"))
         if len(asked) > 2:
             route.continue_()
@@ -522,12 +536,12 @@ def test_a_busy_server_is_asked_again_when_it_says(tab, pictures):
     assert (waits > 950).all()
 
 
-def answering(answer):
+def answering(answer: dict[str, Any] | None) -> Callable[[Any], None]:
     """What a route does that answers so, or, without an answer, cannot be reached."""
     return lambda route: route.fulfill(**answer) if answer else route.abort("connectionrefused")
 
 
-def test_what_goes_wrong_is_said_in_plain_words(tab, pictures):
+def test_what_goes_wrong_is_said_in_plain_words(tab: Opens, pictures: list[Path]) -> None:
     page = tab(refused=True).open()
     for answer, words in (
         ({"status": 413, "json": {"error": {"code": "too_many_pixels", "message": "x"}}}, "too many pixels"),
@@ -554,7 +568,7 @@ def test_what_goes_wrong_is_said_in_plain_words(tab, pictures):
     page.complaints.clear()  # of nonsense the page itself warns
 
 
-def test_a_server_that_is_not_there_is_asked_again_on_demand(tab):
+def test_a_server_that_is_not_there_is_asked_again_on_demand(tab: Opens) -> None:
     page = tab(refused=True)
     page.page.route("**/v1/model", lambda route: route.abort("connectionrefused"))
     page.page.goto(page.url)
@@ -567,7 +581,7 @@ def test_a_server_that_is_not_there_is_asked_again_on_demand(tab):
 
 @pytest.mark.marathon
 @pytest.mark.slow
-def test_the_command_serves_it(tab, classifier, pictures):
+def test_the_command_serves_it(tab: Opens, classifier: Classifier, pictures: list[Path]) -> None:
     """As its users start it: pictures are named in another process than where they are explained."""
     with running("fashion-mnist", "--engine", "torch", "--threads", "1") as server:
         page = tab(server.url).open()
@@ -578,14 +592,14 @@ def test_the_command_serves_it(tab, classifier, pictures):
 
 @pytest.mark.marathon
 @pytest.mark.slow
-def test_an_exported_file_behind_a_token(tab, tiny_run, pictures, tmp_path):
+def test_an_exported_file_behind_a_token(tab: Opens, tiny_run: Path, pictures: list[Path], tmp_path: Path) -> None:
     """All that the page cannot do there, it says: nobody gets in without the token, nothing is explained."""
     exported = densekit.export_model(tiny_run, tmp_path / "exported").files["onnx"]
     with running(exported, "--threads", "1", "--set", "body_bytes=1000000", DENSEKIT_TOKEN="open-sesame") as server:
         _past_the_token(tab(server.url, refused=True), exported, pictures, tmp_path)
 
 
-def _past_the_token(page, exported, pictures, tmp_path):
+def _past_the_token(page: Tab, exported: Path, pictures: list[Path], tmp_path: Path) -> None:
     page.page.goto(page.url)
     field = page.page.get_by_label("This server wants a token")
     field.wait_for()
@@ -612,7 +626,7 @@ def _past_the_token(page, exported, pictures, tmp_path):
     assert "The file has 1.5 MB, and this server takes up to 1.0 MB" in words
 
 
-def test_several_labels_are_each_found_or_not(tab, xray_run, xrays):
+def test_several_labels_are_each_found_or_not(tab: Opens, xray_run: Run, xrays: Path) -> None:
     classifier = xray_run.classifier()
     path = next(xrays.parent.rglob("*.png"))
     with served(classifier) as url:
@@ -624,7 +638,7 @@ def test_several_labels_are_each_found_or_not(tab, xray_run, xrays):
         assert shown == ["✓ found" if row["present"] else "not found" for row in rows]
 
 
-def test_a_light_background_can_be_swapped(tab, classifier, tmp_path):
+def test_a_light_background_can_be_swapped(tab: Opens, classifier: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "light.png"
     pixels = np.full((28, 28), 255, np.uint8)
     pixels[8:20, 6:22] = np.random.default_rng(3).integers(0, 128, (12, 16))
@@ -639,7 +653,7 @@ def test_a_light_background_can_be_swapped(tab, classifier, tmp_path):
     assert page.page.get_by_role("button", name="Dark and light as they were").is_visible()
 
 
-def test_names_are_text_whatever_they_hold(tab, pictures, tmp_path):
+def test_names_are_text_whatever_they_hold(tab: Opens, pictures: list[Path], tmp_path: Path) -> None:
     hostile = densekit.load("fashion-mnist")
     hostile.card = hostile.card.model_copy(update={"classes": (HOSTILE,) * 10})
     path = tmp_path / "<img src=x onerror=alert(1)>.png"
@@ -653,7 +667,7 @@ def test_names_are_text_whatever_they_hold(tab, pictures, tmp_path):
         assert page.page.locator("main b").count() == 1  # the headline's own
 
 
-def test_nothing_moves_where_that_is_not_wanted(tab):
+def test_nothing_moves_where_that_is_not_wanted(tab: Opens) -> None:
     page = tab(reduced_motion="reduce").open()
     moving = page.page.evaluate(
         "[...document.querySelectorAll('*')].filter((n) => getComputedStyle(n).transitionDuration !== '0s').length"
@@ -661,7 +675,7 @@ def test_nothing_moves_where_that_is_not_wanted(tab):
     assert moving == 0
 
 
-def test_both_languages_say_the_same(tab):
+def test_both_languages_say_the_same(tab: Opens) -> None:
     """The same keys and places in them; each key is used, and each that is used is there."""
     page = tab().open()
     strings = page.page.evaluate("async () => (await import('/assets/strings.js')).STRINGS")

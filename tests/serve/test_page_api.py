@@ -1,6 +1,9 @@
 """What the page asks for: assets under a strict policy, facts about the model, explanations with right numbers."""
 
 import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,38 +12,37 @@ from fastapi.testclient import TestClient
 from PIL import ExifTags, Image
 
 import densekit
+from densekit import Run
 from densekit.analysis import reuse
 from densekit.analysis.anatomy import blocks_of
 from densekit.analysis.sample import Sample
+from densekit.engine import Classifier
+from densekit.models import DenseNet
 from densekit.serve.app import create_app
 from densekit.serve.limits import Limits
 from densekit.serve.page import assets
+from tests.narrow import expect_type
 from tests.serve.pages import Here, app_of, bytes_of
 
 
 @pytest.fixture(scope="module")
-def picture():
+def picture() -> bytes:
     return bytes_of(np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return densekit.load("fashion-mnist")
-
-
-@pytest.fixture(scope="module")
-def client(classifier):
+def client(classifier: Classifier) -> Iterator[TestClient]:
     with TestClient(app_of(classifier, Limits())) as client:
         yield client
 
 
-def explained(client, content, **query):
+def explained(client: TestClient, content: bytes, **query: Any) -> Any:
     answer = client.post("/v1/explain", content=content, params=query, headers={"content-type": "image/png"})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_every_asset_has_its_type_and_a_policy_without_inline_code(client):
+def test_every_asset_has_its_type_and_a_policy_without_inline_code(client: TestClient) -> None:
     assert {"index.html", "app.js", "page.css", "strings.js", "icon.svg"} <= assets().keys()
     for path in ("/", *(f"/assets/{name}" for name in assets())):
         answer = client.get(path)
@@ -57,13 +59,13 @@ def test_every_asset_has_its_type_and_a_policy_without_inline_code(client):
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fpage.py", "%2e%2e/page.py", "page.py", ""])
-def test_nothing_else_is_sent(client, name):
+def test_nothing_else_is_sent(client: TestClient, name: str) -> None:
     answer = client.get(f"/assets/{name}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
 
 
-def test_the_markup_has_nothing_inline():
+def test_the_markup_has_nothing_inline() -> None:
     page = assets()["index.html"].content.decode()
     assert "style=" not in page
     assert "<style" not in page
@@ -72,7 +74,7 @@ def test_the_markup_has_nothing_inline():
     assert "://" not in page
 
 
-def test_facts_about_the_model(client, classifier):
+def test_facts_about_the_model(client: TestClient, classifier: Classifier) -> None:
     facts = client.get("/v1/model").json()
     assert facts["name"] == "densenet_bc_40_12"
     assert facts["classes"] == list(classifier.classes)
@@ -83,10 +85,10 @@ def test_facts_about_the_model(client, classifier):
     assert facts["metrics"]["top1"] == 0.9414
 
 
-def test_numbers_are_those_of_the_network(client, classifier, picture):
+def test_numbers_are_those_of_the_network(client: TestClient, classifier: Classifier, picture: bytes) -> None:
     """Against captum's way of looking: hooks, one prediction, the head's own weights."""
     found = explained(client, picture, top=10)
-    model = classifier.model
+    model = expect_type(classifier.model, DenseNet)
     x = classifier.inputs(classifier.pixels([Image.open(io.BytesIO(picture)).convert("L")]))
     with torch.no_grad():
         logits, features = model(x)[0], model.forward_features(x)[0]
@@ -96,33 +98,33 @@ def test_numbers_are_those_of_the_network(client, classifier, picture):
         index = row["index"]
         assert row["probability"] == pytest.approx(float(prediction.probabilities[index]), rel=1e-3, abs=1e-6)
         assert row["logit"] == pytest.approx(logits[index].item(), rel=1e-3, abs=1e-3)
-        expected = (model.classifier.weight[index][:, None, None] * features).sum(0)
+        expected = (model.get_parameter("classifier.weight")[index][:, None, None] * features).sum(0)
         np.testing.assert_allclose(row["map"], expected.detach().numpy(), rtol=1e-3, atol=1e-3)
         assert np.mean(row["map"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-4, abs=1e-4)
         assert sum(row["parts"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-4, abs=1e-4)
         assert len(row["parts"]) == len(found["sources"]) == 7
     hooked = reuse.by_activation(model, blocks_of(model), Sample(x, torch.zeros(1, dtype=torch.int64)))
     assert [block["block"] for block in found["reuse"]] == [1, 2, 3]
-    for block, expected in zip(found["reuse"], hooked, strict=True):
+    for block, seen in zip(found["reuse"], hooked, strict=True):
         values = np.array(block["values"], dtype=float)
-        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(values, seen, rtol=1e-3, atol=1e-6)
         assert values.shape == (len(block["sources"]), len(block["readers"]))
     assert found["sources"][0] == "transition 2"
     assert found["reuse"][2]["readers"][-1] == "classifier"
 
 
-def test_classes_can_be_asked_for(client, picture):
+def test_classes_can_be_asked_for(client: TestClient, picture: bytes) -> None:
     found = explained(client, picture, **{"class": [3, 0, 3]})
     assert [row["index"] for row in found["classes"]] == [3, 0]
 
 
-def test_a_form_gives_the_same(client, picture):
+def test_a_form_gives_the_same(client: TestClient, picture: bytes) -> None:
     form = client.post("/v1/explain", files={"file": ("x.png", picture)}).json()
     raw = explained(client, picture)
     assert form | {"milliseconds": 0} == raw | {"milliseconds": 0}
 
 
-def test_dark_and_light_can_be_swapped(client):
+def test_dark_and_light_can_be_swapped(client: TestClient) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)
     swapped = explained(client, bytes_of(pixels), invert=True)
     other = explained(client, bytes_of(255 - pixels))
@@ -142,14 +144,17 @@ def test_dark_and_light_can_be_swapped(client):
         ("half", {}, 422, "truncated"),
     ],
 )
-def test_what_cannot_be_explained_is_said(client, picture, content, query, status, code):
-    body = {"picture": picture, "half": picture[: len(picture) // 2]}.get(content, content)
+def test_what_cannot_be_explained_is_said(
+    client: TestClient, picture: bytes, content: bytes | str, query: dict[str, Any], status: int, code: str
+) -> None:
+    pictures = {"picture": picture, "half": picture[: len(picture) // 2]}
+    body = pictures[content] if isinstance(content, str) else content
     answer = client.post("/v1/explain", content=body, params=query)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == code
 
 
-def test_limits_hold_here_too(classifier, picture):
+def test_limits_hold_here_too(classifier: Classifier, picture: bytes) -> None:
     with TestClient(app_of(classifier, Limits(pixels=1000))) as client:
         answer = client.post("/v1/explain", content=picture)
         assert answer.status_code == 413
@@ -158,7 +163,7 @@ def test_limits_hold_here_too(classifier, picture):
         assert client.post("/v1/explain", content=picture).json()["error"]["code"] == "body_too_large"
 
 
-def test_a_network_that_cannot_be_looked_into_still_answers(classifier, picture):
+def test_a_network_that_cannot_be_looked_into_still_answers(classifier: Classifier, picture: bytes) -> None:
     """As an exported file is: it maps images to logits, and that is all."""
     whole = classifier.predict(picture)
     closed = densekit.load("fashion-mnist")
@@ -173,7 +178,7 @@ def test_a_network_that_cannot_be_looked_into_still_answers(classifier, picture)
     assert found["classes"][0]["probability"] == pytest.approx(float(whole.probabilities.max()), rel=1e-3)
 
 
-def test_several_labels_are_explained_each_for_itself(xray_run, xrays):
+def test_several_labels_are_explained_each_for_itself(xray_run: Run, xrays: Path) -> None:
     classifier = xray_run.classifier()
     content = next(xrays.parent.rglob("*.png")).read_bytes()
     with TestClient(app_of(classifier, Limits())) as client:
@@ -184,7 +189,7 @@ def test_several_labels_are_explained_each_for_itself(xray_run, xrays):
         assert np.mean(row["map"]) + row["bias"] == pytest.approx(row["logit"], rel=1e-3, abs=1e-4)
 
 
-def test_a_server_without_the_model_says_so(classifier):
+def test_a_server_without_the_model_says_so(classifier: Classifier) -> None:
     app = app_of(classifier, Limits())
     app.state.classifier = None
     with TestClient(app) as client:
@@ -192,7 +197,7 @@ def test_a_server_without_the_model_says_so(classifier):
         assert client.get("/").status_code == 200
 
 
-def test_the_page_needs_no_token_and_what_it_asks_does(classifier, picture):
+def test_the_page_needs_no_token_and_what_it_asks_does(classifier: Classifier, picture: bytes) -> None:
     limits = Limits()
     app = create_app(Here(classifier, limits), classifier, limits, name="x", token="open-sesame")
     with TestClient(app) as client:
@@ -210,7 +215,9 @@ def test_the_page_needs_no_token_and_what_it_asks_does(classifier, picture):
         (6, {"left": 0.0, "top": 1 / 6, "width": 1.0, "height": 2 / 3}),
     ],
 )
-def test_the_part_that_the_network_sees_is_of_the_upright_picture(client, orientation, region):
+def test_the_part_that_the_network_sees_is_of_the_upright_picture(
+    client: TestClient, orientation: int, region: dict[str, Any]
+) -> None:
     content, exif = io.BytesIO(), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     Image.new("L", (2100, 1400), 90).save(content, "jpeg", exif=exif)

@@ -23,7 +23,7 @@ from densekit.cli.main import main
 from tests.serve.servers import MODEL, PATIENCE, QUICK, Served, blank, parsed, picture, served
 
 TOKEN = "open-sesame-1f9d"
-LIMITS = {"queue": 8, "files": 4, "batch": 2, "seconds": 60, "header_seconds": 1.5, "body_seconds": 1.5}
+LIMITS: dict[str, Any] = {"queue": 8, "files": 4, "batch": 2, "seconds": 60, "header_seconds": 1.5, "body_seconds": 1.5}
 PNG = {"content-type": "image/png"}
 proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -104,8 +104,8 @@ def test_of_a_batch_each_has_its_result_or_its_own_error(server: Served) -> None
 
 def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert [row["class"] for row in found] == [row["class"] for row in expected]
-    probabilities = [[row["probability"] for row in rows] for rows in (found, expected)]
-    np.testing.assert_allclose(*probabilities, rtol=1e-4, atol=1e-6)
+    mine, theirs = ([row["probability"] for row in rows] for rows in (found, expected))
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_many_at_once_share_batches_and_have_the_answers_they_have_alone(server: Served) -> None:

@@ -18,12 +18,12 @@ from PIL import Image
 from densekit import load
 from densekit.data.decode import decode
 from densekit.data.framing import _middle, framed
-from densekit.engine import Classifier
 from densekit.errors import BadImage
 from densekit.serve import wire
 from densekit.serve.worker import Bench
 from densekit.weights.folder import CONFIG
 from tests.export.nets import write_net
+from tests.serve.benches import answers
 from tests.serve.servers import picture
 
 
@@ -39,34 +39,6 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(card | {"task": "multi-label", "thresholds": [0.5, 0.1, 0.9, 0.2, 0.7]}))
     return folder
-
-
-def answers(classifier: Classifier, images: list[bytes], *, top: int = 3, batch: int = 8, together: bool = True) -> Any:
-    """What the worker says to each, and the sizes of its batches."""
-    ours, theirs = socket.socketpair()
-    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
-    bench = Bench(classifier, theirs, arrived, threads=2, batch=batch, pixels=100_000)
-    thread = threading.Thread(target=bench.run)
-    messages = [({"id": i, "top": top, "invert": False}, content) for i, content in enumerate(images)]
-    found: dict[int, Any] = {}
-    sizes = []
-    with ours, theirs, ours.makefile("rb") as stream:
-        if together:
-            for message in messages:
-                arrived.put(message)
-        thread.start()
-        for message in messages:
-            if not together:
-                arrived.put(message)
-            while len(found) < (message[0]["id"] + 1 if not together else len(messages)):
-                document = wire.read(stream)
-                assert document is not None
-                sizes.append(document[0]["batch"])
-                found |= {answer["id"]: answer for answer in document[0]["answers"]}
-        arrived.put(None)
-        thread.join(60)
-        assert not thread.is_alive()
-    return [found[i] for i in range(len(images))], sizes
 
 
 @pytest.mark.parametrize("kind", ["net", "several"])
@@ -132,7 +104,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
     with ours, theirs, ours.makefile("rb") as stream:
         for number, content in enumerate([b"slow" + picture(0), picture(1), picture(2)]):
             arrived.put(({"id": number, "top": 1, "invert": False}, content))
-        order = []
+        order: list[int] = []
         while len(order) < 3:
             document = wire.read(stream)
             assert document is not None
@@ -148,7 +120,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
 def test_signals_are_the_servers_before_torch_is_there() -> None:
     """Which takes seconds, in which a terminal's Ctrl-C would end the worker."""
     code = "import sys, densekit.serve.worker; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_strips_are_not_scaled_to_gigabytes(net: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,10 +16,9 @@ from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import build, config_for, model_names
 from densekit.study.builtin import BUILT_IN
-from densekit.study.ledger import ASSUMED_FLOPS, cell_for, cells
-from tests.cli.test_errors import densekit
-
-__all__ = ["densekit"]
+from densekit.study.ledger import ASSUMED_FLOPS, Cell, Measured, cell_for, cells
+from tests.conftest import Command
+from tests.narrow import not_none
 
 ROOT = Path(__file__).parents[2]
 TABLE_2 = """
@@ -44,7 +44,7 @@ UNMEASURED = {
 }  # fmt: skip
 
 
-def test_table_2_is_the_papers():
+def test_table_2_is_the_papers() -> None:
     columns = ("cifar10", "cifar10+", "cifar100", "cifar100+", "svhn")
     printed = {
         f"{column}/{model}": float(value)
@@ -55,7 +55,7 @@ def test_table_2_is_the_papers():
     assert {cell.id: cell.claimed for cell in cells().values() if cell.source == "table 2"} == printed
 
 
-def test_table_3_is_the_papers():
+def test_table_3_is_the_papers() -> None:
     printed = {
         f"{column}/{model}": value
         for model, values in TABLE_3.items()
@@ -67,12 +67,12 @@ def test_table_3_is_the_papers():
     assert cell_for("fig3/densenet201").claimed == 22.58
 
 
-def test_every_named_model_that_the_paper_measured_has_a_cell():
+def test_every_named_model_that_the_paper_measured_has_a_cell() -> None:
     assert {cell.model for cell in cells().values() if cell.model} >= set(model_names()) - UNMEASURED
     assert set(model_names()) >= UNMEASURED
 
 
-def test_every_missing_number_has_its_reason():
+def test_every_missing_number_has_its_reason() -> None:
     for cell in cells().values():
         assert (cell.claimed is None) == (cell.unclaimed is not None), cell.id
         assert cell.gpu_hours() is not None or cell.cost_basis().startswith("none: "), cell.id
@@ -81,10 +81,10 @@ def test_every_missing_number_has_its_reason():
             assert cell.deviations, cell.id
 
 
-def test_every_recipe_resolves_to_the_papers_training():
+def test_every_recipe_resolves_to_the_papers_training() -> None:
     for cell in cells().values():
         if cell.model is None or cell.unrunnable:
-            with pytest.raises(InvalidInput):
+            with pytest.raises(InvalidInput, match="cannot be run" if cell.unrunnable else "is many runs"):
                 cell.recipe()
             continue
         recipe = cell.recipe()
@@ -99,16 +99,16 @@ def test_every_recipe_resolves_to_the_papers_training():
         assert cell.ten_crop == cell.id.startswith("imagenet-10crop/")
 
 
-def test_a_network_is_trained_once_for_one_crop_and_ten():
+def test_a_network_is_trained_once_for_one_crop_and_ten() -> None:
     assert cell_for("imagenet-10crop/densenet121").training == cell_for("imagenet/densenet121").training
     assert cell_for("cifar10/densenet_40_12").training != cell_for("cifar10+/densenet_40_12").training
 
 
-def test_every_command_parses():
+def test_every_command_parses() -> None:
     app = typer.Typer()
     for verb in (reproduce, study, train):
         app.command()(verb)
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     for cell in cells().values():
         for command in filter(None, (cell.command, cell.study)):
             program, *words = shlex.split(command)
@@ -121,7 +121,7 @@ def test_every_command_parses():
                 assert context.params["target"] == cell.id
 
 
-def test_gpu_hours_are_the_stated_arithmetic():
+def test_gpu_hours_are_the_stated_arithmetic() -> None:
     """287.9 M MACs (paper's table of sizes) x 3 x 2 x 50,000 x 300, in hours."""
     cell = cell_for("cifar10+/densenet_bc_100_12")
     assert cell.gpu_hours() == pytest.approx(
@@ -133,25 +133,52 @@ def test_gpu_hours_are_the_stated_arithmetic():
     )
 
 
-def test_fashion_mnists_network_has_the_parameters_it_is_said_to_have():
+def test_fashion_mnists_network_has_the_parameters_it_is_said_to_have() -> None:
     config = config_for("densenet_bc_100_12").model_copy(update={"in_channels": 1, "image_size": (28, 28)})
     assert round(sum(p.numel() for p in build(config).parameters()), -3) == 769_000
     assert math.floor(sum(p.numel() for p in build(config).parameters()) / 1000) == 768
 
 
-def test_every_measurement_stands_in_its_evidence():
-    """A number of the ledger is that of a file in the repository, of a whole recipe."""
-    for cell in cells().values():
-        if cell.measured is not None:
-            evidence = json.loads((ROOT / cell.measured.evidence).read_text())
-            assert evidence["complete"]
-            assert evidence["cell"] == cell.id
-            assert evidence["seeds"] == list(cell.measured.seeds)
-            assert evidence["mean"] == pytest.approx(cell.measured.mean, abs=0.005)
-            assert evidence["deviation"] == pytest.approx(cell.measured.deviation, abs=0.005)
+def stands_in_its_evidence(cell: Cell, root: Path) -> bool:
+    """Whether a measured number is that of a file below `root`, of a whole recipe."""
+    measured = not_none(cell.measured)
+    evidence = json.loads((root / measured.evidence).read_text())
+    return bool(
+        evidence["complete"]
+        and evidence["cell"] == cell.id
+        and evidence["seeds"] == list(measured.seeds)
+        and evidence["mean"] == pytest.approx(measured.mean, abs=0.005)
+        and evidence["deviation"] == pytest.approx(measured.deviation, abs=0.005)
+    )
 
 
-def test_the_list_is_json_for_programs_and_a_table_for_people(densekit):
+def test_every_measurement_stands_in_its_evidence() -> None:
+    assert [cell.id for cell in cells().values() if cell.measured and not stands_in_its_evidence(cell, ROOT)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "stands"),
+    [
+        ({}, True),
+        ({"complete": False}, False),
+        ({"cell": "cifar10/densenet_40_12"}, False),
+        ({"seeds": [0, 1]}, False),
+        ({"mean": 5.26}, False),
+        ({"deviation": 0.2}, False),
+    ],
+)
+def test_a_measurement_that_is_not_that_of_its_evidence_is_noticed(
+    change: dict[str, Any], stands: bool, tmp_path: Path
+) -> None:
+    """As long as the ledger has no measured number, the test before sees none."""
+    measured = Measured(mean=5.24, deviation=0.1, seeds=(0, 1, 2), evidence="evidence.json")
+    cell = cell_for("cifar10+/densenet_40_12").model_copy(update={"measured": measured})
+    evidence = {"complete": True, "cell": cell.id, "seeds": [0, 1, 2], "mean": 5.24, "deviation": 0.1}
+    (tmp_path / "evidence.json").write_text(json.dumps(evidence | change))
+    assert stands_in_its_evidence(cell, tmp_path) is stands
+
+
+def test_the_list_is_json_for_programs_and_a_table_for_people(densekit: Command) -> None:
     status, out, _ = densekit("reproduce", "cifar10+/densenet_bc_100_12", "--list", "--json")
     (cell,) = json.loads(out)
     assert status == 0
@@ -163,7 +190,7 @@ def test_the_list_is_json_for_programs_and_a_table_for_people(densekit):
     assert "cannot be run: densekit has no wide residual network" in out
 
 
-def test_an_unknown_number_offers_the_closest(densekit):
+def test_an_unknown_number_offers_the_closest(densekit: Command) -> None:
     with pytest.raises(UnknownName, match=r"did you mean cifar10\+/densenet_bc_100_12"):
         cell_for("cifar10+/densenet_bc_100_21")
     status, _, err = densekit("reproduce")

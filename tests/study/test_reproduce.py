@@ -2,21 +2,20 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_errors import densekit
-
-__all__ = ["densekit"]
+from tests.conftest import Command
 
 # One plan, as measuring two on a network of forty layers takes seconds.
 SHORT = ("--epochs", 1, "--set", "batch_size=4", "--set", "plan=concat")
 
 
 @pytest.fixture
-def cifar(tmp_path, monkeypatch):
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """CIFAR-10 in its authors' format, of noise; torchvision's checksums are off, since these are not the originals."""
     folder = tmp_path / "data" / "cifar10" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -32,7 +31,7 @@ def cifar(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("inline")
-def test_a_shortened_run_is_evidence_of_what_it_was(densekit, cifar, tmp_path):
+def test_a_shortened_run_is_evidence_of_what_it_was(densekit: Command, cifar: Path, tmp_path: Path) -> None:
     words = ("reproduce", "cifar10+/densenet_40_12", "--seeds", 2, "--data-dir", cifar, "--limit", 8, *SHORT)
     status, out, err = densekit(*words, "--json")
     assert status == 0, err
@@ -58,7 +57,7 @@ def test_a_shortened_run_is_evidence_of_what_it_was(densekit, cifar, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("inline")
-def test_ten_crops_are_of_the_same_training(densekit, tmp_path):
+def test_ten_crops_are_of_the_same_training(densekit: Command, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("cat", "dog"):
@@ -105,13 +104,15 @@ def test_ten_crops_are_of_the_same_training(densekit, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_reproduced_is_one_line(densekit, arguments, status, words):
+def test_what_cannot_be_reproduced_is_one_line(
+    densekit: Command, arguments: list[str], status: int, words: str
+) -> None:
     got, out, err = densekit("reproduce", *arguments)
     assert (got, out) == (status, "")
     assert words in err.splitlines()[-1]
 
 
-def test_a_reproduction_can_be_handed_out(densekit, tmp_path):
+def test_a_reproduction_can_be_handed_out(densekit: Command, tmp_path: Path) -> None:
     status, _, err = densekit("reproduce", "cifar10+/densenet_bc_100_12", "--seeds", 2, "--commands", "lines.txt")
     assert status == 0, err
     lines = (tmp_path / "lines.txt").read_text().splitlines()

@@ -14,31 +14,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densekit.api import Execution, study, studying
+from densekit.api import Execution, Studied, study, studying
 from densekit.errors import BadData, InvalidInput, ProofFailed
 from densekit.study.findings import gather
 from densekit.study.grid import Options
 from densekit.study.plan import study_at
-from tests.cli.test_errors import densekit
-from tests.conftest import write_photos
+from tests.conftest import Command, write_photos
 from tests.faults.command import start, state_of
-from tests.report.test_report import CHROMIUM, text_of
+from tests.html_pages import CHROMIUM, looked_at, text_of
 from tests.study.conftest import here
-
-__all__ = ["densekit"]
 
 
 @pytest.fixture
-def copy(studied, tmp_path):
+def copy(studied: Studied, tmp_path: Path) -> Path:
     return Path(shutil.copytree(studied.folder, tmp_path / "sizes"))
 
 
-def states(folder):
+def states(folder: Path) -> dict[str, dict[str, object]]:
     """What every run of a study ended in."""
     return {path.parent.relative_to(folder).as_posix(): state_of(path.parent) for path in folder.rglob("result.json")}
 
 
-def test_numbers_are_those_of_the_runs(studied):
+def test_numbers_are_those_of_the_runs(studied: Studied) -> None:
     found = json.loads((studied.folder / "study.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == ["small", "large", "residual"]
     for arm in found["arms"]:
@@ -52,13 +49,13 @@ def test_numbers_are_those_of_the_runs(studied):
     pairs = [(row["first"], row["second"]) for row in found["comparisons"]]
     assert pairs == [("large", "small"), ("large", "residual")]
     first = found["comparisons"][0]
-    errors = {arm["name"]: arm["error"]["mean"] for arm in found["arms"]}
-    assert first["mean"] == pytest.approx(errors["large"] - errors["small"])
+    means = {arm["name"]: arm["error"]["mean"] for arm in found["arms"]}
+    assert first["mean"] == pytest.approx(means["large"] - means["small"])
     assert found["missing"] == []
     assert [need["arm"] for need in found["needs"]] == ["small", "large"]
 
 
-def test_the_page_holds_everything_itself(studied):
+def test_the_page_holds_everything_itself(studied: Studied) -> None:
     names = {path.name for path in (studied.folder / "figures").iterdir()}
     kinds = ("errors", "costs", "gaps", "differences")
     assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("svg", "png")}
@@ -69,26 +66,16 @@ def test_the_page_holds_everything_itself(studied):
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_the_page_fits_a_phone_and_loads_nothing(studied):
-    from playwright.sync_api import sync_playwright
-
-    complaints, requests = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800})
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(studied.report.as_uri(), wait_until="load")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        browser.close()
-    assert complaints == []
-    assert {url.split(":", 1)[0] for url in requests} <= {"file", "data"}
-    assert overflow <= 0
+def test_the_page_fits_a_phone_and_loads_nothing(studied: Studied) -> None:
+    look = looked_at(studied.report)
+    assert look.complaints == []
+    assert {url.split(":", 1)[0] for url in look.requests} <= {"file", "data"}
+    assert look.overflow <= 0
 
 
-def test_started_again_it_runs_nothing(densekit, copy, grid, monkeypatch):
+def test_started_again_it_runs_nothing(
+    densekit: Command, copy: Path, grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was run again"))
     (copy / "report.html").unlink()
     status, out, err = densekit("study", grid, "--out", copy, "--json")
@@ -98,7 +85,7 @@ def test_started_again_it_runs_nothing(densekit, copy, grid, monkeypatch):
 
 
 @pytest.mark.usefixtures("inline")
-def test_only_what_is_missing_is_run_and_comes_out_the_same(copy, grid):
+def test_only_what_is_missing_is_run_and_comes_out_the_same(copy: Path, grid: Path) -> None:
     before = states(copy)
     lost = copy / "runs" / "small" / "seed1"
     shutil.rmtree(lost)
@@ -108,14 +95,16 @@ def test_only_what_is_missing_is_run_and_comes_out_the_same(copy, grid):
     assert (copy / "runs" / "large" / "seed0" / "result.json").stat().st_mtime_ns == kept
 
 
-def test_a_changed_grid_is_refused_by_name(densekit, copy, grid):
+def test_a_changed_grid_is_refused_by_name(densekit: Command, copy: Path, grid: Path) -> None:
     status, out, err = densekit("study", grid, "--out", copy, "--epochs", 3)
     assert (status, out) == (5, "")
     assert "epochs: 2 -> 3 (every arm)" in err
     assert err.count("\n") == 1
 
 
-def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(densekit, copy, grid, monkeypatch):
+def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(
+    densekit: Command, copy: Path, grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was run again"))
     for path in [copy / "study.yaml", *copy.rglob("config.yaml")]:
         assert "stratify: true" in path.read_text()
@@ -127,7 +116,9 @@ def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(densek
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_begun_before(tmp_path, monkeypatch):
+def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_begun_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained alone, such a column is one label, which has no error to compare."""
     photos = write_photos(tmp_path / "photos", size=16)
     rows = [f"{path},{int(path.parent.name == 'cat')}" for path in sorted(photos.rglob("*.png"))]
@@ -152,7 +143,7 @@ def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_be
         study(grid, out=tmp_path / "label")
 
 
-def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy, grid):
+def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy: Path, grid: Path) -> None:
     config = copy / "runs" / "small" / "seed0" / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 50", "batch_size: 25"))
     with pytest.raises(ProofFailed, match="batch_size: 50 -> 25"):
@@ -160,7 +151,7 @@ def test_a_run_of_another_recipe_is_not_taken_for_one_of_ours(copy, grid):
 
 
 @pytest.mark.usefixtures("inline")
-def test_more_seeds_add_runs_alone(copy, grid, tmp_path):
+def test_more_seeds_add_runs_alone(copy: Path, grid: Path, tmp_path: Path) -> None:
     done = study(grid, out=copy, options=Options(seeds=3), execution=Execution(only=["small/2"]))
     assert done.found is None
     assert (copy / "runs" / "small" / "seed2" / "result.json").is_file()
@@ -170,7 +161,7 @@ def test_more_seeds_add_runs_alone(copy, grid, tmp_path):
     assert "2 of 9 runs are missing: large/2, residual/2." in found.cautions
 
 
-def test_runs_on_other_images_are_not_compared(copy):
+def test_runs_on_other_images_are_not_compared(copy: Path) -> None:
     state = copy / "runs" / "large" / "seed1" / "checkpoints" / "last" / "state.json"
     document = json.loads(state.read_text())
     document["made_by"]["data"]["test"] = "0" * 16
@@ -179,7 +170,7 @@ def test_runs_on_other_images_are_not_compared(copy):
         gather(study_at(copy), copy)
 
 
-def test_other_machines_are_named(copy):
+def test_other_machines_are_named(copy: Path) -> None:
     environment = copy / "runs" / "large" / "seed1" / "env.json"
     environment.write_text(json.dumps(json.loads(environment.read_text()) | {"processor": "another"}))
     found = gather(study_at(copy), copy)
@@ -188,7 +179,7 @@ def test_other_machines_are_named(copy):
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_run_that_diverges_keeps_no_other_from_its_end(tmp_path, densekit):
+def test_a_run_that_diverges_keeps_no_other_from_its_end(tmp_path: Path, densekit: Command) -> None:
     grid = tmp_path / "rates.yaml"
     grid.write_text(
         "data: digits\nepochs: 3\nseeds: 1\nsettings: {data.limit: 100, batch_size: 10}\narms:\n"
@@ -206,7 +197,7 @@ def test_a_run_that_diverges_keeps_no_other_from_its_end(tmp_path, densekit):
 
 
 @pytest.mark.usefixtures("inline")
-def test_other_machines_run_lines_of_a_file(densekit, grid, tmp_path):
+def test_other_machines_run_lines_of_a_file(densekit: Command, grid: Path, tmp_path: Path) -> None:
     status, _, err = densekit(
         "study", grid, "--out", "far", "--seeds", 1, "--commands", "lines.txt", "--data-dir", "data"
     )
@@ -223,7 +214,7 @@ def test_other_machines_run_lines_of_a_file(densekit, grid, tmp_path):
     assert "1 of 3 runs are missing: residual/0" in out
 
 
-def test_a_slurm_script_gives_each_element_its_run(densekit, grid, tmp_path):
+def test_a_slurm_script_gives_each_element_its_run(densekit: Command, grid: Path, tmp_path: Path) -> None:
     """By bash itself, with a densekit and an scontrol that only say what they were told."""
     assert densekit("study", grid, "--out", "far", "--slurm", "array.sh")[0] == 0
     tools = tmp_path / "bin"
@@ -257,7 +248,7 @@ def test_a_slurm_script_gives_each_element_its_run(densekit, grid, tmp_path):
     assert process.returncode == 0
 
 
-def test_a_forecast_is_given_and_nothing_written(densekit, grid, tmp_path):
+def test_a_forecast_is_given_and_nothing_written(densekit: Command, grid: Path, tmp_path: Path) -> None:
     status, out, err = densekit("study", grid, "--out", "none", "--dry-run", "--jobs", 2)
     assert (status, out) == (0, "")
     assert re.search(r"6 runs; 2 at once, 1 thread each: about \d+ .*\(predicted\)", err)
@@ -280,7 +271,9 @@ def test_a_forecast_is_given_and_nothing_written(densekit, grid, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_studied_is_one_line(densekit, grid, tmp_path, arguments, status, words):
+def test_what_cannot_be_studied_is_one_line(
+    densekit: Command, grid: Path, tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     got, out, err = densekit("study", *(grid if word == "GRID" else word for word in arguments))
@@ -288,13 +281,13 @@ def test_what_cannot_be_studied_is_one_line(densekit, grid, tmp_path, arguments,
     assert words in err.splitlines()[-1]
 
 
-def test_a_study_that_was_begun_takes_no_other_settings(densekit, copy):
+def test_a_study_that_was_begun_takes_no_other_settings(densekit: Command, copy: Path) -> None:
     status, _, err = densekit("study", copy, "--epochs", 4)
     assert status == 2
     assert "--epochs does not go with" in err
 
 
-def test_processes_side_by_side_end_where_one_after_the_other_did(studied, grid, tmp_path):
+def test_processes_side_by_side_end_where_one_after_the_other_did(studied: Studied, grid: Path, tmp_path: Path) -> None:
     """To the bit, also of the optimiser's state: a process each, and in this process before."""
     done = study(grid, out=tmp_path / "out", execution=Execution(jobs=2, only=["small/1", "residual/0"]))
     found = states(done.folder)
@@ -306,7 +299,7 @@ def test_processes_side_by_side_end_where_one_after_the_other_did(studied, grid,
 @pytest.mark.marathon
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_study_goes_on_to_the_same_bits(number, grid, tmp_path):
+def test_a_killed_study_goes_on_to_the_same_bits(number: int, grid: Path, tmp_path: Path) -> None:
     """Finished runs are not touched, the one under way goes on from its checkpoint, and nobody is left over."""
     text = grid.read_text().replace("epochs: 2", "epochs: 8")
     grid.write_text(text.replace("data: {limit: 200}", "data.limit: 400, checkpoint.every_steps: 5"))
@@ -358,6 +351,6 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
-def test_nothing_is_reported_where_nothing_is(grid, tmp_path):
+def test_nothing_is_reported_where_nothing_is(grid: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no finished run"):
         study(grid, out=tmp_path / "none", execution=Execution(gather=True))

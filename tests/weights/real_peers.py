@@ -24,7 +24,7 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
 def monai(folder: Path) -> tuple[Tensor, Tensor]:
-    from monai.networks.nets import DenseNet121
+    from monai.networks.nets.densenet import DenseNet121
 
     net = perturb(DenseNet121(spatial_dims=2, in_channels=3, out_channels=7))
     torch.save({"model": net.state_dict()}, folder / "monai.pth")

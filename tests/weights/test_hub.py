@@ -95,7 +95,7 @@ def test_a_revision_is_pinned_and_recorded(hub: FakeHub, tmp_path: Path) -> None
     photos = write_photos(tmp_path / "photos", classes=("a", "b", "c"), size=20)
     assert densekit.evaluate(NAME, str(photos)).model == f"{NAME}@{second}"
     settings = {"data.image_size": 16, "batch_size": 8, "data.test_fraction": 0.2}
-    words = {"model": "densenet_bc_10_4", "epochs": 1, "settings": settings, "init": NAME}
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 1, "settings": settings, "init": NAME}
     run = densekit.train(str(photos), out=tmp_path / "run", **words)
     assert runs.recipe_of(run.folder).init == f"{NAME}@{second}"
     assert read_card(model_folder(run.folder)).provenance["init"] == f"{NAME}@{second}"
@@ -335,7 +335,7 @@ def test_paths_of_this_machine_are_not_pushed(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "secret" / "photos")
     settings = {"data.image_size": 16, "batch_size": 8, "data.test_fraction": 0.2}
     model = tiny_model(tmp_path / "secret" / "start")
-    words = {"model": "densenet_bc_10_4", "epochs": 1, "settings": settings, "init": str(model)}
+    words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 1, "settings": settings, "init": str(model)}
     run = densekit.train(str(photos), out=tmp_path / "secret" / "run", **words)
     done = api.push(run.folder, NAME, dry_run=tmp_path / "dry")
     assert any("paths of this machine are left out: data.source" in note for note in done.notes)

@@ -96,8 +96,9 @@ def test_a_truncated_file_is_named(kind: str, share: float, tmp_path: Path) -> N
         layers = keras_layers(state())
         write_h5(path, layers) if kind == "h5" else write_keras(path, layers, config_of(layers))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    message = refused(path) if share in (0.0, 0.3) and kind == "pth" else read_here(path) if share else ""
-    assert str(path) in message or not share
+    message = refused(path) if share == 0.0 or (share, kind) == (0.3, "pth") else read_here(path)
+    assert str(path) in message
+    assert ("is empty" in message) == (share == 0.0)
 
 
 @pytest.mark.parametrize("where", ["a tensor", "data.pkl"])
@@ -278,7 +279,8 @@ def test_a_safetensors_header_cannot_claim_more(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_network_says_so(tmp_path: Path) -> None:
-    for tree in ({}, [1, 2], {"a": torch.zeros(3)}, torch.zeros(3), {"state_dict": {}}):
+    trees: tuple[Any, ...] = ({}, [1, 2], {"a": torch.zeros(3)}, torch.zeros(3), {"state_dict": {}})
+    for tree in trees:
         torch.save(tree, tmp_path / "weights.pth")
         assert "holds no network" in read_here(tmp_path / "weights.pth")
     buffer = io.BytesIO()

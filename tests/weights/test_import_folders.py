@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from densekit import import_model
 from densekit.errors import BadWeights
 from tests.weights.peers import perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 NAMES = list("abcdefg")
 CONFIG = {
@@ -117,7 +116,7 @@ def test_timm_writes_what_is_read(tmp_path: Path) -> None:
     net = perturb(timm.create_model("densenet121", num_classes=7))
     timm.models.save_for_hf(net, tmp_path / "hub", model_config={"label_names": NAMES})
     done = import_model(tmp_path / "hub", tmp_path / "model")
-    expected = net.pretrained_cfg
+    expected: Any = net.pretrained_cfg
     assert done.card.preprocessing.mean == expected["mean"]
     assert done.card.preprocessing.resize == int(224 / expected["crop_pct"])
     assert done.card.classes == tuple(NAMES)

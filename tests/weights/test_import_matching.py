@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +14,16 @@ from torch import Tensor, nn
 from densekit import create_model, import_model, load
 from densekit.config import DenseNetConfig
 from densekit.errors import BadWeights, InvalidInput
-from densekit.models import build, config_for
+from densekit.models import DenseNet, build, config_for
 from densekit.models.densenet import Transition
 from densekit.weights.foreign.convert import compression_of, read_channels
 from densekit.weights.foreign.reading import digest
 from densekit.weights.initial import start_from
+from tests.narrow import expect_type
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, data_parallel, monais, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 State = dict[str, Tensor]
 
@@ -409,10 +410,10 @@ def test_predictions_say_that_statistics_are_unknown(state: State, file: Write, 
     ],
 )
 def test_wrong_settings_are_refused(
-    settings: dict[str, object], words: str, state: State, file: Write, tmp_path: Path
+    settings: dict[str, Any], words: str, state: State, file: Write, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
-        import_model(file(state), tmp_path / "model", **settings)  # type: ignore[arg-type]
+        import_model(file(state), tmp_path / "model", **settings)
 
 
 def test_classes_nested_too_deeply_are_refused(state: State, file: Write, tmp_path: Path) -> None:
@@ -498,7 +499,7 @@ def test_channels_are_reordered_one_to_one() -> None:
 
 def test_a_transition_without_relu_has_none() -> None:
     """Huang et al. 2017, sec. 3, describes it so; the authors' code has one."""
-    model = create_model("densenet_bc_22_12", transition_relu=False)
+    model = expect_type(create_model("densenet_bc_22_12", transition_relu=False), DenseNet)
     (first, _) = (module for module in model.modules() if isinstance(module, Transition))
     perturb(model)
     x = torch.randn(2, 60, 8, 8)

@@ -6,7 +6,7 @@ DENSEKIT_WRITE_DOCS=1 writes what was measured into the table.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densekit import import_model, load
-from densekit.weights.foreign import child
-from densekit.weights.foreign.found import Found
 from tests.weights.keras_files import EPS, config_of, keras_layers, write_h5, write_keras, write_keras3_weights
 from tests.weights.peers import PEERS, monais, perturb, torchvisions
 from tests.weights.real_peers import FILES
+
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "weights.md"
@@ -51,19 +51,6 @@ class Row(NamedTuple):
         double = "-" if self.double is None else f"{self.double:.0e}"
         cells = (*self[:3], *map(str, self[3:6]), f"{self.single:.0e}", double)
         return f"| {' | '.join(cells)} |"
-
-
-def read_here(path: Path, key: str | None = None) -> Found:
-    """Without a process: its limits have tests of their own, and starting torch takes longer than reading."""
-    with TemporaryDirectory() as folder:
-        return child.read(path, Path(folder), key)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _here() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.weights.foreign.network.read", read_here)
-        yield
 
 
 def compared(peer: str, path: Path, images: Tensor, logits: Callable[[Tensor], Tensor], *, double: bool) -> Row:
@@ -134,7 +121,9 @@ def test_logits_of_an_import_are_the_peers(name: str) -> None:
 
 
 def test_logits_of_keras_files_are_those_of_the_network_they_are_of() -> None:
-    for row in keras_rows():
+    rows = keras_rows()
+    assert rows
+    for row in rows:
         assert row.single < 1e-5, row
         assert row.double is not None
         assert row.double < 1e-10, row
@@ -143,7 +132,9 @@ def test_logits_of_keras_files_are_those_of_the_network_they_are_of() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_logits_of_an_import_are_those_of_the_peers_own_code(name: str) -> None:
-    for row in real_rows(name):
+    rows = real_rows(name)
+    assert len(rows) == len(FILES[name])
+    for row in rows:
         assert row.single < 1e-5, row
     agree_with_docs(real_rows(name))
 

@@ -7,15 +7,10 @@ import torch
 from PIL import Image
 
 from densekit import import_model, load
+from tests.weights.conftest import saved
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
-
-
-def saved(state: dict[str, torch.Tensor], folder: Path) -> Path:
-    torch.save(state, folder / "weights.pth")
-    return folder / "weights.pth"
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 
 @pytest.mark.parametrize("names", ["andreasveit", "bamos", "gpleiss", "kuangliu", "weiaicunzai"])

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from densekit import import_model, load
 from densekit.api.importing import ImportedModel
 from densekit.errors import BadWeights
 from densekit.models import build, config_for
+from tests.narrow import expect_type
 from tests.weights.peers import perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -26,9 +27,9 @@ def net() -> nn.Module:
     return perturb(torchvisions())
 
 
-def imported(state: dict[str, Tensor], folder: Path, **options: str) -> ImportedModel:
+def imported(state: dict[str, Tensor], folder: Path, **options: Any) -> ImportedModel:
     torch.save(state, folder / "weights.pth")
-    return import_model(folder / "weights.pth", folder / "model", **options)  # type: ignore[arg-type]
+    return import_model(folder / "weights.pth", folder / "model", **options)
 
 
 def same_logits(net: nn.Module, done: ImportedModel) -> None:
@@ -42,7 +43,7 @@ def test_a_pruned_network_is_its_weights_times_its_masks(net: nn.Module, tmp_pat
     prune.random_unstructured(net.get_submodule("classifier"), "bias", 0.3)
     done = imported(net.state_dict(), tmp_path)
     stored = load(done.folder, device="cpu").model.state_dict()
-    assert torch.equal(stored["features.denseblock1.denselayer1.conv1.weight"], conv.weight)
+    assert torch.equal(stored["features.denseblock1.denselayer1.conv1.weight"], expect_type(conv.weight, Tensor))
     assert done.account.converted == {
         "features.denseblock1.denselayer1.conv1.weight": "pruned by its mask",
         "classifier.bias": "pruned by its mask",
@@ -56,7 +57,7 @@ def test_a_weight_norm_is_multiplied_out(way: str, dim: int | None, net: nn.Modu
     conv = net.get_submodule("features.denseblock2.denselayer1.conv2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        (weight_norm if way == "before" else parametrizations.weight_norm)(conv, dim=dim)  # type: ignore[arg-type,operator]
+        (weight_norm if way == "before" else parametrizations.weight_norm)(conv, dim=dim)  # type: ignore[arg-type]  # torch types neither for dim=None
     with torch.no_grad():
         for name, tensor in conv.named_parameters():
             if name.endswith(("_g", "original0")):

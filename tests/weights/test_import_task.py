@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,13 @@ from densekit import import_model, load
 from densekit.api import export_model
 from densekit.errors import BadWeights, InvalidInput
 from densekit.export.passport import Passport
+from tests.weights.conftest import saved
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 State = dict[str, Tensor]
-
-
-def saved(state: State, folder: Path) -> Path:
-    torch.save(state, folder / "weights.pth")
-    return folder / "weights.pth"
 
 
 def outputs(count: int) -> State:
@@ -109,7 +105,8 @@ def test_several_outputs_without_a_sign_are_said_to_be_assumed(tmp_path: Path, p
     assert any(note.startswith("task: single-label; assumed") and "--multi-label" in note for note in done.notes)
     assert any("--single-label or --multi-label" in each for each in load(done.folder).predict(str(picture)).notices)
     for task in ("single_label", "multi_label"):
-        told = import_model(path, tmp_path / task, image_size=64, **{task: True})  # type: ignore[arg-type]
+        given: dict[str, Any] = {task: True}
+        told = import_model(path, tmp_path / task, image_size=64, **given)
         assert f"task: {told.card.task}; as given" in told.notes
         assert told.card.task_known
         assert not any("--multi-label" in each for each in load(told.folder).predict(str(picture)).notices)
@@ -120,7 +117,7 @@ def test_several_outputs_without_a_sign_are_said_to_be_assumed(tmp_path: Path, p
 def test_what_follows_a_classifier_in_a_sequential_must_be_said(tmp_path: Path) -> None:
     """Linear and Sigmoid, as common networks for chest X-rays have them: the second has no weights."""
     net = torchvisions(classes=14)
-    net.classifier = nn.Sequential(net.classifier, nn.Sigmoid())
+    net.classifier = nn.Sequential(net.get_submodule("classifier"), nn.Sigmoid())
     path = saved(perturb(net).state_dict(), tmp_path)
     with pytest.raises(
         InvalidInput, match=r"classifier\.0\.weight, is the first part .* --single-label; .* --multi-label"

@@ -18,12 +18,13 @@ from torchvision.models import DenseNet as Torchvision
 from densekit import create_model, import_model, load
 from densekit.config import DenseNetConfig
 from densekit.errors import BadWeights, InvalidInput
+from densekit.models import DenseNet
 from densekit.models.cost import cost_of
+from tests.narrow import expect_type
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
-from tests.weights.test_import_peers import _here
 
-__all__ = ["_here"]
+pytestmark = pytest.mark.usefixtures("read_in_process")
 
 ROOT = Path(__file__).parents[2]
 keras_files = pytest.importorskip("h5py", reason="h5py, of the extras keras and test, is not installed")
@@ -106,6 +107,18 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     config = config_of(layers)
     change({entry["name"]: entry for entry in config["config"]["layers"]})
     return write_h5(tmp_path / "a.h5", layers, config=config)
+
+
+def same_import(path: Path, tmp_path: Path) -> None:
+    """Whether a file gives the network of a file that nothing was changed in."""
+    (tmp_path / "plain").mkdir()
+    done, plain = (
+        import_model(file, file.parent / "model") for file in (path, changed(tmp_path / "plain", lambda entries: None))
+    )
+    assert done.card.model == plain.card.model
+    mine, theirs = (load(each.folder, device="cpu").model.state_dict() for each in (done, plain))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
 
 
 def reads(layer: str, *names: str) -> Callable[[dict[str, Any]], None]:
@@ -217,7 +230,7 @@ def test_a_relu_is_one_in_whatever_form_keras_saves_it(activation: Any, tmp_path
         else:
             entry["config"]["activation"] = activation
 
-    import_model(changed(tmp_path, change), tmp_path / "model")
+    same_import(changed(tmp_path, change), tmp_path)
 
 
 def test_weights_whose_names_tensorflow_numbered_belong_to_their_layers(tmp_path: Path) -> None:
@@ -229,7 +242,7 @@ def test_weights_whose_names_tensorflow_numbered_belong_to_their_layers(tmp_path
         group = file["model_weights/conv1_conv"]
         group.move("conv1_conv", "conv1_conv_1")
         group.attrs["weight_names"] = [b"conv1_conv_1/kernel"]
-    import_model(path, tmp_path / "model")
+    same_import(path, tmp_path)
 
 
 # --- Biases -----------------------------------------------------------------------------------------------------------
@@ -330,7 +343,7 @@ def test_a_stem_with_a_batch_norm_trains_as_torchvisions(plan: str) -> None:
 
 
 def test_a_stem_with_a_batch_norm_costs_its_parameters_and_others_keep_theirs() -> None:
-    plain = create_model("densenet_bc_16_8").config
+    plain = expect_type(create_model("densenet_bc_16_8"), DenseNet).config
     assert plain.stem_norm is None
     with_norm = plain.model_copy(update={"stem_norm": True})
     assert cost_of(with_norm).parameters == cost_of(plain).parameters + 2 * plain.stem_channels

@@ -55,7 +55,7 @@ def flow(network: str, state: str, model: nn.Module, sample: Sample) -> Flow:
     for images, targets in sample.chunks():
         if len(targets) > 1:  # torch refuses statistics of one value
             loss = losses(model(images), targets).sum() / len(sample)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            loss.backward()
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
     for name, module in model.named_modules():

@@ -13,7 +13,7 @@ from densekit.bench.peer_servers import Network
 _BATCH = 16
 
 
-class Api(ls.LitAPI):  # type: ignore[misc]
+class Api(ls.LitAPI):  # type: ignore[misc]  # LitServe ships no types
     """With its batching, and images in base64 as its examples have them."""
 
     def __init__(self, folder: Path, threads: int) -> None:

@@ -43,7 +43,7 @@ class Training:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(self.net(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(self.net(images), labels).backward()
         self.optimizer.step()
 
     def outputs(self) -> dict[str, Tensor]:

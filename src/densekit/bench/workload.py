@@ -89,7 +89,7 @@ def outputs(net: nn.Module, images: Tensor, labels: Tensor, *, training: bool) -
             return {"logits": net(images).clone()}
     net.zero_grad(set_to_none=True)
     logits = net(images)
-    nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(logits, labels).backward()
     gradient = next(p.grad for name, p in net.named_parameters() if name.endswith("features.conv0.weight"))
     assert gradient is not None
     return {"logits": logits.detach().clone(), "gradient": gradient.contiguous().clone()}

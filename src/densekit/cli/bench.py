@@ -1,13 +1,16 @@
 """densekit bench."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from densekit import strict_json
 from densekit.cli.options import DataDir, Json
 from densekit.errors import InvalidInput, UnknownName
+
+if TYPE_CHECKING:
+    from densekit.bench.suite import Settings
 
 
 def bench(
@@ -45,13 +48,9 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: results/bench.")] = None,
 ) -> None:
     """Compare the speed and memory of execution plans, libraries and runtimes."""
-    from rich.console import Console
-
     from densekit.bench.chart import write_chart
-    from densekit.bench.suite import FOLDER, Settings, benchmark
-    from densekit.bench.table import notes, tables
+    from densekit.bench.suite import FOLDER, Settings
     from densekit.bench.workload import KINDS, MODELS
-    from densekit.cli.show import console
 
     counts = _numbers("--threads", threads)
     if what == "chart":
@@ -83,6 +82,17 @@ def bench(
         compiled=compiled,
         out=out or FOLDER,
     )
+    _compare(settings, as_json=as_json)
+
+
+def _compare(settings: "Settings", *, as_json: bool) -> None:
+    """Runs the benchmarks and shows each as soon as it is done."""
+    from rich.console import Console
+
+    from densekit.bench.suite import benchmark
+    from densekit.bench.table import notes, tables
+    from densekit.cli.show import console
+
     progress, people = console(), Console(highlight=False)
     reports = []
     for report in benchmark(settings, lambda text: progress.print(text, markup=False, soft_wrap=True, style="dim")):

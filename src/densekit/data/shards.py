@@ -136,8 +136,8 @@ class _OpenShard:
     def read(self, size: int, offset: int) -> bytes:
         return os.pread(self.descriptor, size, offset)
 
-    def __del__(self, close: object = os.close) -> None:
-        close(self.descriptor)  # type: ignore[operator]
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.descriptor)
 
 
 @functools.lru_cache(_KEPT_OPEN)

@@ -26,11 +26,7 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
     trained = expected.trained
     if trained is None or not trained.source.startswith("csv:"):
         trained = DataConfig(source="csv:")
-    changes: dict[str, Any] = {}
-    for setting in ("path_column", "group_column", "split_column"):
-        column = getattr(trained, setting)
-        if getattr(config, setting) is None and column in table.header:
-            changes[setting] = column
+    changes = _columns_of_training(table, config, trained)
     taken = {getattr(config, setting) or changes.get(setting) for setting in ("path_column", "group_column")}
     if expected.multi_label and len(expected.classes) == 1 and config.label_separator is None:
         changes |= _one_label(table, config, trained, expected, taken)
@@ -50,6 +46,16 @@ def matched(table: Table, config: DataConfig, expected: Expected) -> tuple[DataC
     if config.blank_labels is None and trained.blank_labels != "class":
         changes["blank_labels"] = trained.blank_labels
     return config.model_copy(update=changes), _near_misses(table, expected.classes)
+
+
+def _columns_of_training(table: Table, config: DataConfig, trained: DataConfig) -> dict[str, Any]:
+    """The columns of paths, groups and splits that the training table named, where this table has them too."""
+    changes: dict[str, Any] = {}
+    for setting in ("path_column", "group_column", "split_column"):
+        column = getattr(trained, setting)
+        if getattr(config, setting) is None and column in table.header:
+            changes[setting] = column
+    return changes
 
 
 def _one_label(

@@ -121,7 +121,7 @@ def _influences(statistic: Statistic, units: Units) -> list[tuple[float, NDArray
     found = []
     for value in statistic(weights)[:, 0]:
         (gradient,) = torch.autograd.grad(value, weights, retain_graph=True)
-        moved: NDArray[np.float64] = np.bincount(units.codes, gradient[0].double().numpy(), units.count)  # type: ignore[assignment]
+        moved: NDArray[np.float64] = np.bincount(units.codes, gradient[0].double().numpy(), units.count)  # type: ignore[assignment]  # with weights, floats
         found.append((value.item(), moved))
     return found
 

@@ -267,7 +267,7 @@ def _step_of(prepared: Prepared, images: Tensor, plan: str) -> Callable[[], floa
         optimizer.zero_grad()
         with autocast(device, recipe.precision):
             logits = model(images)
-        F.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(logits.float(), targets).backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

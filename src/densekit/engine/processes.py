@@ -118,7 +118,7 @@ def joined() -> Iterator[World]:
     store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # not among its exports
     start = _agreed_start(store, rank, size)
     # After a restart torchrun's store may still hold the addresses of the processes before, which nobody listens on.
-    fresh = dist.PrefixStore(f"densekit/{start}", store)  # type: ignore[attr-defined]
+    fresh = dist.PrefixStore(f"densekit/{start}", store)  # type: ignore[attr-defined]  # nor is this
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", store=fresh, rank=rank, world_size=size, timeout=_LONGEST
     )
@@ -143,7 +143,7 @@ def joined() -> Iterator[World]:
 def _launch_of_one() -> str:
     """Of a single process none where its torchrun does not answer, which it can do without."""
     try:
-        store = next(dist.rendezvous("env://", timeout=timedelta(seconds=30)))[0]  # type: ignore[attr-defined]
+        store = next(dist.rendezvous("env://", timeout=timedelta(seconds=30)))[0]  # type: ignore[attr-defined]  # as above
         return _launch(store)
     except (RuntimeError, ValueError):
         return ""

@@ -90,7 +90,7 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
                 with autocast(some.device, recipe.precision):
                     logits: Tensor = state.network(some.contiguous(memory_format=torch.channels_last))
                 loss = prepared.task.loss(logits.float(), wanted)
-                state.scaler.scale(loss * scale).backward()  # type: ignore[no-untyped-call]
+                state.scaler.scale(loss * scale).backward()
             summed += loss.item()
             correct += prepared.task.hits(logits, wanted)
     if not whole:

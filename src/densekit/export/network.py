@@ -72,4 +72,4 @@ def _fold_forward(transition: Transition) -> None:
         fused.weight.copy_(conv.weight * scale[:, None, None])
         assert fused.bias is not None
         fused.bias.copy_(conv.weight.flatten(1) @ shift)
-    transition.conv, transition.norm = fused, nn.Identity()  # type: ignore[assignment]
+    transition.conv, transition.norm = fused, nn.Identity()  # type: ignore[assignment]  # no norm is left, only its place

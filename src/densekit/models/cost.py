@@ -31,7 +31,7 @@ def measured(config: ModelConfig) -> Cost:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.ReLU):
             # They cost no MACs and keep shapes, but on the meta device take nine tenths of the time.
-            module.forward = _same  # type: ignore[method-assign]
+            module.forward = _same  # type: ignore[method-assign]  # of a model that is thrown away
     x = torch.empty(1, config.in_channels, *config.image_size, device="meta")
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -44,8 +44,8 @@ class Peer(ImageClassifier):
         super().__init__()
         self.config = config
         self.net = net
-        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]  # untyped in torch
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, classes)."""
@@ -204,8 +204,8 @@ def _read_channels(net: nn.Module, channels: int) -> None:
         channels,
         old.out_channels,
         kernel_size=old.kernel_size,  # type: ignore[arg-type]  # torch types them wider than it takes them
-        stride=old.stride,  # type: ignore[arg-type]
-        padding=old.padding,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]  # as above
+        padding=old.padding,  # type: ignore[arg-type]  # as above
         bias=old.bias is not None,
     )
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import Request
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -134,9 +134,9 @@ class _Clock:
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
 
-    async def __aexit__(self, *what: object) -> None:
+    async def __aexit__(self, *what: Any) -> None:
         try:
-            await self._timeout.__aexit__(*what)  # type: ignore[arg-type]
+            await self._timeout.__aexit__(*what)
         except TimeoutError:
             raise Refusal(
                 400, "too_slow", f"the body was not complete within {self._seconds:g} s; send less, or faster"

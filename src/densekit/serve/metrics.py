@@ -1,5 +1,7 @@
 """What Prometheus reads at /metrics."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -12,23 +14,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        where = {"registry": self.registry, "namespace": "densekit"}
-        self.requests = Counter("requests", "Requests by route and status.", ("path", "status"), **where)  # type: ignore[arg-type]
+        where: dict[str, Any] = {"registry": self.registry, "namespace": "densekit"}
+        self.requests = Counter("requests", "Requests by route and status.", ("path", "status"), **where)
         self.seconds = Histogram(
             "request_seconds",
             "From a request's head to its answer.",
             ("path",),
             buckets=_SECONDS,
-            **where,  # type: ignore[arg-type]
+            **where,
         )
-        self.images = Counter("images", "Images by what became of them.", ("outcome",), **where)  # type: ignore[arg-type]
-        self.batch = Histogram("batch_images", "Images that were computed at once.", buckets=_IMAGES, **where)  # type: ignore[arg-type]
-        self.computing = Histogram("batch_seconds", "Time of a batch.", buckets=_SECONDS, **where)  # type: ignore[arg-type]
-        self.queue = Gauge("queue_images", "Images that wait or are worked on.", **where)  # type: ignore[arg-type]
-        self.connections = Gauge("connections", "Open connections.", **where)  # type: ignore[arg-type]
-        self.memory = Gauge("bodies_bytes", "Memory that bodies of requests take.", **where)  # type: ignore[arg-type]
-        self.starts = Counter("worker_starts", "Times that the computing process was started.", **where)  # type: ignore[arg-type]
-        self.engine = Info("engine", "What computes.", **where)  # type: ignore[arg-type]
+        self.images = Counter("images", "Images by what became of them.", ("outcome",), **where)
+        self.batch = Histogram("batch_images", "Images that were computed at once.", buckets=_IMAGES, **where)
+        self.computing = Histogram("batch_seconds", "Time of a batch.", buckets=_SECONDS, **where)
+        self.queue = Gauge("queue_images", "Images that wait or are worked on.", **where)
+        self.connections = Gauge("connections", "Open connections.", **where)
+        self.memory = Gauge("bodies_bytes", "Memory that bodies of requests take.", **where)
+        self.starts = Counter("worker_starts", "Times that the computing process was started.", **where)
+        self.engine = Info("engine", "What computes.", **where)
 
     def text(self) -> bytes:
         """In Prometheus's own format."""

@@ -45,7 +45,7 @@ class Protocol(HttpToolsProtocol):
     _received = b""
     _offers_upgrade = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP, as uvicorn has it
         """Where there are too many already, the last one is told so."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # what cannot be sent at once pauses, however little it is

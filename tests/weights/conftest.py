@@ -1,0 +1,31 @@
+"""Reading foreign weights without a process for each file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from torch import Tensor
+
+from densekit.weights.foreign import child
+from densekit.weights.foreign.found import Found
+
+
+def _read(path: Path, key: str | None = None) -> Found:
+    with TemporaryDirectory() as folder:
+        return child.read(path, Path(folder), key)
+
+
+@pytest.fixture(scope="module")
+def read_in_process() -> Iterator[None]:
+    """Imports read their file in this process: its limits have tests of their own, and torch takes long to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("densekit.weights.foreign.network.read", _read)
+        yield
+
+
+def saved(state: dict[str, Tensor], folder: Path) -> Path:
+    """A state dict as FOLDER/weights.pth."""
+    torch.save(state, folder / "weights.pth")
+    return folder / "weights.pth"
