@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import densekit
-from densekit.api.run import data_folder
 from densekit.errors import InvalidInput
 from densekit.folders import cache_folder, expanded
+from densekit.training.run import data_folder
 
 
 @pytest.fixture

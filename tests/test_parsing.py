@@ -86,15 +86,15 @@ def bombed(tmp_path: Path) -> Path:
 
 
 def test_a_config_a_copied_run_a_grid_and_a_study_are_bounded(bombed: Path, tmp_path: Path) -> None:
-    from densekit.api.training import compose
-    from densekit.engine import runs
-    from densekit.study import grid, plan
+    from densekit.runs import run_folder
+    from densekit.study import definition, grid
+    from densekit.training.train import compose
 
     with pytest.raises(InvalidInput, match="expands"):
         compose("digits", config=bombed)
     with pytest.raises(InvalidInput, match="expands"):
         grid.read_grid(bombed)
-    for name, read in (("config.yaml", runs.recipe_of), ("study.yaml", plan.read)):
+    for name, read in (("config.yaml", run_folder.recipe_of), ("study.yaml", definition.read)):
         (tmp_path / name).write_bytes(bombed.read_bytes())
         with pytest.raises(BadData, match="expands"):
             read(tmp_path)
@@ -102,15 +102,15 @@ def test_a_config_a_copied_run_a_grid_and_a_study_are_bounded(bombed: Path, tmp_
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b'{"top1": 1', b'{"unknown": 1}', b"[1]"])
 def test_a_damaged_result_or_row_of_a_run_is_named(content: bytes, tmp_path: Path) -> None:
-    from densekit.engine import runs
+    from densekit.runs import run_folder
 
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(BadData, match=r"result\.json is damaged"):
-        runs.result_of(tmp_path)
+        run_folder.result_of(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(json.dumps({"epoch": 1}).encode() + b"\n{" + content)
     with pytest.raises(BadData, match=r"metrics\.jsonl is damaged"):
-        runs.metrics(tmp_path)
+        run_folder.metrics(tmp_path)
     (tmp_path / "env.json").write_bytes(content or b"1")
     if content not in (b'{"unknown": 1}',):
         with pytest.raises(BadData, match=r"env\.json is damaged"):
-            runs.environment_of(tmp_path)
+            run_folder.environment_of(tmp_path)

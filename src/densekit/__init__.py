@@ -2,25 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from densekit import lazily
+from densekit import lazy_imports
 from densekit.version import __version__
 
 if TYPE_CHECKING:
     from densekit.api import Run, analyse, evaluate, export_model, find_lr, import_model, load, push, resume, train
     from densekit.config import Recipe
-    from densekit.engine.classifier import Classifier, Prediction
-    from densekit.engine.multi_label import MultiLabelResult
-    from densekit.engine.single_label import Result
+    from densekit.inference.classifier import Classifier, Prediction
+    from densekit.metrics.multi_label import MultiLabelResult
+    from densekit.metrics.single_label import Result
     from densekit.models import ImageClassifier, create_model, model_names
 
 # Looked up on first use: `densekit --help` must not wait for torch.
 _HOMES = {
-    "Classifier": "densekit.engine.classifier",
+    "Classifier": "densekit.inference.classifier",
     "ImageClassifier": "densekit.models",
-    "MultiLabelResult": "densekit.engine.multi_label",
-    "Prediction": "densekit.engine.classifier",
+    "MultiLabelResult": "densekit.metrics.multi_label",
+    "Prediction": "densekit.inference.classifier",
     "Recipe": "densekit.config",
-    "Result": "densekit.engine.single_label",
+    "Result": "densekit.metrics.single_label",
     "Run": "densekit.api",
     "analyse": "densekit.api",
     "create_model": "densekit.models",
@@ -34,7 +34,7 @@ _HOMES = {
     "resume": "densekit.api",
     "train": "densekit.api",
 }
-__getattr__ = lazily.names(__name__, _HOMES)
+__getattr__ = lazy_imports.names(__name__, _HOMES)
 
 __all__ = [
     "Classifier",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from densekit.analysis.anatomy import blocks_of
-from densekit.analysis.sample import Sample
+from densekit.analysis.connectivity import blocks_of
+from densekit.analysis.image_sample import Sample
 from densekit.models import DenseNet
 from densekit.weights import ModelCard, load_model, model_folder
 from tests.narrow import expect_type

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densekit.analysis import ablation, answers
-from densekit.analysis.anatomy import blocks_of, go_on, without, without_edges
-from densekit.analysis.sample import Sample
+from densekit.analysis import ablation, error_metrics
+from densekit.analysis.connectivity import blocks_of, go_on, without, without_edges
+from densekit.analysis.image_sample import Sample
 from tests.analysis.conftest import Trained, zeroed
 
 
@@ -72,7 +72,7 @@ def test_curves_begin_with_the_whole_network_and_end_with_none_of_it(trained: Tr
     assert len(curves) == 4
     for curve in curves:
         assert (curve.removed[0], curve.removed[-1]) == (0, len(found.edges))
-        assert curve.error[0] == answers.error_of(model, digits)
+        assert curve.error[0] == error_metrics.error_of(model, digits)
         assert curve.error[-1] == curves[0].error[-1]
 
 

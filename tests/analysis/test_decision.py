@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from densekit.analysis import reuse
-from densekit.analysis.anatomy import blocks_of
+from densekit.analysis.connectivity import blocks_of
 from densekit.analysis.decision import decide, has_maps, has_reuse
-from densekit.analysis.sample import Sample
+from densekit.analysis.image_sample import Sample
 from densekit.models import DenseNet, create_model
 from densekit.models.densenet import DenseBlock, DenseLayer
 from densekit.models.resnet import ResNet

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from densekit.analysis import gradients, probes
-from densekit.analysis.anatomy import blocks_of
-from densekit.analysis.sample import Sample
+from densekit.analysis.connectivity import blocks_of
+from densekit.analysis.image_sample import Sample
 from densekit.config import DenseNetConfig, PeerConfig, ResNetConfig
 from densekit.models import config_for, create_model
 from densekit.models.cost import cost_of

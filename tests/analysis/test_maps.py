@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.analysis import maps
-from densekit.analysis.sample import Sample
+from densekit.analysis import activation_maps
+from densekit.analysis.image_sample import Sample
 from densekit.weights import model_folder, read_card
 from tests.analysis.conftest import Trained, densenet_in
 
@@ -23,7 +23,7 @@ def network(tiny_run: Path) -> Trained:
 def test_the_last_maps_give_zhous_class_activation_map(network: Trained, digits: Sample) -> None:
     model, _ = network
     classes = torch.arange(24) % 10
-    found = maps.grad_cam(model, digits.images, classes)
+    found = activation_maps.grad_cam(model, digits.images, classes)
     features = model.forward_features(digits.images)
     expected = (
         torch.einsum("nc,nchw->nhw", model.get_parameter("classifier.weight")[classes], features)
@@ -38,9 +38,11 @@ def test_maps_are_the_same_on_every_plan(network: Trained, digits: Sample, plan:
     model, _ = network
     classes = torch.arange(24) % 10
     model.use_plan("concat")
-    expected = maps.grad_cam(model, digits.images, classes, block)
+    expected = activation_maps.grad_cam(model, digits.images, classes, block)
     model.use_plan(plan)
-    np.testing.assert_allclose(maps.grad_cam(model, digits.images, classes, block), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        activation_maps.grad_cam(model, digits.images, classes, block), expected, rtol=1e-3, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
@@ -70,14 +72,14 @@ def test_captum_can_watch_a_layer_inside_a_block(network: Trained, digits: Sampl
 
 def test_small_maps_are_not_shown_where_there_are_finer_ones(network: Trained, digits: Sample) -> None:
     model, _ = network
-    assert maps.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
-    assert maps.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
-    assert maps.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
+    assert activation_maps.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
+    assert activation_maps.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
+    assert activation_maps.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
 
 
 def test_the_check_randomises_from_the_top_to_all_of_it(network: Trained, digits: Sample, tiny_run: Path) -> None:
     model, _ = network
-    found = maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
+    found = activation_maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
     assert found.steps == ["classifier", "block 3", "block 2", "block 1"]
     assert found.layer == "dense block 1"
     assert 1 <= len(found.items) <= 8
@@ -85,15 +87,15 @@ def test_the_check_randomises_from_the_top_to_all_of_it(network: Trained, digits
         assert len(item.cascade) == len(found.steps)
         assert item.map.shape == item.randomised.shape == (8, 8)
         assert 0 <= item.correlation <= 1
-        assert item.follows == (item.correlation <= maps.FOLLOWS)
+        assert item.follows == (item.correlation <= activation_maps.FOLLOWS)
 
 
 def test_a_map_that_ignores_the_weights_is_found_out(
     network: Trained, digits: Sample, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What draws the picture whatever the network is does not follow the weights."""
-    monkeypatch.setattr(maps, "grad_cam", lambda _model, images, *_: images[:, 0].double().numpy())
+    monkeypatch.setattr(activation_maps, "grad_cam", lambda _model, images, *_: images[:, 0].double().numpy())
     model, _ = network
-    found = maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
+    found = activation_maps.activation_maps(model, read_card(model_folder(tiny_run)), digits)
     assert all(item.correlation == pytest.approx(1) for item in found.items)
     assert not any(item.follows for item in found.items)

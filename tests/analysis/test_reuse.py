@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from densekit.analysis import reuse
-from densekit.analysis.anatomy import blocks_of
-from densekit.analysis.sample import Sample, untrained
+from densekit.analysis.connectivity import blocks_of
+from densekit.analysis.image_sample import Sample, untrained
 from densekit.config import DenseNetConfig
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet, create_model
@@ -86,10 +86,11 @@ def test_activation_form_is_weight_times_mean_of_what_arrives(trained: Trained, 
 
 def test_the_control_is_the_network_that_the_run_began_with(tiny_run: Path, digits: Sample) -> None:
     from densekit.config import with_settings
-    from densekit.engine import prepare, runs
+    from densekit.runs import run_folder
+    from densekit.training.setup import prepare
     from densekit.weights import model_folder, read_card
 
-    recipe = with_settings(runs.recipe_of(tiny_run), {"init": None})
+    recipe = with_settings(run_folder.recipe_of(tiny_run), {"init": None})
     begun = prepare(recipe, tiny_run.parent).model.state_dict()
     control = untrained(read_card(model_folder(tiny_run)), digits, recipe.seed).state_dict()
     for name, tensor in control.items():

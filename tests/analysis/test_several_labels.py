@@ -11,13 +11,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from densekit import Run
-from densekit.analysis import ablation, answers, gradients, maps, probes
-from densekit.analysis.anatomy import blocks_of
-from densekit.analysis.sample import Sample, draw
+from densekit.analysis import ablation, activation_maps, error_metrics, gradients, probes
+from densekit.analysis.connectivity import blocks_of
+from densekit.analysis.image_sample import Sample, draw
 from densekit.data import load
 from densekit.data.split import divide
-from densekit.engine.multi_label import MultiLabel
 from densekit.errors import BadData
+from densekit.metrics.multi_label import MultiLabel
 from tests.analysis.conftest import Trained, densenet_in, zeroed
 from tests.conftest import Command
 from tests.data.xrays import FINDINGS
@@ -43,7 +43,7 @@ def test_images(network: Trained) -> tuple[Sample, int]:
 
 def test_an_images_loss_is_the_mean_over_the_labels_that_are_known() -> None:
     logits = torch.tensor([[0.0, 2.0, -1.0], [1.0, 5.0, 0.0]], dtype=torch.float64)
-    found = answers.losses(logits, torch.tensor([[1.0, 0.0, NAN], [NAN, 1.0, NAN]]))
+    found = error_metrics.losses(logits, torch.tensor([[1.0, 0.0, NAN], [NAN, 1.0, NAN]]))
     expected = [(math.log(2) + math.log1p(math.exp(2))) / 2, math.log1p(math.exp(-5))]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -52,7 +52,7 @@ def test_the_error_is_what_evaluation_says(network: Trained, xray_run: Run, test
     """One minus the mean AUROC; images of which nothing is known change neither."""
     model, _ = network
     sample, _ = test_images
-    assert 1 - answers.error_of(model, sample) == pytest.approx(xray_run.evaluate(split="test").auroc, abs=1e-6)
+    assert 1 - error_metrics.error_of(model, sample) == pytest.approx(xray_run.evaluate(split="test").auroc, abs=1e-6)
 
 
 def test_images_of_which_no_label_is_known_are_left_out(network: Trained, test_images: tuple[Sample, int]) -> None:
@@ -95,7 +95,7 @@ def test_curves_are_of_the_mean_area(network: Trained, test_images: tuple[Sample
     areas = [roc_auc_score(t[~np.isnan(t)], s[~np.isnan(t)]) for t, s in zip(targets.T, scores.T, strict=True)]
     assert curve.error[0] == pytest.approx(1 - np.mean(areas), abs=1e-6)
     # Cut off from the image, all answers are alike.
-    assert curve.error[-1] == pytest.approx(answers.guessing("AUROC", 4))
+    assert curve.error[-1] == pytest.approx(error_metrics.guessing("AUROC", 4))
 
 
 def test_gradients_are_those_of_training(network: Trained, test_images: tuple[Sample, int]) -> None:
@@ -145,7 +145,7 @@ def test_maps_are_of_labels_that_were_found(network: Trained, test_images: tuple
     pytest.importorskip("captum")
     model, card = network
     sample, _ = test_images
-    found = maps.activation_maps(model, card, sample)
+    found = activation_maps.activation_maps(model, card, sample)
     with torch.no_grad():
         scores = model(sample.images).sigmoid()
     kinds = []
@@ -156,10 +156,10 @@ def test_maps_are_of_labels_that_were_found(network: Trained, test_images: tuple
         target = float(sample.targets[item.sample, label])
         assert target == (1 if item.true == item.predicted else 0)
         kinds.append(item.true)
-    right = [name for name in kinds if name != maps.ABSENT]
+    right = [name for name in kinds if name != activation_maps.ABSENT]
     assert right
     assert len(set(right)) == len(right)  # one of each label
-    assert kinds == [*right, *[maps.ABSENT] * (len(kinds) - len(right))]
+    assert kinds == [*right, *[activation_maps.ABSENT] * (len(kinds) - len(right))]
 
 
 @pytest.mark.slow

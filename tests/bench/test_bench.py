@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.bench import contenders as who
+from densekit.bench import backends as who
 from densekit.bench import suite, worker
+from densekit.bench.backends import CannotTakePart, Contender, contenders
 from densekit.bench.chart import read_reports, write_chart
-from densekit.bench.contenders import CannotTakePart, Contender, contenders
 from densekit.bench.job import Job
 from densekit.bench.memory import saved_bytes
-from densekit.bench.race import Course, milestones, race
 from densekit.bench.rounds import TRIAL, play
 from densekit.bench.runners import Training
 from densekit.bench.suite import Settings, benchmark
 from densekit.bench.summary import summarise
+from densekit.bench.time_to_accuracy import Course, milestones, race
 from densekit.bench.workload import network, read_data, write_data
 from densekit.errors import BadData, DensekitError
 from densekit.models import build

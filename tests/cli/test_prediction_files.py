@@ -13,11 +13,11 @@ from PIL import Image
 
 import densekit as package
 from densekit import Run, train
-from densekit.api.sorting import Sorter
 from densekit.csv_cells import path_of, text_of
 from densekit.data.image_files import ImageFile
-from densekit.engine.classifier import Prediction
 from densekit.errors import BadData, BadImage
+from densekit.inference.classifier import Prediction
+from densekit.inference.sort_into_folders import Sorter
 from tests.conftest import Command, write_photos
 from tests.narrow import expect_type
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from densekit.api import request as requests
-from densekit.api import training
+from densekit.training import request as requests
+from densekit.training import train
 from tests.cli.terminal import Terminal, at_terminal, control_by_standard_input
 from tests.conftest import Command, write_photos
 
@@ -89,7 +89,7 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_measured(
     yes: tuple[str, ...], attended: bool, here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "total_memory", lambda _: 1e5)
-    monkeypatch.setattr(training, "choose", lambda *_: pytest.fail("measured a step that cannot be made"))
+    monkeypatch.setattr(train, "choose", lambda *_: pytest.fail("measured a step that cannot be made"))
     if attended:
         with at_terminal("y\n", monkeypatch) as terminal:
             status, _, _ = command(*WORDS, *yes)
@@ -132,7 +132,7 @@ def run(words: Sequence[str], answer: str, folder: Path) -> tuple[int, list[str]
 @pytest.mark.parametrize(("background", "expected"), [("& wait $!", "warns"), ("", "asks")])
 def test_a_background_job_is_not_asked_as_reading_would_stop_it(background: str, expected: str, tmp_path: Path) -> None:
     """Job control of a shell puts it into a process group of its own."""
-    code = "from densekit.cli.attended import asking; print('asks' if asking(yes=False) else 'warns')"
+    code = "from densekit.cli.interactive import asking; print('asks' if asking(yes=False) else 'warns')"
     status, lines = run(["bash", "-mc", f'"$0" -c "$1" {background}', sys.executable, code], "", tmp_path)
     assert (status, lines[0]) == (0, expected)
 

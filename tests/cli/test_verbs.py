@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densekit import Run, train
-from densekit.engine import runs
+from densekit.runs import run_folder
 from tests.conftest import Command, write_photos
 
 
@@ -180,12 +180,12 @@ def test_a_longer_run_is_recorded_as_one(densekit: Command, tmp_path: Path) -> N
     train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", init=init, settings=settings)
     shutil.rmtree(init)
     status, _, _ = densekit("resume", "run", "--epochs", 2)
-    recipe = runs.recipe_of(tmp_path / "run")
+    recipe = run_folder.recipe_of(tmp_path / "run")
     assert status == 0
     assert (recipe.epochs, recipe.init) == (2, init)
-    assert len(runs.metrics(tmp_path / "run")) == 2
+    assert len(run_folder.metrics(tmp_path / "run")) == 2
     assert densekit("resume", "run")[0] == 0  # finished, by its own record
-    assert len(runs.metrics(tmp_path / "run")) == 2
+    assert len(run_folder.metrics(tmp_path / "run")) == 2
 
 
 def test_a_new_head_is_announced(densekit: Command, tiny_run: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from PIL import __version__ as pillow_version
 
 from densekit.config import Preprocessing
-from densekit.data.decode import ERROR_CODES, decode
-from densekit.data.in_memory import ImageSource
+from densekit.data.decoding.decode import ERROR_CODES, decode
+from densekit.data.decoding.in_memory import ImageSource
 from densekit.errors import BadImage
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

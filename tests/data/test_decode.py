@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from densekit.data import dicom
-from densekit.data.decode import ERROR_CODES, IMAGE_SUFFIXES, check_header, decode
-from densekit.data.decode import _shallow as shallow
+from densekit.data.decoding import dicom
+from densekit.data.decoding.decode import ERROR_CODES, IMAGE_SUFFIXES, check_header, decode
+from densekit.data.decoding.decode import _shallow as shallow
 from densekit.errors import BadImage, InvalidInput
 from tests.data.pictures import BLUE, GREEN, NEEDS_PILLOW_13, RED, WHITE, code_of, colour, encoded, png, scene, tiff
 

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 import densekit
 from densekit.config import DataConfig
 from densekit.data import load
-from densekit.data.decode import ERROR_CODES, check_header, decode
+from densekit.data.decoding.decode import ERROR_CODES, check_header, decode
 from densekit.errors import BadData, BadImage
 from tests.data.pictures import code_of, encoded, tiff
 from tests.narrow import expect_type

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densekit.data.file_names import folder_names, numbered
-from densekit.data.scan import is_litter
+from densekit.data.list_images import is_litter
 
 CLASSES = st.lists(st.text(max_size=12) | st.text("aA./\\é-2 ", max_size=5), max_size=8, unique=True)
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import DataSet, load
-from densekit.data.check import check
-from densekit.data.scan import scan
+from densekit.data.list_images import scan
 from densekit.data.sets import FileImages
-from densekit.data.sources import short_name
+from densekit.data.sources.registry import short_name
+from densekit.data_check.inspection import check
 from densekit.errors import BadData
 from tests.conftest import write_photos
 from tests.narrow import expect_type

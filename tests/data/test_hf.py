@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import densekit
-from densekit.api.data import check, shard
 from densekit.config import AugmentConfig, DataConfig
 from densekit.data import DataSet, Loader, load
-from densekit.data.hub import ArrowImages
+from densekit.data.sources.huggingface import ArrowImages
 from densekit.data.split import divide
+from densekit.data_check.check import check, shard
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.conftest import write_photos
 from tests.data.pictures import preprocessing
@@ -166,7 +166,9 @@ def test_rows_without_an_image_are_bad_files(tmp_path: Path, monkeypatch: pytest
     made = datasets.Dataset.from_dict(
         {"image": cells, "label": [i % 2 for i in range(2010)]}, features=rows(1).features
     )
-    monkeypatch.setattr("densekit.data.hub._loaded", lambda _: {"train": made})  # saved, it would hold the files
+    monkeypatch.setattr(
+        "densekit.data.sources.huggingface._loaded", lambda _: {"train": made}
+    )  # saved, it would hold the files
     with pytest.raises(BadData, match=r"an unreadable image: .*set/train/1 does not exist.*data\.max_bad"):
         read("set")
     data = read("set", max_bad=2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from densekit.data.decode import decode
+from densekit.data.decoding.decode import decode
 from densekit.errors import BadImage, InvalidInput
 
 SIZE = (9, 6)  # wide, high

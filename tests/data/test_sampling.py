@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from densekit import resume, train
-from densekit.api.training import compose
 from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import Loader
 from densekit.data.loader import Batch
 from densekit.data.sampling import balanced_order
 from densekit.data.sets import ArrayImages, FileImages
-from densekit.engine import prepare
 from densekit.errors import InvalidInput
+from densekit.training.setup import prepare
+from densekit.training.train import compose
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS as XRAYS
 from tests.faults.command import state_of, train_until

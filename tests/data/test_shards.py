@@ -20,15 +20,15 @@ from hypothesis import strategies as some
 from PIL import Image
 
 import densekit
-from densekit.api.data import check, shard
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import DataSet, Loader, load
-from densekit.data import shards as module
-from densekit.data.expected import Expected
 from densekit.data.sets import ArrayImages, FileImages, SkipList
-from densekit.data.shard_writer import write_shards
-from densekit.data.shards import ShardImages, _braces
+from densekit.data.sources import shards as module
+from densekit.data.sources.expected import Expected
+from densekit.data.sources.shard_writer import write_shards
+from densekit.data.sources.shards import ShardImages, _braces
 from densekit.data.split import divide
+from densekit.data_check.check import check, shard
 from densekit.errors import BadData, BadImage, InvalidInput
 from tests.conftest import write_photos
 from tests.data.pictures import preprocessing
@@ -228,7 +228,9 @@ def test_a_group_is_of_all_images_or_of_none(tmp_path: Path, group: object, said
 def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its second line would be read as one more class, and the labels of the others as those before them."""
     images = ArrayImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
-    monkeypatch.setattr("densekit.api.data.load", lambda *_, **__: DataSet("made", (name, "c"), {"train": images}))
+    monkeypatch.setattr(
+        "densekit.data_check.check.load", lambda *_, **__: DataSet("made", (name, "c"), {"train": images})
+    )
     with pytest.raises(InvalidInput, match="is not a line of text"):
         shard("digits", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,9 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import load
-from densekit.data.archives import DEBIAN_FASHION, read_idx
 from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import ArrayImages
+from densekit.data.sources.archives import DEBIAN_FASHION, read_idx
 from densekit.errors import BadData, InvalidInput, UnknownName
 from tests.narrow import expect_type
 

@@ -150,7 +150,7 @@ def test_of_very_many_pictures_those_that_are_gone_are_bad_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their headers are not read, as that would take minutes."""
-    monkeypatch.setattr("densekit.data.table.CHECKED_FILES", 3)
+    monkeypatch.setattr("densekit.data.sources.table.CHECKED_FILES", 3)
     path = write(tmp_path, "image,label\n0.png,a\n1.png,b\n2.png,a\ngone.png,b\n")
     (tmp_path / "2.png").write_bytes(b"no picture")
     with pytest.raises(BadData, match=r"an unreadable image: .*gone\.png does not exist.*data\.max_bad"):

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from densekit.api.evaluation import config_of
 from densekit.config import DataConfig
 from densekit.data import DataSet, load
-from densekit.data.check import as_dict, check
+from densekit.data_check.inspection import as_dict, check
 from densekit.errors import BadData, InvalidInput
+from densekit.evaluation.evaluate import config_of
 
 
 def read(path: Path, *, strict: bool = True, **given: object) -> DataSet:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from densekit.config import DataConfig
 from densekit.data import DataSet, load
-from densekit.data.two_values import absent_and_present
+from densekit.data.sources.table_binary import absent_and_present
 from densekit.errors import BadData, UnknownName
 
 PAIRS = [

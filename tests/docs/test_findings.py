@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from densekit.analysis.gradients import Flow
-from densekit.report.study_page import spread
+from densekit.study.report_page import spread
 from densekit.study.statistics import Summary
 
 ROOT = Path(__file__).parents[2]

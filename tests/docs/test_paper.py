@@ -19,7 +19,7 @@ import torch
 import typer
 
 import densekit
-from densekit.analysis.findings import PARTS
+from densekit.analysis.measurements import PARTS
 from densekit.cli import analyse, models, reproduce, study, train
 from densekit.models import config_for, create_model
 from densekit.models.cost import as_published, cost_of

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from densekit.data.loader import Batch
-from densekit.engine import train
-from densekit.engine.setup import Prepared
-from densekit.engine.step import train_step
+from densekit.training import trainer
+from densekit.training.setup import Prepared
+from densekit.training.step import train_step
 from tests.narrow import not_none
 
 
@@ -27,7 +27,7 @@ class Linear(nn.Module):
 def first_gradient(prepared: Prepared, model: Linear) -> tuple[Tensor, Batch]:
     """That of the weights after a step on the first batch, by a learning rate of 0; and the batch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    state = replace(train.start(prepared), model=model, network=model, optimizer=optimizer, average=None)
+    state = replace(trainer.start(prepared), model=model, network=model, optimizer=optimizer, average=None)
     batch = next(prepared.loader("train", prepared.recipe.augment).epoch(0))
     train_step(state, batch, prepared, 0.0, [len(batch.samples)])
     return not_none(model.head.weight.grad), batch

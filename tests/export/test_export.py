@@ -16,18 +16,18 @@ from torch import nn
 
 import densekit
 from densekit import evaluate, export_model, load
-from densekit.api.public_card import without_paths
 from densekit.config import Preprocessing
-from densekit.data.decode import decode
+from densekit.data.decoding.decode import decode
 from densekit.data.loader import normalise, pixels_of
-from densekit.engine.single_label import Result
 from densekit.errors import BadData, BadWeights, InvalidInput
-from densekit.export import writing
-from densekit.export.engines import open_file
-from densekit.export.exported import load_exported
+from densekit.export import writers
 from densekit.export.network import folded
+from densekit.inference.exported_network import load_exported
+from densekit.inference.runtimes import open_file
+from densekit.metrics.single_label import Result
 from densekit.models import create_model
 from densekit.weights import load_model, model_folder, read_card
+from densekit.weights.redaction import without_paths
 from tests.conftest import write_photos
 from tests.export.nets import write_net
 from tests.narrow import expect_type
@@ -85,7 +85,7 @@ def test_any_batch_goes_through_one_file(exported: dict[str, Path], file: str) -
 _TWO_MODELS = """
 import os, signal, sys
 from pathlib import Path
-from densekit.export.engines import open_file
+from densekit.inference.runtimes import open_file
 
 first, second = (open_file(Path(sys.argv[1])) for _ in range(2))
 del first
@@ -192,7 +192,7 @@ def test_a_graph_of_somebody_else_is_refused(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.sum((2, 3))
 
-    writing.write_onnx(writing.program_of(Sum(), torch.randn(2, 3, 4, 4)), None, tmp_path / "sum.onnx")
+    writers.write_onnx(writers.program_of(Sum(), torch.randn(2, 3, 4, 4)), None, tmp_path / "sum.onnx")
     with pytest.raises(BadWeights, match="does not tell its classes"):
         load(tmp_path / "sum.onnx")
 

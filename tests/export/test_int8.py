@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from densekit import Run, evaluate, export_model, load, train
-from densekit.api import eight_bits, exporting, samples
 from densekit.data.sets import ArrayImages
-from densekit.engine.multi_label import MultiLabel, MultiLabelRecords
-from densekit.engine.single_label import Records
 from densekit.errors import BadData, InvalidInput, ProofFailed
-from densekit.export.engines import open_file
-from densekit.export.exported import load_exported
+from densekit.export import export_model as exporting
+from densekit.export import parity_inputs, quantization_report
 from densekit.export.quantise import quantise
+from densekit.inference.exported_network import load_exported
+from densekit.inference.runtimes import open_file
+from densekit.metrics.multi_label import MultiLabel, MultiLabelRecords
+from densekit.metrics.single_label import Records
 from tests.conftest import write_photos
 from tests.export.nets import write_net
 from tests.narrow import expect_type, not_none
@@ -55,10 +56,10 @@ def test_no_image_held_out_is_calibrated_on(tiny_run: Path, tmp_path: Path, monk
         seen.extend(batches)
         quantise(onnx_file, iter(seen), path)
 
-    found: list[samples.Real] = []
+    found: list[parity_inputs.Real] = []
 
-    def finding(*given: Any, **named: Any) -> samples.Real | None:
-        found.append(not_none(samples.images_for(*given, **named)))
+    def finding(*given: Any, **named: Any) -> parity_inputs.Real | None:
+        found.append(not_none(parity_inputs.images_for(*given, **named)))
         return found[0]
 
     monkeypatch.setattr(exporting, "quantise", watching)
@@ -81,9 +82,9 @@ def test_no_copy_of_an_image_held_out_is_calibrated_on(tmp_path: Path) -> None:
     shutil.copytree(new / "test", new / "train")
     card = load(net).card
     with pytest.raises(BadData, match="all images of new to calibrate by are among those held out"):
-        samples.images_for(net, card, str(new), tmp_path, needed=True)
+        parity_inputs.images_for(net, card, str(new), tmp_path, needed=True)
     write_photos(new / "train" / "class 0", classes=("more",), count=12, size=18)
-    found = samples.images_for(net, card, str(new), tmp_path, needed=True)
+    found = parity_inputs.images_for(net, card, str(new), tmp_path, needed=True)
     assert found is not None
     assert len(found.held_out) == 40
     assert len(found.train) > 5
@@ -102,7 +103,7 @@ def test_naming_the_models_own_data_is_naming_none(columns: str, tmp_path: Path)
     data = f"csv:{photos}/own.csv"
     run = train(data, model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
     card = load(run).card
-    without, named = (samples.images_for(run, card, given, tmp_path, needed=True) for given in (None, data))
+    without, named = (parity_inputs.images_for(run, card, given, tmp_path, needed=True) for given in (None, data))
     assert without is not None
     assert named is not None
     assert named.train.names() == without.train.names()
@@ -186,4 +187,4 @@ def test_where_no_label_varies_nothing_can_be_judged() -> None:
     target = np.array([[1.0, np.nan], [1.0, 0.0]], dtype=np.float32)
     rows = MultiLabelRecords(np.arange(2), target, np.zeros((2, 2)), np.zeros((2, 2)))
     with pytest.raises(BadData, match="name other --data"):
-        eight_bits.cost("onnx", MultiLabel(("a", "b")), rows, rows, 0.01)
+        quantization_report.cost("onnx", MultiLabel(("a", "b")), rows, rows, 0.01)

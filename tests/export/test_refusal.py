@@ -9,16 +9,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from densekit import export_model
+from densekit import export_model, optional_packages
 from densekit.errors import InvalidInput, ProofFailed
-from densekit.export import extras, writing
+from densekit.export import writers
 from tests.conftest import Command
 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that gets one weight wrong, by a hundredth."""
-    write = writing.write_onnx
+    write = writers.write_onnx
 
     def wrong(program: Any, passport: Any, path: Path) -> None:
         write(program, passport, path)
@@ -29,7 +29,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         weight.CopyFrom(numpy_helper.from_array(values, weight.name))
         onnx.save(model, str(path))
 
-    monkeypatch.setattr(writing, "write_onnx", wrong)
+    monkeypatch.setattr(writers, "write_onnx", wrong)
 
 
 @pytest.mark.usefixtures("broken")
@@ -46,13 +46,13 @@ def test_a_broken_graph_is_refused_and_leaves_no_file(
 def test_answers_that_are_no_numbers_are_refused(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from densekit.export import engines
+    from densekit.inference import runtimes
 
-    def empty(path: Path, threads: int | None = None) -> engines.Opened:
-        opened = engines.onnxruntime(path, threads)
-        return engines.Opened(lambda x: opened.run(x) * np.float32(np.nan), opened.strings, opened.runtime)
+    def empty(path: Path, threads: int | None = None) -> runtimes.Opened:
+        opened = runtimes.onnxruntime(path, threads)
+        return runtimes.Opened(lambda x: opened.run(x) * np.float32(np.nan), opened.strings, opened.runtime)
 
-    monkeypatch.setitem(engines.OPENERS, ".onnx", empty)
+    monkeypatch.setitem(runtimes.OPENERS, ".onnx", empty)
     with pytest.raises(ProofFailed, match="differ from float64 by nan"):
         export_model(tiny_run, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -87,7 +87,7 @@ def test_a_missing_package_is_named_with_its_extra(
     densekit: Command, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = importlib.util.find_spec
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name.startswith("onnx") else there(name))
+    monkeypatch.setattr(optional_packages, "find_spec", lambda name: None if name.startswith("onnx") else there(name))
     status, _, err = densekit("export", tiny_run, "--out", "out")
     assert (status, err.count("\n")) == (2, 1)
     assert "needs onnx and onnxscript and onnxruntime, an extra: pip install 'densekit[export]'" in err
@@ -98,7 +98,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 def test_torch_export_needs_no_extra(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
     assert export_model(tiny_run, tmp_path / "out", formats=("torch",)).files["torch"].is_file()
 
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 import densekit
 from densekit.config import with_settings
-from densekit.engine import continuity, prepare, runs
-from densekit.engine.setup import Prepared
-from densekit.engine.state import read_checkpoint, restore_checkpoint
-from densekit.engine.train import start
 from densekit.errors import InvalidInput, ProofFailed
+from densekit.runs import run_folder
+from densekit.training import resume_check
+from densekit.training.checkpoint import read_checkpoint, restore_checkpoint
+from densekit.training.setup import Prepared, prepare
+from densekit.training.trainer import start
 from tests.conftest import write_photos
 from tests.faults.command import state_of
 
@@ -126,13 +127,13 @@ def test_another_number_of_processes_is_called_what_it_is(
     """Other rounding; another training where each process has its own statistics or draws."""
     settings = SMALL | {"plan": "concat"} | settings
     run = densekit.train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
-    made_by = continuity.made_by
+    made_by = resume_check.made_by
 
     def by_two(prepared: Prepared) -> dict[str, Any]:
         now = made_by(prepared)
         return now | {"environment": now["environment"] | {"processes": 2}}
 
-    monkeypatch.setattr(continuity, "made_by", by_two)
+    monkeypatch.setattr(resume_check, "made_by", by_two)
     densekit.resume(run, epochs=2)
     said = capsys.readouterr().err
     assert "processes: 1 -> 2" in said
@@ -151,7 +152,7 @@ def test_what_decides_no_number_may_be_set_anew(stopped: Path) -> None:
 @pytest.mark.parametrize("change", [{"optimizer.no_decay": ["*.bias"]}, {"optimizer.name": "adamw"}])
 def test_momenta_stay_with_their_parameters_when_the_optimizer_changes(change: dict[str, Any], stopped: Path) -> None:
     before = load_file(stopped / "checkpoints/last/state.safetensors")
-    recipe = with_settings(runs.recipe_of(stopped), change)
+    recipe = with_settings(run_folder.recipe_of(stopped), change)
     prepared = prepare(recipe, stopped)
     state = start(prepared)
     restore_checkpoint(read_checkpoint(stopped / "checkpoints" / "last"), state, stopped)
@@ -169,13 +170,13 @@ def test_a_setting_that_an_older_version_did_not_have_is_no_change(stopped: Path
     made_by = read_checkpoint(stopped / "checkpoints" / "last").document["made_by"]
     older = copy.deepcopy(made_by)
     del older["recipe"]["class_weights"]
-    assert not any(getattr(continuity.changes(older, made_by), kind) for kind in ("recipe", "data", "execution"))
+    assert not any(getattr(resume_check.changes(older, made_by), kind) for kind in ("recipe", "data", "execution"))
 
 
 def test_a_run_without_a_checkpoint_remembers_how_long_it_is_to_be(stopped: Path) -> None:
     shutil.rmtree(stopped / "checkpoints" / "last")
     densekit.resume(stopped, epochs=2)
-    assert runs.recipe_of(stopped).epochs == 2
+    assert run_folder.recipe_of(stopped).epochs == 2
     assert len(lines_of(stopped / "metrics.jsonl")) == 2
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from densekit.config import Preprocessing
-from densekit.engine.state import read_checkpoint, restore_checkpoint, save_checkpoint
 from densekit.errors import BadWeights
 from densekit.models import config_for
+from densekit.training.checkpoint import read_checkpoint, restore_checkpoint, save_checkpoint
 from densekit.weights import ModelCard
 from tests.faults.train_state import state
 

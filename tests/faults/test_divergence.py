@@ -14,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 import densekit
-from densekit.api.training import compose
-from densekit.engine import divergence, prepare, runs, train
-from densekit.engine.state import TrainState, read_checkpoint
-from densekit.engine.step import Outcome, train_step
 from densekit.errors import BadData, BadWeights, Diverged
+from densekit.runs import run_folder
+from densekit.training import nonfinite, trainer
+from densekit.training.checkpoint import TrainState, read_checkpoint
+from densekit.training.setup import prepare
+from densekit.training.step import Outcome, train_step
+from densekit.training.train import compose
 from densekit.weights.folder import not_finite
 from tests.conftest import spoil, write_photos
 from tests.faults.command import run, state_of, train_until
@@ -52,7 +54,7 @@ def test_a_disk_that_is_full_by_then_does_not_hide_it(tmp_path: Path, monkeypatc
     def full(*_: object) -> None:
         raise BadData("no space left")
 
-    monkeypatch.setattr(divergence, "write_dump", full)
+    monkeypatch.setattr(nonfinite, "write_dump", full)
     with pytest.raises(Diverged, match="learning rate") as error:
         densekit.train("digits", model="densenet_bc_10_4", epochs=3, out=tmp_path / "run", settings=DIVERGING)
     assert "diverged.json" not in str(error.value), "it names a file that is not there"
@@ -64,7 +66,7 @@ def test_going_back_lowers_the_rate_until_it_holds(precision: str, tmp_path: Pat
     finished = densekit.train("digits", model="densenet_bc_10_4", epochs=2, out=tmp_path / "run", settings=settings)
     events = [json.loads(line) for line in (finished.folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start", "rollback", "finish"]
-    losses = [row["train_loss"] for row in runs.metrics(finished.folder)]
+    losses = [row["train_loss"] for row in run_folder.metrics(finished.folder)]
     assert len(losses) == 2
     assert max(losses) < 10
 
@@ -73,7 +75,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(tmp_path: Path) -> None:
     """The loss may be finite all the same, as where a square root meets zero."""
     recipe = compose("digits", model="densenet_bc_10_4", settings={"data.limit": 64})
     prepared = prepare(recipe, tmp_path)
-    state = train.start(prepared)
+    state = trainer.start(prepared)
     before = {name: tensor.clone() for name, tensor in state.model.named_parameters()}
     prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
     batch = next(prepared.loader("train", recipe.augment).epoch(0))
@@ -88,7 +90,7 @@ def test_float16_stops_when_no_scale_makes_its_gradients_finite(tmp_path: Path) 
     """The scaler would halve its scale down to 0, and train nothing."""
     recipe = compose("digits", model="densenet_bc_10_4", settings={"data.limit": 64, "precision": "float16"})
     prepared = prepare(recipe, tmp_path)
-    state = train.start(prepared)
+    state = trainer.start(prepared)
     prepared.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * float("nan"))
     batch = next(prepared.loader("train", recipe.augment).epoch(0))
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0})
@@ -162,7 +164,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, poison: Callable[[TrainState], Ten
             poison(state).view(-1)[0] = float("inf")
         return outcome
 
-    monkeypatch.setattr(train, "train_step", and_poison)
+    monkeypatch.setattr(trainer, "train_step", and_poison)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +277,6 @@ def test_one_black_picture_is_no_divergence(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photos / "cat" / "0.png")
     settings = {"data.image_size": 16, "batch_size": 4}
     finished = densekit.train(str(photos), model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings)
-    (row,) = runs.metrics(finished.folder)
+    (row,) = run_folder.metrics(finished.folder)
     assert np.isfinite(row["train_loss"])
     assert "rollback" not in (finished.folder / "events.jsonl").read_text()

@@ -20,13 +20,15 @@ from torch import Tensor
 
 import densekit as package
 from densekit import export_model, strict_json
-from densekit.api.training import compose
 from densekit.config import Preprocessing
-from densekit.engine import Classifier, runs
 from densekit.errors import BadData, BadImage, BadWeights, InvalidInput, NotFinite, ProofFailed
-from densekit.export import engines, parity
+from densekit.export import parity
 from densekit.export.runtime import OnnxClassifier
+from densekit.inference import runtimes
+from densekit.inference.classifier import Classifier
+from densekit.runs import run_folder
 from densekit.serve.explanation import explain
+from densekit.training.train import compose
 from densekit.weights import load_model, save_model
 from densekit.weights.folder import CONFIG, ModelCard
 from tests.conftest import Command
@@ -106,8 +108,8 @@ def test_weights_of_an_exported_file_are_looked_at(format_: str, exported: Path,
         if format_ == "openvino":
             openvino.save_model(openvino.Core().read_model(tmp_path / "model.onnx"), path, compress_to_fp16=False)
     with pytest.raises(NotFinite, match=r"in 1 tensors \(.*weight"):
-        engines.open_file(path)
-    assert engines.open_file(exported / path.name)
+        runtimes.open_file(path)
+    assert runtimes.open_file(exported / path.name)
 
 
 @pytest.mark.parametrize("task", ["single-label", "multi-label"])
@@ -197,7 +199,7 @@ def test_answers_that_are_not_finite_in_one_batch_are_no_proof(value: float) -> 
 
 
 def test_8_bits_that_answer_nan_are_refused(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from densekit.api import exporting
+    from densekit.export import export_model as exporting
 
     records = exporting._Export._records
 
@@ -246,9 +248,9 @@ def test_json_has_no_nan() -> None:
 
 def test_what_older_versions_wrote_of_undefined_numbers_is_read(net: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "train_loss": 1.5, "val_loss": NaN}\n')
-    runs.append_row(tmp_path, {"epoch": 2, "train_loss": 1.0, "val_loss": 1.2})
+    run_folder.append_row(tmp_path, {"epoch": 2, "train_loss": 1.0, "val_loss": 1.2})
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert runs.metrics(tmp_path)[0] == {"epoch": 1, "train_loss": 1.5}
+    assert run_folder.metrics(tmp_path)[0] == {"epoch": 1, "train_loss": 1.5}
     card = json.loads((net / CONFIG).read_text()) | {"metrics": {"top1": 0.5, "loss": float("nan")}}
     assert ModelCard.model_validate_json(json.dumps(card)).metrics == {"top1": 0.5, "loss": None}
 
@@ -258,4 +260,4 @@ def test_the_result_of_a_run_that_had_diverged_unnoticed_is_none(tiny_run: Path,
     result = json.loads((tiny_run / "result.json").read_text()) | {"loss": float("nan")}
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(BadData, match="the run diverged"):
-        runs.result_of(tmp_path)
+        run_folder.result_of(tmp_path)

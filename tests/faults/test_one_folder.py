@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 import densekit
+from densekit import atomic
 from densekit.errors import InvalidInput
-from densekit.weights import atomic
 from tests.faults.command import ENVIRONMENT
 
 # Both have prepared, and neither has written, when they go on.
 TRAIN = """
 import sys, time
 from pathlib import Path
-from densekit.api import training
+from densekit.training import train as training
 from densekit.cli.main import main
 
 choose = training.choose
@@ -99,7 +99,9 @@ def test_so_have_those_of_other_verbs(
     verb: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other process is there between the look at the folder and the first write."""
-    from densekit.api import analysing, data, studying
+    from densekit.analysis import analyse
+    from densekit.data_check import check
+    from densekit.study import study
 
     out = tmp_path / "out"
 
@@ -112,12 +114,12 @@ def test_so_have_those_of_other_verbs(
 
         return first
 
-    target, name = {"shard": (data, "load"), "analyse": (analysing, "run"), "study": (studying, "_threads")}[verb]
+    target, name = {"shard": (check, "load"), "analyse": (analyse, "run"), "study": (study, "_threads")}[verb]
     monkeypatch.setattr(target, name, overtaken(getattr(target, name)))
     verbs: dict[str, Callable[[], Any]] = {
-        "shard": lambda: data.shard("digits", out),
+        "shard": lambda: check.shard("digits", out),
         "analyse": lambda: densekit.analyse(tiny_run, out=out, only=["weights"]),
-        "study": lambda: studying.study("small-data", out=out),
+        "study": lambda: study.study("small-data", out=out),
     }
     with pytest.raises(densekit.errors.DensekitError, match=r"another process|is damaged"):
         verbs[verb]()

@@ -21,17 +21,17 @@ from PIL import Image
 from safetensors.torch import load
 
 from densekit import create_model
-from densekit.api.training import compose
 from densekit.config import DataConfig, Preprocessing
 from densekit.data import load as load_data
-from densekit.data.decode import decode
+from densekit.data.decoding.decode import decode
 from densekit.data.sets import EncodedImages
-from densekit.engine.state import read_checkpoint, save_checkpoint
 from densekit.errors import BadImage, BadWeights, DensekitError
 from densekit.models import config_for
+from densekit.training.checkpoint import read_checkpoint, save_checkpoint
+from densekit.training.train import compose
 from densekit.weights import ModelCard, load_model, save_model
 from densekit.weights.folder import CONFIG, WEIGHTS
-from densekit.weights.foreign import child
+from densekit.weights.foreign import sandboxed_reader
 from tests.faults.train_state import state
 from tests.weights.keras_files import config_of
 
@@ -205,9 +205,9 @@ def _read_foreign(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as root:
         path = Path(root) / "weights"
         path.write_bytes(content)
-        found = child.read(path, Path(root), None)
+        found = sandboxed_reader.read(path, Path(root), None)
     held = sum(tensor.numel() * tensor.element_size() for tensor in found.tensors.values())
-    if held > child.room_for(len(content)):
+    if held > sandboxed_reader.room_for(len(content)):
         raise Wrong(f"{held} bytes of tensors came out of a file of {len(content)}")
     if content.startswith(b"PK\x03\x04"):  # an archive has checksums, other files cannot tell a flipped bit
         wanted = {"conv0/kernel": _KERNEL} if found.container == "keras" else _foreign_weights()

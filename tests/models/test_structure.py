@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.api import structure
-from densekit.cli.show_ import lines
+from densekit.cli.show_model import lines
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import create_model
 from densekit.models.cost import as_published, cost_of
 from densekit.models.names import config_for
 from densekit.report.network_drawing import drawing, stages, write_drawing
+from densekit.weights import model_structure
 from tests.cli.test_errors import Command, densekit
 
 __all__ = ["densekit"]
 
-show = cache(structure.show)
+show = cache(model_structure.show)
 
 NAMES = (
     "densenet121", "densenet_40_12", "densenet_bc_22_12", "resnet_20", "preact_resnet_164", "torchvision:resnet18",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.engine import Classifier
 from densekit.errors import InvalidInput, UnknownName
+from densekit.inference.classifier import Classifier
 from densekit.models import create_model, model_names
 from densekit.weights import load_model, model_folder
 

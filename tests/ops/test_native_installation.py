@@ -54,7 +54,7 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith((".so", ".part"))]
         # Without this one type checkers do not look; without those no report and no model card can be written.
-        assert {"densekit/py.typed", "densekit/report/page.html", "densekit/report/model_card.md"} <= {
+        assert {"densekit/py.typed", "densekit/report/templates/page.html", "densekit/publishing/model_card.md"} <= {
             *archive.namelist()
         }
         archive.extractall(folder / "installed")

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 import densekit
-from densekit.api.training import compose
 from densekit.data.sets import FileImages
-from densekit.engine import prepare, runs
-from densekit.engine.evaluate import evaluate
+from densekit.metrics.evaluation_loop import evaluate
 from densekit.report import mistake_maps
 from densekit.report.mistake_maps import overlay, with_maps
-from densekit.report.page import write_report
 from densekit.report.pictures import MOST, Measured, Picture
+from densekit.runs import run_folder
+from densekit.training.report_page import write_report
+from densekit.training.setup import prepare
+from densekit.training.train import compose
 from tests.api.tables import write_table
 from tests.narrow import expect_type, not_none
 
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> densekit.Run:
 
 
 def prepared_of(run: densekit.Run) -> Any:
-    return prepare(runs.recipe_of(run.folder), run.folder)
+    return prepare(run_folder.recipe_of(run.folder), run.folder)
 
 
 def maps_of(run: Path, prepared: Any, shown: list[Picture]) -> tuple[list[Picture], str]:

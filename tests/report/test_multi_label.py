@@ -8,13 +8,14 @@ import pytest
 from rich.console import Console
 
 import densekit
-from densekit.engine import prepare, runs
-from densekit.engine.evaluate import evaluate
-from densekit.engine.multi_label import MultiLabel
-from densekit.engine.progress import Display
+from densekit.metrics.evaluation_loop import evaluate
+from densekit.metrics.multi_label import MultiLabel
 from densekit.models import DenseNet
 from densekit.report import plots
-from densekit.report.page import write_report
+from densekit.runs import run_folder
+from densekit.terminal import Display
+from densekit.training.report_page import write_report
+from densekit.training.setup import prepare
 from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 from tests.narrow import expect_type, not_none
 
@@ -27,7 +28,7 @@ def finished(xray_run: densekit.Run, tmp_path_factory: pytest.TempPathFactory) -
         (folder / name).write_bytes((xray_run.folder / name).read_bytes())
     classifier = densekit.load(xray_run.folder)
     model = expect_type(classifier.model, DenseNet)
-    prepared = replace(prepare(runs.recipe_of(folder), folder), model=model, task=classifier.task)
+    prepared = replace(prepare(run_folder.recipe_of(folder), folder), model=model, task=classifier.task)
     return folder, prepared, *measured(prepared)
 
 

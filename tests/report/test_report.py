@@ -13,16 +13,17 @@ from rich.console import Console
 
 from densekit.config import with_settings
 from densekit.data.sets import FileImages
-from densekit.engine import fit, prepare, runs
-from densekit.engine.evaluate import evaluate
-from densekit.engine.progress import Display
-from densekit.engine.setup import Prepared
-from densekit.engine.single_label import Records, Result, SingleLabel
+from densekit.metrics.evaluation_loop import evaluate
+from densekit.metrics.single_label import Records, Result, SingleLabel
 from densekit.models.names import config_for
 from densekit.recipes import recipe_for
 from densekit.report import plots
-from densekit.report.page import write_report
 from densekit.report.single_label import confused_pairs, wilson
+from densekit.runs import run_folder
+from densekit.terminal import Display
+from densekit.training.report_page import write_report
+from densekit.training.setup import Prepared, prepare
+from densekit.training.trainer import fit
 from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 from tests.narrow import expect_type
 
@@ -36,7 +37,7 @@ def trained(run: Path, source: str, **settings: Any) -> Trained:
     changes = {"epochs": 1, "data.limit": 64, "model.blocks": [1, 1]}
     changes |= {key.replace("__", "."): value for key, value in settings.items()}
     prepared = prepare(with_settings(recipe, changes), run.parent)
-    runs.create(run, prepared.recipe, prepared.data)
+    run_folder.create(run, prepared.recipe, prepared.data)
     result, records = fit(prepared, run, Display(Console(file=io.StringIO())))
     return run, prepared, expect_type(result, Result), expect_type(records, Records)
 

@@ -5,15 +5,15 @@ import socket
 import threading
 from typing import Any
 
-from densekit.engine import Classifier
-from densekit.serve import wire
+from densekit.inference.classifier import Classifier
+from densekit.serve import ipc
 from densekit.serve.worker import Bench
 
 
 def answers(classifier: Classifier, images: list[bytes], *, top: int = 3, batch: int = 8, together: bool = True) -> Any:
     """What the worker says to each, and the sizes of its batches."""
     ours, theirs = socket.socketpair()
-    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[ipc.Message | None] = queue.SimpleQueue()
     bench = Bench(classifier, theirs, arrived, threads=2, batch=batch, pixels=100_000)
     thread = threading.Thread(target=bench.run)
     messages = [({"id": i, "top": top, "invert": False}, content) for i, content in enumerate(images)]
@@ -28,7 +28,7 @@ def answers(classifier: Classifier, images: list[bytes], *, top: int = 3, batch:
             if not together:
                 arrived.put(message)
             while len(found) < (message[0]["id"] + 1 if not together else len(messages)):
-                document = wire.read(stream)
+                document = ipc.read(stream)
                 assert document is not None
                 sizes.append(document[0]["batch"])
                 found |= {answer["id"]: answer for answer in document[0]["answers"]}

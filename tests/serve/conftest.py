@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import densekit
-from densekit.engine import Classifier
+from densekit.inference.classifier import Classifier
 from tests.serve.servers import MODEL, QUICK, Served, served
 
 

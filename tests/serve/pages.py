@@ -12,14 +12,14 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from densekit.engine import Classifier
 from densekit.errors import BadImage
-from densekit.serve import wire
+from densekit.inference.classifier import Classifier
+from densekit.serve import ipc
 from densekit.serve.app import create_app
-from densekit.serve.crew import Answer, Crew
+from densekit.serve.http_errors import Refusal
 from densekit.serve.limits import Limits
-from densekit.serve.metrics import Metrics
-from densekit.serve.refusal import Refusal
+from densekit.serve.prometheus import Metrics
+from densekit.serve.worker_pool import Answer, Crew
 
 
 class Here(Crew):
@@ -47,7 +47,7 @@ class Here(Crew):
         except BadImage as error:
             return Refusal.of(error)
         pixels, notices = self.classifier.pixels([image.image], invert), self.classifier.notices(image, invert)
-        return {"pixels": wire.image(pixels), "size": list(image.image.size), "notices": list(notices)}
+        return {"pixels": ipc.image(pixels), "size": list(image.image.size), "notices": list(notices)}
 
 
 def app_of(classifier: Classifier, limits: Limits) -> FastAPI:

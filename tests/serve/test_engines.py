@@ -8,7 +8,7 @@ import pytest
 
 from densekit import export_model, load
 from densekit.errors import InvalidInput, ProofFailed
-from densekit.export.engines import Opened
+from densekit.inference.runtimes import Opened
 from densekit.serve import engines
 from tests.export.nets import write_net
 from tests.serve.servers import picture

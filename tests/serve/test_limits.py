@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI, Request
 
 from densekit.errors import BadImage
-from densekit.serve import refusal
-from densekit.serve.aside import aside
+from densekit.serve import http_errors
+from densekit.serve.background import aside
 from densekit.serve.limits import Limits, read_image, read_images
 
 LIMITS = Limits(body_bytes=5000, files=3, body_seconds=0.3, seconds=0.3, asides=2)
@@ -22,7 +22,7 @@ def app_of(limits: Limits = LIMITS, work: Callable[[], Any] = lambda: None) -> F
     """Three endpoints that answer with what they were given."""
     app = FastAPI()
     app.state.limits = limits
-    refusal.install(app)
+    http_errors.install(app)
 
     @app.post("/one")
     async def one(request: Request) -> str:

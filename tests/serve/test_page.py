@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 import densekit
 from densekit import Run
 from densekit.config import Preprocessing
-from densekit.engine import Classifier
+from densekit.inference.classifier import Classifier
 from densekit.models import build, config_for
 from densekit.weights import ModelCard
 from tests.html_pages import CHROMIUM, HOSTILE

@@ -14,9 +14,9 @@ from PIL import ExifTags, Image
 import densekit
 from densekit import Run
 from densekit.analysis import reuse
-from densekit.analysis.anatomy import blocks_of
-from densekit.analysis.sample import Sample
-from densekit.engine import Classifier
+from densekit.analysis.connectivity import blocks_of
+from densekit.analysis.image_sample import Sample
+from densekit.inference.classifier import Classifier
 from densekit.models import DenseNet
 from densekit.serve.app import create_app
 from densekit.serve.limits import Limits

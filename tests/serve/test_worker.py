@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from densekit import load
-from densekit.data.decode import decode
-from densekit.data.framing import _middle, framed
+from densekit.data.decoding.decode import decode
+from densekit.data.resize_crop import _middle, framed
 from densekit.errors import BadImage
-from densekit.serve import wire
+from densekit.serve import ipc
 from densekit.serve.worker import Bench
 from densekit.weights.folder import CONFIG
 from tests.export.nets import write_net
@@ -70,7 +70,7 @@ def test_an_image_can_be_asked_for_as_the_network_sees_it(net: Path) -> None:
     assert sizes == [0] * len(sizes)  # nothing was computed
     for number in range(2):
         seen = classifier.pixels([Image.open(io.BytesIO(picture(number))).convert("L")])
-        assert torch.equal(wire.pixels_of(found[number]["pixels"]), seen)
+        assert torch.equal(ipc.pixels_of(found[number]["pixels"]), seen)
     assert found[2]["error"]["code"] == "not_an_image"
 
 
@@ -96,9 +96,9 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
             source = source[4:]
         return ordinary(source, **options)
 
-    monkeypatch.setattr("densekit.engine.classifier.decode", slow)
+    monkeypatch.setattr("densekit.inference.classifier.decode", slow)
     ours, theirs = socket.socketpair()
-    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[ipc.Message | None] = queue.SimpleQueue()
     thread = threading.Thread(target=Bench(load(net), theirs, arrived, 2, 8, 100_000).run)
     thread.start()
     with ours, theirs, ours.makefile("rb") as stream:
@@ -106,7 +106,7 @@ def test_a_slow_image_does_not_keep_the_others(net: Path, monkeypatch: pytest.Mo
             arrived.put(({"id": number, "top": 1, "invert": False}, content))
         order: list[int] = []
         while len(order) < 3:
-            document = wire.read(stream)
+            document = ipc.read(stream)
             assert document is not None
             order += [answer["id"] for answer in document[0]["answers"]]
             if len(order) == 2:
@@ -134,17 +134,17 @@ def test_strips_are_not_scaled_to_gigabytes(net: Path) -> None:
 
 
 def test_messages_come_back_whole_or_not_at_all(tmp_path: Path) -> None:
-    packed = wire.packed({"id": 7, "name": "é"}, b"\0\n\xff")
+    packed = ipc.packed({"id": 7, "name": "é"}, b"\0\n\xff")
     path = tmp_path / "messages"
     path.write_bytes(packed * 2)
     with path.open("rb") as stream:
         for _ in range(2):
-            assert wire.read(stream) == ({"id": 7, "name": "é"}, b"\0\n\xff")
-        assert wire.read(stream) is None
+            assert ipc.read(stream) == ({"id": 7, "name": "é"}, b"\0\n\xff")
+        assert ipc.read(stream) is None
     for length in range(len(packed)):
         path.write_bytes(packed[:length])
         with path.open("rb") as stream:
-            assert wire.read(stream) is None
+            assert ipc.read(stream) is None
 
 
 def test_a_killed_server_is_the_end_of_what_arrives() -> None:
@@ -153,4 +153,4 @@ def test_a_killed_server_is_the_end_of_what_arrives() -> None:
     with worker, worker.makefile("rb") as stream:
         worker.sendall(b"an answer that nobody reads")
         server.close()
-        assert wire.read(stream) is None
+        assert ipc.read(stream) is None

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from densekit.api import Studied, study, study_worker, studying
-from densekit.api.side_by_side import Job, Outcome
+from densekit.api import Studied, study
 from densekit.errors import DensekitError
+from densekit.study import run_worker
+from densekit.study import study as studying
+from densekit.study.scheduler import Job, Outcome
 
 GRID = """
 question: Does the larger network err less?
@@ -30,7 +32,7 @@ def here(jobs: Sequence[Job], *, places: Sequence[str], threads: int, done: Call
     for job in jobs:
         error = None
         try:
-            study_worker.carry_out(job.document())
+            run_worker.carry_out(job.document())
         except DensekitError as raised:
             error = raised
         outcomes.append(Outcome(job, 1.0, error))

@@ -11,9 +11,9 @@ from densekit.errors import InvalidInput, ProofFailed, UnknownName
 from densekit.models import config_for
 from densekit.models.cost import cost_of, parameters_of
 from densekit.study.builtin import BUILT_IN
+from densekit.study.definition import Study, continued
 from densekit.study.grid import Options, lay_out, read_grid, with_options
-from densekit.study.matching import of_size
-from densekit.study.plan import Study, continued
+from densekit.study.size_matching import of_size
 from tests.narrow import expect_type, not_none
 
 

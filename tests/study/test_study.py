@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densekit.api import Execution, Studied, study, studying
+from densekit.api import Execution, Studied, study
 from densekit.errors import BadData, InvalidInput, ProofFailed
-from densekit.study.findings import gather
+from densekit.study import study as studying
+from densekit.study.definition import study_at
 from densekit.study.grid import Options
-from densekit.study.plan import study_at
+from densekit.study.results import gather
 from tests.conftest import Command, write_photos
 from tests.faults.command import start, state_of
 from tests.html_pages import CHROMIUM, looked_at, text_of
@@ -76,7 +77,7 @@ def test_the_page_fits_a_phone_and_loads_nothing(studied: Studied) -> None:
 def test_started_again_it_runs_nothing(
     densekit: Command, copy: Path, grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was run again"))
+    monkeypatch.setattr("densekit.study.study.carry_out", lambda *_, **__: pytest.fail("something was run again"))
     (copy / "report.html").unlink()
     status, out, err = densekit("study", grid, "--out", copy, "--json")
     assert status == 0, err
@@ -105,7 +106,7 @@ def test_a_changed_grid_is_refused_by_name(densekit: Command, copy: Path, grid: 
 def test_a_study_that_was_begun_without_stratified_splits_goes_on_without(
     densekit: Command, copy: Path, grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was run again"))
+    monkeypatch.setattr("densekit.study.study.carry_out", lambda *_, **__: pytest.fail("something was run again"))
     for path in [copy / "study.yaml", *copy.rglob("config.yaml")]:
         assert "stratify: true" in path.read_text()
         path.write_text("".join(line for line in path.read_text().splitlines(True) if "stratify" not in line))
@@ -137,7 +138,7 @@ def test_a_study_takes_two_values_of_a_column_as_two_classes_and_so_did_those_be
     assert "binary: classes" in text
     plan.write_text(text.replace("binary: classes", "binary: null"))
     assert study(grid, out=tmp_path / "out").found is not None
-    monkeypatch.setattr("densekit.api.studying.carry_out", lambda *_, **__: pytest.fail("something was trained"))
+    monkeypatch.setattr("densekit.study.study.carry_out", lambda *_, **__: pytest.fail("something was trained"))
     grid.write_text(grid.read_text().replace("batch_size: 8", "batch_size: 8, data.binary: label"))
     with pytest.raises(InvalidInput, match="a study compares errors; name data of one class an image"):
         study(grid, out=tmp_path / "label")

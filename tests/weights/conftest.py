@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from densekit.weights.foreign import child
-from densekit.weights.foreign.found import Found
+from densekit.weights.foreign import sandboxed_reader
+from densekit.weights.foreign.raw_checkpoint import Found
 
 
 def _read(path: Path, key: str | None = None) -> Found:
     with TemporaryDirectory() as folder:
-        return child.read(path, Path(folder), key)
+        return sandboxed_reader.read(path, Path(folder), key)
 
 
 @pytest.fixture(scope="module")
 def read_in_process() -> Iterator[None]:
     """Imports read their file in this process: its limits have tests of their own, and torch takes long to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.weights.foreign.network.read", _read)
+        patch.setattr("densekit.weights.foreign.import_network.read", _read)
         yield
 
 

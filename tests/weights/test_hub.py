@@ -17,11 +17,11 @@ from scipy.stats import binomtest
 import densekit
 from densekit import api
 from densekit.config import Preprocessing
-from densekit.engine import runs
 from densekit.errors import BadData, BadWeights, InvalidInput
 from densekit.models import build, config_for
-from densekit.report.model_card import Run as Story
-from densekit.report.model_card import model_card
+from densekit.publishing.model_card import Run as Story
+from densekit.publishing.model_card import model_card
+from densekit.runs import run_folder
 from densekit.weights import ModelCard, model_folder, read_card, save_model
 from densekit.weights.initial import start_from
 from tests.conftest import write_photos
@@ -97,7 +97,7 @@ def test_a_revision_is_pinned_and_recorded(hub: FakeHub, tmp_path: Path) -> None
     settings = {"data.image_size": 16, "batch_size": 8, "data.test_fraction": 0.2}
     words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 1, "settings": settings, "init": NAME}
     run = densekit.train(str(photos), out=tmp_path / "run", **words)
-    assert runs.recipe_of(run.folder).init == f"{NAME}@{second}"
+    assert run_folder.recipe_of(run.folder).init == f"{NAME}@{second}"
     assert read_card(model_folder(run.folder)).provenance["init"] == f"{NAME}@{second}"
 
 
@@ -269,7 +269,7 @@ def test_a_dry_run_writes_what_would_be_sent_and_sends_nothing(hub: FakeHub, tin
     done = api.push(tiny_run, NAME, license="mit", dry_run=tmp_path / "dry")
     assert not hub.seen
     assert done.revision is done.url is None
-    result = runs.result_of(tiny_run)
+    result = run_folder.result_of(tiny_run)
     assert result is not None
     assert densekit.evaluate(tmp_path / "dry", "digits").top1 == result.top1
     header = header_of((tmp_path / "dry" / "README.md").read_text())
@@ -283,13 +283,13 @@ def test_a_dry_run_writes_what_would_be_sent_and_sends_nothing(hub: FakeHub, tin
 
 
 def test_the_card_gives_wilsons_interval_and_the_runs_own_facts(tiny_run: Path) -> None:
-    result = runs.result_of(tiny_run)
+    result = run_folder.result_of(tiny_run)
     assert result is not None
     assert result.top1 is not None
     text = model_card(read_card(model_folder(tiny_run)), Story.read(tiny_run), repository="ann/digits", license=None)
     interval = binomtest(round(result.top1 * result.count), result.count).proportion_ci(0.95, method="wilson")
     assert f"| top-1 accuracy | {result.top1:.2%} | {interval.low:.2%} to {interval.high:.2%} |" in text
-    counts = runs.recipe_of(tiny_run).data.limit
+    counts = run_folder.recipe_of(tiny_run).data.limit
     assert f"Only the first {counts} training images" in text
     for words in ("Wilson", "## Limits", "seed 0", "It began with random weights", "plan of the dense blocks", "mean "):
         assert words in text

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 
 from densekit import import_model
 from densekit.errors import BadWeights, InvalidInput
-from densekit.weights.foreign import child, reading
-from densekit.weights.foreign.child import read as read_unlimited
+from densekit.weights.foreign import sandbox, sandboxed_reader
+from densekit.weights.foreign.sandboxed_reader import read as read_unlimited
 from tests.weights.keras_files import config_of, keras_layers, write_h5, write_keras
 from tests.weights.peers import perturb, torchvisions
 
@@ -162,31 +162,31 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
 
 def test_the_limits_are_in_force(tmp_path: Path) -> None:
     code = f"""
-from densekit.weights.foreign import child
+from densekit.weights.foreign import sandboxed_reader as child
 import resource, torch
 child.limit(1000)
 print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_CORE)[0])
 try:
-    bytearray({child.room_for(1000)} * 3 + 2**30)
+    bytearray({sandboxed_reader.room_for(1000)} * 3 + 2**30)
 except MemoryError:
     print("no memory")
 try:
     with open({str(tmp_path / "large")!r}, "wb") as file:
-        file.write(bytes({child.room_for(1000)} * 2 + 1))
+        file.write(bytes({sandboxed_reader.room_for(1000)} * 2 + 1))
 except OSError as error:
     print("no disk", error.errno)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     cpu, core, *rest = done.stdout.split(maxsplit=2)
-    assert (int(cpu), int(core)) == (child.cpu_seconds(1000), 0)
+    assert (int(cpu), int(core)) == (sandboxed_reader.cpu_seconds(1000), 0)
     assert "no disk" in rest[0]
     if sys.platform == "linux":
         assert "no memory" in rest[0]
 
 
 def test_time_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_PATIENCE", 0.01)
-    monkeypatch.setattr(reading, "_BYTES_A_SECOND", 10**12)
+    monkeypatch.setattr(sandbox, "_PATIENCE", 0.01)
+    monkeypatch.setattr(sandbox, "_BYTES_A_SECOND", 10**12)
     torch.save(state(), tmp_path / "weights.pth")
     assert "took more than 0 s and was stopped" in refused(tmp_path / "weights.pth")
 

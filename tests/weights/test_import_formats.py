@@ -14,7 +14,7 @@ import torch
 
 from densekit import import_model
 from densekit.errors import BadWeights
-from densekit.weights.foreign.child import read
+from densekit.weights.foreign.sandboxed_reader import read
 from tests.weights.peers import torchvisions
 
 

@@ -17,7 +17,7 @@ from densekit.errors import BadWeights, InvalidInput
 from densekit.models import DenseNet, build, config_for
 from densekit.models.densenet import Transition
 from densekit.weights.foreign.convert import compression_of, read_channels
-from densekit.weights.foreign.reading import digest
+from densekit.weights.foreign.sandbox import digest
 from densekit.weights.initial import start_from
 from tests.narrow import expect_type
 from tests.weights.keras_files import config_of, keras_layers, write_h5
@@ -440,7 +440,7 @@ def test_a_published_file_is_known_by_its_hash(
     state: State, file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(state)
-    monkeypatch.setattr("densekit.weights.foreign.reading.PUBLISHED_SHA256", (digest(path)[:8],))
+    monkeypatch.setattr("densekit.weights.foreign.sandbox.PUBLISHED_SHA256", (digest(path)[:8],))
     done = import_model(path, tmp_path / "model")
     assert "images: mean and std are ImageNet's" in done.notes
     assert done.card.preprocessing.known

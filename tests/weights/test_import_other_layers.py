@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densekit import import_model
 from densekit.errors import BadWeights
-from densekit.weights.foreign.account import Account
+from densekit.weights.foreign.mapping_report import Account
 from tests.weights.peers import perturb, torchvisions
 
 State = dict[str, Tensor]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from densekit import import_model, load
-from densekit.api.importing import ImportedModel
 from densekit.errors import BadWeights
 from densekit.models import build, config_for
+from densekit.weights.foreign.import_model import ImportedModel
 from tests.narrow import expect_type
 from tests.weights.peers import perturb, torchvisions
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from densekit import import_model, load
 from densekit.api import export_model
 from densekit.errors import BadWeights, InvalidInput
-from densekit.export.passport import Passport
+from densekit.inference.metadata import Passport
 from tests.weights.conftest import saved
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions

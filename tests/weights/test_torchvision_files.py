@@ -14,7 +14,7 @@ import torchvision.models as peers
 
 from densekit.errors import BadWeights, UnknownName
 from densekit.weights.torchvision_files import load_torchvision, weights_file
-from tests.api.made_weights import torchvision_file
+from tests.training.made_weights import torchvision_file
 
 FILE = "squeezenet1_1-b8a52dc0.pth"  # small
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from densekit.analysis.anatomy import Block, go_on, without, without_edges
-from densekit.analysis.answers import error_of, losses
+from densekit.analysis.connectivity import Block, go_on, without, without_edges
+from densekit.analysis.error_metrics import error_of, losses
+from densekit.analysis.image_sample import Sample
 from densekit.analysis.reuse import Map, empty
-from densekit.analysis.sample import Sample
 from densekit.models import DenseNet
 
 Edge = tuple[int, int, int]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from densekit.analysis.anatomy import Block, blocks_of
+from densekit.analysis.connectivity import Block, blocks_of
 from densekit.analysis.reuse import Map, by_means
 from densekit.models import DenseNet
 from densekit.models.densenet import Transition

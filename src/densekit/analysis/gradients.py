@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from densekit.analysis.answers import losses
-from densekit.analysis.sample import Sample
+from densekit.analysis.error_metrics import losses
+from densekit.analysis.image_sample import Sample
 from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig
 
 # A composite function, a residual block, or a convolution that stands alone.

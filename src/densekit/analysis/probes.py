@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from densekit.analysis.anatomy import Block
-from densekit.analysis.sample import Sample
-from densekit.engine.multi_label import mean_auroc
+from densekit.analysis.connectivity import Block
+from densekit.analysis.image_sample import Sample
+from densekit.metrics.multi_label import mean_auroc
 from densekit.models import DenseNet
 from densekit.models.resnet import ResNet
 

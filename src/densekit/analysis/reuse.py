@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.analysis.anatomy import Block, Reader, seen_by
-from densekit.analysis.sample import Sample
+from densekit.analysis.connectivity import Block, Reader, seen_by
+from densekit.analysis.image_sample import Sample
 from densekit.models import DenseNet
 
 Map = NDArray[np.float64]

@@ -23,13 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from densekit import strict_json
+from densekit import atomic, strict_json, threads
 from densekit.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, load
-from densekit.engine import threads
-from densekit.engine.runs import environment
 from densekit.errors import BadData, InvalidInput
-from densekit.weights import atomic
+from densekit.runs.run_folder import environment
 
 FILE = "loader.json"
 SIZE = (224, 224)

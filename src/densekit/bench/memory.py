@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.bench.runners import Training
-from densekit.engine import allocation
+from densekit.training import allocator
 
 
 def saved_bytes(training: Training) -> int:
@@ -37,7 +37,7 @@ def peak_bytes(training: Training, *, whole: bool) -> int:
     """
     few = len(training.images) if whole else 2
     training.step(training.images[:few], training.labels[:few])
-    allocation.give_back()  # what is kept of that step would hide as much of the next
+    allocator.give_back()  # what is kept of that step would hide as much of the next
     before = _resident()
     _forget_peak()
     training()

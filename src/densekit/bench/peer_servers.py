@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from densekit.bench.contenders import contenders
+from densekit.bench.backends import contenders
 from densekit.config import DenseNetConfig
 from densekit.weights import load_model
 

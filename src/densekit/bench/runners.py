@@ -9,11 +9,12 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from densekit.bench.contenders import Contender
+from densekit.bench.backends import Contender
 from densekit.bench.workload import Data, outputs
 from densekit.config import DenseNetConfig
-from densekit.export import engines, writing
-from densekit.export.engines import Opened
+from densekit.export import writers
+from densekit.inference import runtimes
+from densekit.inference.runtimes import Opened
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -99,12 +100,12 @@ def _exported(net: nn.Module, images: Tensor, path: Path) -> Path:
     if not path.exists():
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".onnx", delete=False) as file:
             pass
-        writing.write_onnx(writing.program_of(net.eval(), images, any_batch=False), None, Path(file.name))
+        writers.write_onnx(writers.program_of(net.eval(), images, any_batch=False), None, Path(file.name))
         os.replace(file.name, path)
     return path
 
 
 _COMPILERS: dict[str, Callable[[Path, int | None], Opened]] = {
-    "onnxruntime": engines.onnxruntime,
-    "openvino": engines.openvino,
+    "onnxruntime": runtimes.onnxruntime,
+    "openvino": runtimes.openvino,
 }

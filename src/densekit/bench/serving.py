@@ -26,16 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit import strict_json
+from densekit import atomic, strict_json, threads
 from densekit.bench import peer_servers
 from densekit.bench.loading import write_photographs
 from densekit.bench.workload import network, settle
 from densekit.config import IMAGENET_MEAN, IMAGENET_STD, DenseNetConfig, Preprocessing
-from densekit.engine import threads
-from densekit.engine.runs import environment
 from densekit.errors import BadData, DensekitError, Interrupted, InvalidInput
 from densekit.models import build
-from densekit.weights import ModelCard, atomic, save_model
+from densekit.runs.run_folder import environment
+from densekit.weights import ModelCard, save_model
 
 FILE = "serve.json"
 _IMAGES = 32

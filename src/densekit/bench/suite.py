@@ -11,19 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from densekit import strict_json
-from densekit.bench.contenders import contenders
+from densekit import atomic, strict_json
+from densekit.bench.backends import contenders
 from densekit.bench.job import Job
 from densekit.bench.summary import summarise
 from densekit.bench.workload import MODELS, Kind, batches_for, network, threads_of, write_data
 from densekit.config import DenseNetConfig
-from densekit.engine.runs import environment
-from densekit.engine.threads import cores
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
 from densekit.ops import PLANS
 from densekit.ops.native.library import library
-from densekit.weights import atomic
+from densekit.runs.run_folder import environment
+from densekit.threads import cores
 
 ROUNDS: dict[Kind, int] = {"train": 5, "infer": 20, "memory": 1}
 FOLDER = Path("results", "bench")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from densekit.bench.contenders import Contender
+from densekit.bench.backends import Contender
 
 
 def summarise(

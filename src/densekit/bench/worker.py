@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from densekit import strict_json
-from densekit.bench.contenders import CannotTakePart, Contender, contenders
+from densekit.bench.backends import CannotTakePart, Contender, contenders
 from densekit.bench.job import Job, Key
 from densekit.bench.memory import peak_bytes, saved_bytes
 from densekit.bench.rounds import Peak, play
 from densekit.bench.runners import Runner, Training, runner_for
 from densekit.bench.workload import Data, network, read_data
-from densekit.engine import allocation
+from densekit.training import allocator
 
 # Of what comes out, relative to the largest: far above rounding in float32, far below a wrong weight. The gradient is
 # that of the first convolution, where densenet121 in channels_last is 0.026 off in any library.
@@ -58,7 +58,7 @@ def _time(job: Job) -> dict[str, Any]:
             sys.exit("nobody waits for this measurement any more")
 
     # As training has it, for everybody: who needs most memory gains most.
-    with allocation.kept() if job.kind == "train" else nullcontext():
+    with allocator.kept() if job.kind == "train" else nullcontext():
         times, calls = play(runners, job.rounds, lambda key: key[0], after)
     for key in runners:
         rows[key] |= {"calls_per_turn": calls[key], "times": times[key]}

@@ -40,9 +40,9 @@ def analyse(
     Measures feature reuse, the effect of removing each connection, gradients by layer, linear probes and class
     activation maps. Without images of the model's classes, only the weights are analysed.
     """
-    from densekit.analysis.findings import as_dict
-    from densekit.api.analysing import analyse as examine
-    from densekit.cli.show import console, print_analysis
+    from densekit.analysis.analyse import analyse as examine
+    from densekit.analysis.measurements import as_dict
+    from densekit.cli.output import console, print_analysis
 
     done = examine(
         model,

@@ -91,7 +91,7 @@ def _compare(settings: "Settings", *, as_json: bool) -> None:
 
     from densekit.bench.suite import benchmark
     from densekit.bench.table import notes, tables
-    from densekit.cli.show import console
+    from densekit.cli.output import console
 
     progress, people = console(), Console(highlight=False)
     reports = []
@@ -116,10 +116,10 @@ def _race(
     *,
     as_json: bool,
 ) -> None:
-    from densekit.api.run import data_folder
-    from densekit.bench.race import FILE, Course, milestones, race
-    from densekit.cli.show import console
-    from densekit.engine.progress import duration
+    from densekit.bench.time_to_accuracy import FILE, Course, milestones, race
+    from densekit.cli.output import console
+    from densekit.terminal import duration
+    from densekit.training.run import data_folder
 
     default = Course()
     course = Course(
@@ -141,7 +141,7 @@ def _race(
 
 def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: Path | None, *, as_json: bool) -> None:
     from densekit.bench.loading import FILE, Course, measure
-    from densekit.cli.show import console
+    from densekit.cli.output import console
 
     default = Course()
     course = Course(
@@ -164,7 +164,7 @@ def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: 
 
 def _serve(model: list[str] | None, rounds: int | None, out: Path | None, *, as_json: bool) -> None:
     from densekit.bench.serving import FILE, Course, measure, table
-    from densekit.cli.show import console
+    from densekit.cli.output import console
 
     default = Course()
     course = Course(

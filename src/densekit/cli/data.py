@@ -7,7 +7,7 @@ import typer
 
 from densekit import strict_json
 from densekit.cli.options import DATA, DataDir, DataSettings, Json, parse
-from densekit.words import counted
+from densekit.formatting import counted
 
 app = typer.Typer(no_args_is_help=True, help="Inspect and convert data sets.")
 
@@ -33,9 +33,9 @@ def check(
     Finds unreadable files, duplicates within and across splits, groups in several splits, conflicting labels,
     unbalanced classes and unsuitable sizes. The exit status is 3 if there is an error, 0 if there are only warnings.
     """
-    from densekit.api.data import check as examine
-    from densekit.cli.show import console, print_check
-    from densekit.data.check import as_dict
+    from densekit.cli.output import console, print_check
+    from densekit.data_check.check import check as examine
+    from densekit.data_check.inspection import as_dict
 
     found = examine(data, group=group, out=out, data_dir=data_dir, settings=parse(settings), console=console())
     if as_json:
@@ -64,8 +64,8 @@ def shard(
     Image files are copied unchanged. Existing splits are kept. Data without splits are divided when a model is trained
     on the shards, in the same way as the original files.
     """
-    from densekit.api.data import shard as write
-    from densekit.cli.show import console
+    from densekit.cli.output import console
+    from densekit.data_check.check import shard as write
 
     counts = write(
         data,

@@ -9,7 +9,7 @@ import typer
 def demo(out: Annotated[Path | None, typer.Option(help="New folder for the run. Default: runs/demo.")] = None) -> None:
     """Train a small DenseNet on the included digits, evaluate it, classify two samples, and write a report."""
     from densekit import api
-    from densekit.cli.show import console, print_result
+    from densekit.cli.output import console, print_result
 
     folder = out or api.claim_folder(Path("runs"), "demo")
     run = api.train("digits", model="densenet_bc_22_12", out=folder, console=console())

@@ -18,9 +18,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this installation; with RUN, verify that a killed run resumes bit-identically."""
-    from densekit.api.doctor import examine
-    from densekit.api.rehearsal import rehearse
-    from densekit.cli.show import console, print_examination
+    from densekit.cli.output import console, print_examination
+    from densekit.training.doctor import examine
+    from densekit.training.resume_test import rehearse
 
     if run is not None:
         progress = console()

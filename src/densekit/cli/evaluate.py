@@ -7,7 +7,7 @@ import typer
 
 from densekit import strict_json
 from densekit.cli.options import DataDir, DataSettings, Json, parse
-from densekit.words import printable
+from densekit.formatting import printable
 
 
 def evaluate(
@@ -32,8 +32,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set."""
     from densekit import api
-    from densekit.api.evaluation_files import as_document
-    from densekit.cli.show import console, leads, print_result
+    from densekit.cli.output import console, leads, print_result
+    from densekit.evaluation.output_files import as_document
 
     result = api.evaluate(
         model,

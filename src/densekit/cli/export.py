@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Export a model to other runtimes; each file is compared with the model before it is kept."""
     from densekit import api
-    from densekit.cli.show import console, print_export
+    from densekit.cli.output import console, print_export
 
     progress = console()
     done = api.export_model(

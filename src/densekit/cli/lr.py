@@ -22,7 +22,7 @@ from densekit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from densekit.engine.lr_finder import RateCurve
+    from densekit.training.lr_range_test import RateCurve
 
 _ROWS = 14
 _BAR = 30
@@ -49,8 +49,8 @@ def lr(
 
     Options that you leave out are chosen as by `densekit train`.
     """
-    from densekit.api.lr_finding import find_lr
-    from densekit.cli.show import console, leads
+    from densekit.cli.output import console, leads
+    from densekit.training.find_lr import find_lr
 
     pairs = parse(settings, image_size)
     curve = find_lr(

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import typer
 
 from densekit.errors import BadData, DensekitError, Diverged, Interrupted, InvalidInput, ProofFailed
+from densekit.formatting import printable
 from densekit.version import __version__
-from densekit.words import printable
 
 EXIT_STATUS: dict[type[DensekitError], int] = {
     InvalidInput: 2,
@@ -61,7 +61,7 @@ def assemble() -> typer.Typer:
         doctor,
         evaluate,
         export,
-        import_,
+        import_model,
         lr,
         models,
         predict,
@@ -69,7 +69,7 @@ def assemble() -> typer.Typer:
         reproduce,
         resume,
         serve,
-        show_,
+        show_model,
         study,
         train,
     )
@@ -77,7 +77,7 @@ def assemble() -> typer.Typer:
     for verb in (
         demo,
         models,
-        show_,
+        show_model,
         train,
         lr,
         resume,
@@ -86,7 +86,7 @@ def assemble() -> typer.Typer:
         analyse,
         study,
         reproduce,
-        import_,
+        import_model,
         export,
         push,
         serve,

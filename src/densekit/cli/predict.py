@@ -13,13 +13,13 @@ import typer
 from densekit import strict_json
 from densekit.cli.options import Json, parse
 from densekit.errors import BadImage, InvalidInput, UnknownName
-from densekit.words import counted, printable
+from densekit.formatting import counted, printable
 
 if TYPE_CHECKING:
-    from densekit.api.sorting import Sorter
     from densekit.config import DataConfig
     from densekit.data.image_files import ImageFile
-    from densekit.engine.classifier import Prediction
+    from densekit.inference.classifier import Prediction
+    from densekit.inference.sort_into_folders import Sorter
 
     Taker = Callable[[ImageFile, Prediction | BadImage], None]
 _SETTINGS = ("data.image_root", "data.max_pixels", "data.path_column")
@@ -63,8 +63,8 @@ def predict(
     Images that cannot be read are reported and skipped; the exit status is then 3.
     """
     from densekit import api
-    from densekit.api.prediction_table import prediction_table
-    from densekit.api.sorting import Sorter
+    from densekit.inference.prediction_table import prediction_table
+    from densekit.inference.sort_into_folders import Sorter
 
     if min_probability is not None and sort_into is None:
         raise InvalidInput("--min-probability is for --sort-into DIR; name the folder, or leave it out")
@@ -99,9 +99,9 @@ def predict(
 @contextmanager
 def _bar(images: int) -> Iterator["Taker"]:
     """Progress on standard error."""
-    from densekit.api.run import display_of
-    from densekit.cli.show import console
-    from densekit.engine.processes import ALONE
+    from densekit.cli.output import console
+    from densekit.distributed.process_group import ALONE
+    from densekit.training.run import display_of
 
     with display_of(console(), ALONE).counting("predicting", images) as advance:
         yield lambda image, outcome: advance(1)
@@ -176,7 +176,7 @@ def _read_by(settings: list[str] | None) -> "DataConfig":
     config = DataConfig(source="csv:")
     if not settings:
         return config
-    from densekit.api.evaluation import with_data_settings
+    from densekit.evaluation.evaluate import with_data_settings
 
     given = parse(settings)
     for key in given:

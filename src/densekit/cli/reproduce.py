@@ -36,7 +36,7 @@ def reproduce(
     Repeat the same command to resume it. With a shortened recipe (--epochs, --limit, --set), the result does not count
     as a reproduction, and the evidence says so.
     """
-    from densekit.cli.show import console, print_ledger, print_reproduced
+    from densekit.cli.output import console, print_ledger, print_reproduced
     from densekit.study.ledger import cell_for, cells
 
     if list_:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.attended import attended, loading
+from densekit.cli.interactive import attended, loading
 from densekit.cli.options import DataDir, Settings, parse
 
 
@@ -22,7 +22,7 @@ def resume(
     with attended():
         with loading():
             from densekit import api
-            from densekit.cli.show import console, print_run
+            from densekit.cli.output import console, print_run
 
         resumed = api.resume(
             run,

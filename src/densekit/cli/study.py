@@ -57,7 +57,7 @@ def study(
     Repeat the same command to resume a study; only missing runs are trained.
     """
     from densekit import api
-    from densekit.cli.show import console, print_study
+    from densekit.cli.output import console, print_study
     from densekit.study.grid import Options
 
     done = api.study(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from densekit.cli.attended import asking, attended, loading
+from densekit.cli.interactive import asking, attended, loading
 from densekit.cli.options import DATA, ConfigFile, DataDir, ImageSize, Init, Model, RecipeName, Seed, Settings, parse
 
 
@@ -32,7 +32,7 @@ def train(
     with attended():
         with loading():
             from densekit import api
-            from densekit.cli.show import console, print_run
+            from densekit.cli.output import console, print_run
 
         run = api.train(
             data,

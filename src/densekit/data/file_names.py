@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from densekit.data.scan import is_litter
+from densekit.data.list_images import is_litter
 
 # What separates paths, what Windows and its file systems refuse, and what no terminal should obey.
 _REFUSED = re.compile('[/\\\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densekit.config import DataConfig
-from densekit.data.decode import IMAGE_SUFFIXES
-from densekit.data.hub import hub_pictures
-from densekit.data.scan import is_litter, scan, summary
-from densekit.data.shards import pictures
-from densekit.data.table_rows import table_images
+from densekit.data.decoding.decode import IMAGE_SUFFIXES
+from densekit.data.list_images import is_litter, scan, summary
+from densekit.data.sources.huggingface import hub_pictures
+from densekit.data.sources.shards import pictures
+from densekit.data.sources.table_rows import table_images
 from densekit.errors import BadData
 from densekit.folders import expanded
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.data.decode import MAX_PIXELS, header_of
+from densekit.data.decoding.decode import MAX_PIXELS, header_of
 from densekit.data.sets import EncodedImages, Images, hashes
 from densekit.errors import BadImage
 

@@ -24,9 +24,9 @@ from torchvision.transforms.v2 import functional as vision
 
 from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import augment
-from densekit.data.decode import MAX_PIXELS
-from densekit.data.framing import framed, resized
-from densekit.data.policy import policy_for
+from densekit.data.auto_augment import policy_for
+from densekit.data.decoding.decode import MAX_PIXELS
+from densekit.data.resize_crop import framed, resized
 from densekit.data.sampling import balanced_order
 from densekit.data.sets import ArrayImages, EncodedImages, Images
 from densekit.errors import BadImage, WorkerLost

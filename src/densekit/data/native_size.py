@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densekit.data.decode import header_of
+from densekit.data.decoding.decode import header_of
 from densekit.data.sets import ArrayImages, Images
 from densekit.errors import BadImage
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.data.decode import Decoded, Part, Source, decode
-from densekit.data.dicom import Window
-from densekit.data.scan import Unused, summary
+from densekit.data.decoding.decode import Decoded, Part, Source, decode
+from densekit.data.decoding.dicom import Window
+from densekit.data.list_images import Unused, summary
 from densekit.errors import BadData, BadImage
-from densekit.words import printable
+from densekit.formatting import printable
 
 # Beyond this many files a look at every header costs minutes; bad ones are then found when they are decoded.
 CHECKED_FILES = 200_000

@@ -14,7 +14,7 @@ from densekit.config import DataConfig
 from densekit.data.sets import DataSet, Images, class_counts, groups_of, hashes
 from densekit.data.stratify import TEST, TRAIN, VAL, assign, units_of
 from densekit.errors import BadData
-from densekit.words import counted, listed
+from densekit.formatting import counted, listed
 
 
 def divide(data: DataSet, config: DataConfig) -> DataSet:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.data.decode import Source
+from densekit.data.decoding.decode import Source
 from densekit.data.sets import ArrayImages, EncodedImages, Images, groups_of
 
 

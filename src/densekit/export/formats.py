@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from densekit.errors import InvalidInput, UnknownName
-from densekit.export.extras import need
+from densekit.optional_packages import need
 
 
 @dataclass(frozen=True)

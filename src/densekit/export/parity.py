@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from densekit.config import Preprocessing
 from densekit.data.loader import normalise
 from densekit.errors import NotFinite, ProofFailed
-from densekit.export.engines import Run
+from densekit.inference.runtimes import Run
 
 BATCHES = (1, 2, 7)
 IMAGES = sum(BATCHES)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.export.writing import quiet
+from densekit.export.writers import quiet
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densekit.data.decode import MAX_PIXELS, decode
-from densekit.data.framing import framed
-from densekit.data.in_memory import ImageSource
+from densekit.data.decoding.decode import MAX_PIXELS, decode
+from densekit.data.decoding.in_memory import ImageSource
+from densekit.data.resize_crop import framed
 from densekit.errors import BadImage, check_positive
-from densekit.export.engines import open_file
+from densekit.inference.runtimes import open_file
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.export.engines import Run
+from densekit.inference.runtimes import Run
 
 ROUNDS = 15
 _SPAN = 0.02  # seconds a turn lasts at least, by repeating what is quicker

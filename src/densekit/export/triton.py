@@ -7,7 +7,7 @@ from pathlib import Path
 
 from densekit import strict_json
 from densekit.errors import BadWeights
-from densekit.export.passport import INPUTS, OUTPUT, Passport
+from densekit.inference.metadata import INPUTS, OUTPUT, Passport
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
 MAX_BATCH = 64

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from densekit import lazily
+from densekit import lazy_imports
 
 if TYPE_CHECKING:
     from densekit.models.base import ImageClassifier
@@ -20,6 +20,6 @@ _HOMES = {
     "create_model": "densekit.models.factory",
     "model_names": "densekit.models.names",
 }
-__getattr__ = lazily.names(__name__, _HOMES)
+__getattr__ = lazy_imports.names(__name__, _HOMES)
 
 __all__ = ["DenseNet", "ImageClassifier", "build", "config_for", "create_model", "model_names"]

@@ -9,7 +9,7 @@ from densekit.config import (
     Recipe,
     ScheduleConfig,
 )
-from densekit.data.sources import NAMED, NOT_MIRROR_SAFE
+from densekit.data.sources.registry import NAMED, NOT_MIRROR_SAFE
 from densekit.models.names import config_for
 
 # Batch norm and biases are left out of weight decay, as Goyal et al. 2017 and He et al. 2019 do.

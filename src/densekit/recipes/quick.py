@@ -1,7 +1,7 @@
 """Recipes for small budgets."""
 
 from densekit.config import AugmentConfig, DataConfig, EmaConfig, ModelConfig, OptimizerConfig, Recipe, ScheduleConfig
-from densekit.data.sources import NAMED, NOT_MIRROR_SAFE
+from densekit.data.sources.registry import NAMED, NOT_MIRROR_SAFE
 from densekit.models.names import config_for
 
 _EPOCHS = {"digits": 20}

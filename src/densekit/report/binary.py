@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from densekit.engine import Result
-from densekit.engine.binary import Measures
+from densekit.metrics.binary import Measures
+from densekit.metrics.task import Result
 from densekit.report import plots
 from densekit.report.pictures import Measured
 

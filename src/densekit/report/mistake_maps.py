@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from densekit.analysis.class_maps import class_maps
+from densekit.attribution.class_maps import class_maps
 from densekit.config import Preprocessing
 from densekit.data import Loader
 from densekit.errors import BadData

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
+from densekit.metrics.multi_label import MultiLabelRecords, MultiLabelResult
 from densekit.report import binary, pictures, plots
 
 TEMPLATE = "multi_label.html"

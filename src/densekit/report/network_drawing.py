@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from densekit import atomic
 from densekit.errors import BadData, InvalidInput
+from densekit.formatting import counted
 from densekit.models.structure import Module, Structure
-from densekit.weights import atomic
-from densekit.words import counted
 
 _ENOUGH = 5  # stages; containers are opened until there are as many
 _MOST = 40

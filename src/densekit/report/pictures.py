@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from densekit.config import Preprocessing
-from densekit.data.dicom import Window
+from densekit.data.decoding.dicom import Window
 from densekit.data.sets import ArrayImages, Images, label_names
-from densekit.engine.setup import Prepared
 from densekit.errors import BadData, BadImage
+from densekit.training.setup import Prepared
 
 MOST = 16
 """Pictures of one kind that a page shows."""
@@ -135,7 +135,7 @@ def template(name: str) -> jinja2.Template:
     """One of the pages in this package."""
     # Class names and paths come from anywhere: everything is escaped, and a name that is missing is an error.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("densekit.report", "."),
+        loader=jinja2.PackageLoader("densekit.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -20,9 +20,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from densekit.config import Recipe
-from densekit.engine.multi_label import MultiLabelRecords, MultiLabelResult
-from densekit.engine.schedule import learning_rate
-from densekit.engine.single_label import Result as SingleResult
+from densekit.metrics.multi_label import MultiLabelRecords, MultiLabelResult
+from densekit.metrics.single_label import Result as SingleResult
+from densekit.training.schedule import learning_rate
 
 # Okabe and Ito 2008: told apart with any colour vision. One meaning each, on the whole page.
 TRAIN, VAL, RATE, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#33404d", "#d9dfe5"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from densekit.engine import bootstrap
-from densekit.engine.single_label import Records, Result
+from densekit.metrics import bootstrap
+from densekit.metrics.single_label import Records, Result
 from densekit.report import binary, pictures, plots
 
 TEMPLATE = "single_label.html"

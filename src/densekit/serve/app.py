@@ -8,12 +8,12 @@ from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 
 from densekit import strict_json
-from densekit.engine import Classifier
-from densekit.serve import metrics, page, refusal
-from densekit.serve.crew import Answer, Crew
-from densekit.serve.front import Front
+from densekit.inference.classifier import Classifier
+from densekit.serve import http_errors, page, prometheus
+from densekit.serve.http_errors import Refusal
 from densekit.serve.limits import Limits, read_image, read_images
-from densekit.serve.refusal import Refusal
+from densekit.serve.middleware import Front
+from densekit.serve.worker_pool import Answer, Crew
 from densekit.version import __version__
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -63,7 +63,7 @@ def create_app(
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
         static_url="/docs/static",
     )
-    refusal.install(app)
+    http_errors.install(app)
     app.state.classifier, app.state.limits, app.state.crew = classifier, limits, crew
 
     def wrapped(inner: Any) -> Front:
@@ -113,7 +113,7 @@ def create_app(
     @app.get("/metrics", response_class=Response)
     async def measured() -> Response:
         """For Prometheus."""
-        return Response(crew.metrics.text(), media_type=metrics.TYPE)
+        return Response(crew.metrics.text(), media_type=prometheus.TYPE)
 
     app.include_router(page.router)
     return app

@@ -15,22 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from densekit.api.run import load
-from densekit.api.samples import made_up
-from densekit.engine import Classifier
-from densekit.engine.threads import cores
 from densekit.errors import DensekitError, InvalidInput, ProofFailed
-from densekit.export import engines, parity
-from densekit.export.engines import Opened, Run
-from densekit.export.exported import ExportedNetwork, is_exported, load_exported
-from densekit.export.extras import need
+from densekit.export import parity
 from densekit.export.network import Exported
-from densekit.export.passport import Passport
-from densekit.export.writing import program_of, write_onnx
+from densekit.export.parity_inputs import made_up
+from densekit.export.writers import program_of, write_onnx
+from densekit.inference import runtimes
+from densekit.inference.classifier import Classifier
+from densekit.inference.exported_network import ExportedNetwork, is_exported, load_exported
+from densekit.inference.metadata import Passport
+from densekit.inference.runtimes import Opened, Run
+from densekit.optional_packages import need
+from densekit.threads import cores
+from densekit.training.run import load
 from densekit.weights import model_folder, open_model, read_card
 
 NAMES = ("torch", "onnxruntime", "openvino")
-_OPENERS = {"onnxruntime": engines.onnxruntime, "openvino": engines.openvino}
+_OPENERS = {"onnxruntime": runtimes.onnxruntime, "openvino": runtimes.openvino}
 _SPAN, _LEAST, _MOST = 0.4, 3, 30  # seconds that one measurement should take, and repetitions
 
 Say = Callable[..., None]

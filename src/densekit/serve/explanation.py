@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densekit.analysis.activation_maps import SIDE
 from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
-from densekit.analysis.maps import SIDE
-from densekit.data.framing import region
-from densekit.engine import Classifier
-from densekit.engine.classifier import not_finite
-from densekit.engine.task import finite_rows
+from densekit.data.resize_crop import region
+from densekit.inference.classifier import Classifier, not_finite
+from densekit.metrics.task import finite_rows
 from densekit.report.pictures import from_pixels, picture_uri
 
 _DIGITS = 6  # significant ones; a page draws no more, and 264 layers have many numbers

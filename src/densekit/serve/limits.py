@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from densekit.config import Frozen
-from densekit.serve.refusal import Refusal
+from densekit.serve.http_errors import Refusal
 
 _RAW = ("image/", "application/octet-stream", "application/dicom", "application/x-www-form-urlencoded")
 """Types of a body that is an image; the last is what curl says where nobody tells it."""

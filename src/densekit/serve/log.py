@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from densekit import strict_json
-from densekit.words import counted, printable
+from densekit.formatting import counted, printable
 
 STYLES = ("auto", "text", "json")
 """What `begin` takes; auto is text in a terminal and json elsewhere."""

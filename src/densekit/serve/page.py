@@ -14,13 +14,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from densekit.engine import Classifier
-from densekit.serve.aside import aside
-from densekit.serve.crew import Crew
+from densekit.inference.classifier import Classifier
+from densekit.serve.background import aside
 from densekit.serve.explanation import capabilities, explain
+from densekit.serve.http_errors import Refusal
+from densekit.serve.ipc import pixels_of
 from densekit.serve.limits import Limits, read_image
-from densekit.serve.refusal import Refusal
-from densekit.serve.wire import pixels_of
+from densekit.serve.worker_pool import Crew
 
 router = APIRouter()
 

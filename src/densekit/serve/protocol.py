@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from densekit import strict_json
 from densekit.serve.limits import Limits
-from densekit.serve.metrics import Metrics
+from densekit.serve.prometheus import Metrics
 
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 _HEAD_BYTES = 65_536

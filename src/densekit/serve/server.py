@@ -13,18 +13,18 @@ import torch
 import uvicorn
 import uvloop
 
-from densekit.api.run import load
-from densekit.engine import Classifier
 from densekit.errors import Interrupted
+from densekit.formatting import counted
+from densekit.inference.classifier import Classifier
 from densekit.serve import address
 from densekit.serve.app import create_app
-from densekit.serve.crew import Crew
 from densekit.serve.limits import Limits
 from densekit.serve.log import say
-from densekit.serve.metrics import Metrics
+from densekit.serve.prometheus import Metrics
 from densekit.serve.protocol import protocol_with
-from densekit.serve.scratch import copied, scratch
-from densekit.words import counted
+from densekit.serve.tempdir import copied, scratch
+from densekit.serve.worker_pool import Crew
+from densekit.training.run import load
 
 _LOOPBACK = ("127.", "localhost", "::1")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.errors import BadImage, DensekitError
-from densekit.serve import wire
+from densekit.serve import ipc
 
 _SLICE = 0.05
 """Seconds that images wait for another one of their batch that takes long to decode."""
@@ -30,7 +30,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever libraries print
     connection = socket.socket(fileno=int(sys.argv[1]))
     stream = connection.makefile("rb")
-    first = wire.read(stream)
+    first = ipc.read(stream)
     if first is None:
         return
     from densekit.serve.engines import Engine, choose
@@ -38,7 +38,7 @@ def main() -> None:
     order = first[0]
 
     def say(event: str, **facts: Any) -> None:
-        connection.sendall(wire.packed({"event": event, "facts": facts}))
+        connection.sendall(ipc.packed({"event": event, "facts": facts}))
 
     try:
         if order["engine"] is None:
@@ -54,17 +54,17 @@ def main() -> None:
             engine = Engine(**order["engine"])
         classifier = engine.open(order["model"])
     except DensekitError as error:
-        connection.sendall(wire.packed({"failed": wire.failure(error)}))
+        connection.sendall(ipc.packed({"failed": ipc.failure(error)}))
         return
-    connection.sendall(wire.packed({"ready": engine.facts}))
-    arrived: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+    connection.sendall(ipc.packed({"ready": engine.facts}))
+    arrived: queue.SimpleQueue[ipc.Message | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(stream, arrived), daemon=True).start()
     Bench(classifier, connection, arrived, engine.threads, order["batch"], order["pixels"]).run()
 
 
-def _read(stream: Any, arrived: "queue.SimpleQueue[wire.Message | None]") -> None:
+def _read(stream: Any, arrived: "queue.SimpleQueue[ipc.Message | None]") -> None:
     while True:
-        message = wire.read(stream)
+        message = ipc.read(stream)
         arrived.put(message)
         if message is None:
             return
@@ -87,7 +87,7 @@ class Bench:
         self,
         classifier: Any,
         connection: socket.socket,
-        arrived: "queue.SimpleQueue[wire.Message | None]",
+        arrived: "queue.SimpleQueue[ipc.Message | None]",
         threads: int,
         batch: int,
         pixels: int,
@@ -109,12 +109,12 @@ class Bench:
             done = [each for each in outcomes if isinstance(each, dict)]
             good = [each for each in outcomes if isinstance(each, _Read)]
             if done:
-                self.connection.sendall(wire.packed({"answers": done, "batch": 0, "seconds": 0.0}))
+                self.connection.sendall(ipc.packed({"answers": done, "batch": 0, "seconds": 0.0}))
             if good:
                 started = time.perf_counter()
                 answers = self._computed(good)
                 seconds = time.perf_counter() - started
-                self.connection.sendall(wire.packed({"answers": answers, "batch": len(good), "seconds": seconds}))
+                self.connection.sendall(ipc.packed({"answers": answers, "batch": len(good), "seconds": seconds}))
 
     def _decoded(self) -> set[Future[_Read | dict[str, Any]]]:
         """Some images, at most a batch. One that takes long keeps the others only for a moment."""
@@ -146,13 +146,13 @@ class Bench:
         pixels, notices = classifier.pixels([image.image], invert), classifier.notices(image, invert)
         if not request["top"]:
             size = list(image.image.size)
-            return {"id": request["id"], "pixels": wire.image(pixels), "size": size, "notices": list(notices)}
+            return {"id": request["id"], "pixels": ipc.image(pixels), "size": size, "notices": list(notices)}
         return _Read(request, pixels, notices)
 
     def _computed(self, good: list[_Read]) -> list[dict[str, Any]]:
         import torch
 
-        from densekit.engine.classifier import not_finite
+        from densekit.inference.classifier import not_finite
 
         pixels = torch.cat([each.pixels for each in good])
         outcomes = self.classifier.predict_pixels(pixels, [each.notices for each in good])

@@ -11,7 +11,7 @@ from densekit.config import ModelConfig
 from densekit.models.cost import parameters_of
 from densekit.models.names import config_for
 from densekit.study.grid import ArmSpec, Grid, Options, with_options
-from densekit.study.matching import nearest
+from densekit.study.size_matching import nearest
 
 # Nothing is chosen by validation images, so none are held out (paper sec. 4.2).
 _FINAL = {"data.protocol": "final"}

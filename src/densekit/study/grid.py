@@ -6,14 +6,14 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from densekit.config import Frozen, Recipe, describe, flatten, with_settings
-from densekit.engine.setup import absolute_paths
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.cost import parameters_of
 from densekit.models.names import config_for
 from densekit.parsing import Malformed, read_yaml
 from densekit.recipes import recipe_for
-from densekit.study.matching import of_size
-from densekit.study.plan import Arm, Study
+from densekit.study.definition import Arm, Study
+from densekit.study.size_matching import of_size
+from densekit.training.setup import absolute_paths
 
 ArmName = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]
 """Also a folder's name."""

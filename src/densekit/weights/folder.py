@@ -12,14 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from densekit import strict_json
+from densekit import atomic, strict_json
 from densekit.config import DataConfig, DenseNetConfig, Frozen, ModelConfig, Preprocessing, ResNetConfig, describe
 from densekit.default_dtype import float32_default
 from densekit.errors import BadWeights, NotFinite
+from densekit.formatting import listed
 from densekit.models import ImageClassifier, build
 from densekit.parsing import Malformed, read_text
-from densekit.weights import atomic
-from densekit.words import listed
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _CARD_BYTES = 1 << 22

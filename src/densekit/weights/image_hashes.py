@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from densekit import atomic
 from densekit.errors import BadWeights
-from densekit.weights import atomic
 
 FILE = "images.safetensors"
 Hashes = Mapping[str, NDArray[np.uint64]]

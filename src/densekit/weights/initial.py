@@ -8,12 +8,12 @@ from torch import Tensor
 
 from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.formatting import counted
 from densekit.models import ImageClassifier
 from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
 from densekit.weights.torchvision_files import load_torchvision
-from densekit.words import counted
 
 
 class Start(NamedTuple):

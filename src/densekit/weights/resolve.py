@@ -3,11 +3,11 @@
 from contextlib import suppress
 from pathlib import Path
 
+from densekit import atomic
 from densekit.errors import BadWeights, InvalidInput, UnknownName
 from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.parsing import JSON_BYTES, parse_json, read_text
-from densekit.weights import atomic
 from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
 from densekit.weights.hub import fetched, is_address, pinned
 

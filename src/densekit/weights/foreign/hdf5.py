@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from densekit.errors import BadWeights, InvalidInput
-from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.keras_config import epsilons, image_size, last_activation, layers_of, refuse_strangers
 from densekit.weights.foreign.keras_graph import graph_of
 from densekit.weights.foreign.keras_layers import NESTED, kind_of
 from densekit.weights.foreign.plain_tensors import checked
+from densekit.weights.foreign.raw_checkpoint import Found
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 _CONFIG_BYTES = 16 * 2**20

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
-from densekit.weights.foreign.statistics import (
+from densekit.weights.foreign.normalisation import (
     ANDREASVEIT,
     BAMOS,
     CIFAR10,

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from densekit.errors import BadWeights, InvalidInput
-from densekit.weights.foreign.found import Found
 from densekit.weights.foreign.hdf5 import UNREADABLE
 from densekit.weights.foreign.plain_tensors import checked
+from densekit.weights.foreign.raw_checkpoint import Found
 
 _ZIP = b"PK\x03\x04"
 _DEPTH = 4  # of wrappers around a state dict

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from densekit.errors import BadWeights
-from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.raw_checkpoint import Found
 
 # Scales alone, and two numbers in one byte: no weights, and safetensors does not write them.
 _NO_NUMBERS = (torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from densekit.errors import BadWeights
-from densekit.weights.foreign.found import Found
+from densekit.weights.foreign.raw_checkpoint import Found
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 # Last parts of names that quantised networks have: torch.ao, bitsandbytes, GPTQ, and float8 with scales.

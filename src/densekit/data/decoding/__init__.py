@@ -1,0 +1,1 @@
+"""Encoded images, arrays and tensors -> upright 8-bit images."""

@@ -1,0 +1,1 @@
+"""Run folders, and the trackers that follow a run."""
