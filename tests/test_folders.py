@@ -7,8 +7,7 @@ import pytest
 
 import densekit
 from densekit.errors import InvalidInput
-from densekit.folders import cache_folder, expanded
-from densekit.training.run import data_folder
+from densekit.folders import cache_folder, data_folder, expanded
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def bombed(tmp_path: Path) -> Path:
 def test_a_config_a_copied_run_a_grid_and_a_study_are_bounded(bombed: Path, tmp_path: Path) -> None:
     from densekit.runs import run_folder
     from densekit.study import definition, grid
-    from densekit.training.train import compose
+    from densekit.training.compose import compose
 
     with pytest.raises(InvalidInput, match="expands"):
         compose("digits", config=bombed)

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densekit.cli.options import parse
-from densekit.config import DataConfig, Recipe, with_settings
+from densekit.config import DataConfig, Recipe, with_data_settings, with_settings
 from densekit.errors import InvalidInput
-from densekit.evaluation.evaluate import with_data_settings
 from densekit.recipes import recipe_for
-from densekit.training.train import compose
+from densekit.training.compose import compose
 
 TABLE = recipe_for("quick", "csv:x.csv")
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from densekit import terminal
-from densekit.terminal import Display, amount
-from densekit.training.checkpoint import Progress, Totals
+from densekit.formatting import amount
+from densekit.terminal import Display
 from densekit.training.run_estimate import Forecast
 
 IMAGENET = Forecast(
@@ -38,7 +38,7 @@ def shown(width: int = 80, *, terminal: bool = False) -> tuple[Display, io.Strin
 
 def test_the_forecast_has_a_line_for_each_fact() -> None:
     display, file = shown()
-    display.forecast(IMAGENET, "densenet121 on imagenet -> runs/imagenet-densenet121")
+    display.facts("densenet121 on imagenet -> runs/imagenet-densenet121", IMAGENET.rows())
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     names = [line[:12].strip() for line in lines[1:] if line[:12].strip()]
@@ -47,7 +47,7 @@ def test_the_forecast_has_a_line_for_each_fact() -> None:
 
 def test_a_fact_too_long_for_a_line_wraps_below_itself() -> None:
     display, file = shown()
-    display.forecast(replace(IMAGENET, new=("backbone.head.weight",) * 6, adapted=(), plan_reason=""), "a on b")
+    display.facts("a on b", replace(IMAGENET, new=("backbone.head.weight",) * 6, adapted=(), plan_reason="").rows())
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.strip() for line in lines if line.startswith(" " * 12)] == [", ".join(["backbone.head.weight"] * 3)]
@@ -73,8 +73,7 @@ def test_an_epoch_is_one_line(epochs: int) -> None:
 def test_the_live_bar_keeps_its_numbers() -> None:
     display, file = shown(terminal=True)
     with display.training(300, steps=10_000, done=0):
-        reached = Progress(epoch=299, step=2_999_999, totals=Totals(loss=1234.5, correct=90, count=100))
-        display.step(reached, 64, 0.0123)
+        display.step(epoch=300, step=2_999_999, images=64, accuracy=0.9, loss=12.345, rate=0.0123)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue().replace("\r", "\n"))
     (line,) = {line.rstrip() for line in plain.splitlines() if "300/300" in line}
     assert len(line) <= 80
@@ -95,7 +94,7 @@ def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch: pytest.Mo
 
 def test_decisions_stand_first_with_their_reasons() -> None:
     display, file = shown()
-    display.forecast(replace(IMAGENET, decided=(("model", "densenet121: for photographs"),)), "a on b")
+    display.facts("a on b", replace(IMAGENET, decided=(("model", "densenet121: for photographs"),)).rows())
     assert file.getvalue().splitlines()[1] == "  model     densenet121: for photographs"
 
 

@@ -499,6 +499,20 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return recipe_from(tree)
 
 
+def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:
+    """`config` with dotted keys below `data.` replaced. Raises UnknownName or InvalidInput."""
+    known = {f"data.{key}" for key in DataConfig.model_fields}
+    for key in settings:
+        if key not in known:
+            raise UnknownName("setting of data", key, known)
+    fields = {key: key.removeprefix("data.") for key in settings}
+    values = {field: read_setting(DataConfig, field, key, settings[key]) for key, field in fields.items()}
+    try:
+        return DataConfig.model_validate(config.model_dump() | values)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from error
+
+
 def read_setting(model: type[BaseModel], field: str, key: str, given: Any) -> Any:
     """A string as `setting_values` reads it for that field, anything else as it is. Raises InvalidInput."""
     if not isinstance(given, str):

@@ -23,6 +23,11 @@ def cache_folder() -> Path:
     return folder
 
 
+def data_folder(given: str | Path | None = None) -> Path:
+    """Where data sets are kept: `given`, else $DENSEKIT_DATA, else the user's cache folder; absolute."""
+    return expanded(given or os.environ.get("DENSEKIT_DATA") or cache_folder()).absolute()
+
+
 def expanded(path: str | Path) -> Path:
     """The path, its ~ replaced. Raises InvalidInput where that user has no home, or there is no such user."""
     try:

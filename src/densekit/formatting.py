@@ -29,3 +29,21 @@ def _escaped(match: re.Match[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """The first of them, for an error."""
     return ", ".join(names[:_LISTED]) + (" and more" if len(names) > _LISTED else "")
+
+
+def duration(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 5 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def amount(number: float) -> str:
+    """1.20 k, 42.0 k, 264.8 M, 2.83 G."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:,.{2 if number < 9.995 * factor else 1}f} {unit}"
+    return f"{number:.0f} "

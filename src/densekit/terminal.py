@@ -14,9 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from densekit.formatting import counted, printable
-from densekit.training.checkpoint import Progress
-from densekit.training.run_estimate import Forecast
+from densekit.formatting import duration, printable
 
 _LATE = 1.0  # seconds after which a line says what takes so long
 
@@ -70,34 +68,6 @@ class Display:
         finally:
             late.cancel()
 
-    def forecast(self, forecast: Forecast, title: str) -> None:
-        """What is about to happen, and what it will cost."""
-        channels, height, width = forecast.input
-        classes = counted(forecast.classes, "class", "classes")
-        rows = dict(forecast.decided)
-        rows["images"] = ", ".join(f"{count:,} {name}" for name, count in forecast.images.items())
-        if forecast.remarks:
-            rows["note"] = "; ".join(forecast.remarks)
-        if forecast.columns:
-            rows["columns"] = forecast.columns
-        rows |= {
-            "input": f"{height} x {width}, {counted(channels, 'channel')}; {classes}",
-            "network": f"{forecast.parameters:,} parameters, {amount(forecast.macs)} MACs an image",
-        }
-        if forecast.start is not None:
-            rows["start"] = forecast.start if forecast.new else f"{forecast.start}, head included"
-        if forecast.new:
-            rows["new head"] = ", ".join(forecast.new)
-        if forecast.adapted:
-            rows["adapted"] = "; ".join(forecast.adapted)
-        if forecast.plan_reason:
-            rows["plan"] = f"{forecast.plan}; {forecast.plan_reason} (measured)"
-        rows |= {
-            "time": f"about {duration(max(1, forecast.seconds))} for {counted(forecast.steps, 'step')} (predicted)",
-            "memory": f"about {amount(forecast.memory_bytes)}B for weights and activations (predicted)",
-        }
-        self.facts(title, rows)
-
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
         """A title, and below it a name and a value each, wrapped to the terminal."""
         self.console.print(Text(printable(title), style="bold"), soft_wrap=True)
@@ -118,18 +88,25 @@ class Display:
             self._task = self._bar.add_task("training", total=epochs * steps, completed=done, note="")
             yield
 
-    def step(self, progress: Progress, images: int, rate: float) -> None:
-        """After a step of `images` samples at learning rate `rate`."""
+    def step(self, *, epoch: int, step: int, images: int, accuracy: float, loss: float, rate: float) -> None:
+        """After a step.
+
+        Args:
+            epoch: which is trained, from 1.
+            step: steps done before this one, over all epochs.
+            images: samples of this step.
+            accuracy: share of right answers in this epoch so far.
+            loss: mean loss of this epoch so far.
+            rate: the step's learning rate.
+        """
         self._seen += images
-        totals = progress.totals
         elapsed = self._bar.tasks[0].elapsed or 0
         speed = f"{self._seen / elapsed:,.0f} images/s" if elapsed else ""
-        note = f"{totals.correct / totals.count:.1%} loss {totals.loss / totals.count:.3f}  lr {rate:.2g}  {speed}"
         self._bar.update(
             self._task,
-            completed=progress.step,
-            description=f"epoch {progress.epoch + 1}/{self.epochs}",
-            note=note,
+            completed=step,
+            description=f"epoch {epoch}/{self.epochs}",
+            note=f"{accuracy:.1%} loss {loss:.3f}  lr {rate:.2g}  {speed}",
         )
 
     def epoch(self, row: dict[str, Any]) -> None:
@@ -168,19 +145,6 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def duration(seconds: float) -> str:
-    """45 s, 3 min 20 s, 2 h 5 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def amount(number: float) -> str:
-    """1.20 k, 42.0 k, 264.8 M, 2.83 G."""
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:,.{2 if number < 9.995 * factor else 1}f} {unit}"
-    return f"{number:.0f} "
+def display_of(console: Console | None, *, leads: bool = True) -> Display:
+    """Of the process that speaks, to `console` or standard error; the others have one that nobody sees."""
+    return Display((console or Log()) if leads else Console(quiet=True))

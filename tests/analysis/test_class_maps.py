@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from densekit.analysis.activation_maps import grad_cam, layer_for
 from densekit.analysis.decision import decide
 from densekit.attribution.class_maps import class_maps
+from densekit.attribution.grad_cam import grad_cam, layer_for
 from densekit.models import DenseNet, create_model
 from densekit.models.resnet import ResNet
 

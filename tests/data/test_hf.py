@@ -16,7 +16,8 @@ from densekit.config import AugmentConfig, DataConfig
 from densekit.data import DataSet, Loader, load
 from densekit.data.sources.huggingface import ArrowImages
 from densekit.data.split import divide
-from densekit.data_check.check import check, shard
+from densekit.data.write_shards import shard
+from densekit.data_check.check import check
 from densekit.errors import BadData, BadImage, InvalidInput, UnknownName
 from tests.conftest import write_photos
 from tests.data.pictures import preprocessing

@@ -17,8 +17,8 @@ from densekit.data.loader import Batch
 from densekit.data.sampling import balanced_order
 from densekit.data.sets import ArrayImages, FileImages
 from densekit.errors import InvalidInput
+from densekit.training.compose import compose
 from densekit.training.setup import prepare
-from densekit.training.train import compose
 from tests.conftest import write_photos
 from tests.data.xrays import SETTINGS as XRAYS
 from tests.faults.command import state_of, train_until

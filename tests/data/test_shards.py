@@ -28,7 +28,8 @@ from densekit.data.sources.expected import Expected
 from densekit.data.sources.shard_writer import write_shards
 from densekit.data.sources.shards import ShardImages, _braces
 from densekit.data.split import divide
-from densekit.data_check.check import check, shard
+from densekit.data.write_shards import shard
+from densekit.data_check.check import check
 from densekit.errors import BadData, BadImage, InvalidInput
 from tests.conftest import write_photos
 from tests.data.pictures import preprocessing
@@ -229,7 +230,7 @@ def test_a_class_that_is_no_line_is_not_written(tmp_path: Path, name: str, monke
     """Its second line would be read as one more class, and the labels of the others as those before them."""
     images = ArrayImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     monkeypatch.setattr(
-        "densekit.data_check.check.load", lambda *_, **__: DataSet("made", (name, "c"), {"train": images})
+        "densekit.data.write_shards.load", lambda *_, **__: DataSet("made", (name, "c"), {"train": images})
     )
     with pytest.raises(InvalidInput, match="is not a line of text"):
         shard("digits", tmp_path / "out")

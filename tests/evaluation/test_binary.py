@@ -18,7 +18,8 @@ from densekit.errors import Interrupted, InvalidInput, ProofFailed, UnknownName
 from densekit.evaluation.evaluate import config_of, expected_of
 from densekit.inference.classifier import Prediction
 from densekit.runs import run_folder
-from densekit.training.checkpoint import STATE_JSON, _own_sha256
+from densekit.runs.run_folder import STATE_JSON
+from densekit.training.checkpoint import _own_sha256
 from densekit.training.trainer import fit
 from densekit.weights.redaction import without_paths
 from tests.api.tables import write_table
@@ -196,7 +197,7 @@ def test_a_run_of_an_older_version_goes_on_with_two_classes_to_the_same_weights(
     settings = SMALL | {"data.label_columns": "ill", "data.binary": "classes"}
     whole = densekit.train(f"csv:{table}", out=tmp_path / "whole", settings=settings, **WORDS).folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.training.train.fit", lambda *given, **named: fit(*given, **named | {"until": 3}))
+        patch.setattr("densekit.training.session.fit", lambda *given, **named: fit(*given, **named | {"until": 3}))
         with pytest.raises(Interrupted):
             densekit.train(f"csv:{table}", out=tmp_path / "old", settings=settings, **WORDS)
     without_new_keys(tmp_path / "old")

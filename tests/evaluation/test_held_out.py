@@ -78,7 +78,7 @@ def test_the_same_images_elsewhere_are_divided_as_for_training(form: str, place:
     if form == "table":
         data = table_of(tmp_path, sorted((tmp_path / "copy").rglob("*.png")))
     elif form == "shards":
-        from densekit.data_check.check import shard
+        from densekit.data.write_shards import shard
 
         shard(data, tmp_path / "shards")
         data = f"wds:{tmp_path / 'shards'}"

@@ -11,7 +11,7 @@ import pytest
 
 import densekit
 from densekit.errors import BadData, DensekitError, InvalidInput
-from densekit.training.train import compose
+from densekit.training.compose import compose
 from tests.conftest import write_photos
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
 from tests.narrow import not_none

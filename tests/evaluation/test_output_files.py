@@ -252,7 +252,7 @@ def test_images_in_memory_are_named_by_their_position(tiny_run: Path, tmp_path: 
 
 
 def test_images_in_shards_are_named_by_shard_and_key(run: Path, fresh: Path, tmp_path: Path) -> None:
-    from densekit.data_check.check import shard
+    from densekit.data.write_shards import shard
 
     shutil.rmtree(fresh / "train" / "dog")
     write_photos(fresh / "train", classes=("dog",), count=3, size=52)

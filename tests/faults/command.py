@@ -15,7 +15,7 @@ import pytest
 
 import densekit
 from densekit.errors import Interrupted
-from densekit.training import train
+from densekit.training import session
 from densekit.training.trainer import fit
 
 # What torchrun itself warns about, and one thread a process: tests start more of these than there are cores.
@@ -52,7 +52,7 @@ def start(
 def train_until(step: int, data: str | Path, **words: Any) -> str:
     """`densekit.train(data, **words)`, told to stop after that step, as by a signal; what it says then."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
+        patch.setattr(session, "fit", lambda *given, **named: fit(*given, **named | {"until": step}))
         with pytest.raises(Interrupted) as stopped:
             densekit.train(data, **words)
     return str(stopped.value)

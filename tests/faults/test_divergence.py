@@ -17,10 +17,11 @@ import densekit
 from densekit.errors import BadData, BadWeights, Diverged
 from densekit.runs import run_folder
 from densekit.training import nonfinite, trainer
-from densekit.training.checkpoint import TrainState, read_checkpoint
+from densekit.training.checkpoint import read_checkpoint
+from densekit.training.compose import compose
 from densekit.training.setup import prepare
+from densekit.training.state import TrainState
 from densekit.training.step import Outcome, train_step
-from densekit.training.train import compose
 from densekit.weights.folder import not_finite
 from tests.conftest import spoil, write_photos
 from tests.faults.command import run, state_of, train_until

@@ -28,7 +28,7 @@ from densekit.inference import runtimes
 from densekit.inference.classifier import Classifier
 from densekit.runs import run_folder
 from densekit.serve.explanation import explain
-from densekit.training.train import compose
+from densekit.training.compose import compose
 from densekit.weights import load_model, save_model
 from densekit.weights.folder import CONFIG, ModelCard
 from tests.conftest import Command

@@ -100,7 +100,7 @@ def test_so_have_those_of_other_verbs(
 ) -> None:
     """The other process is there between the look at the folder and the first write."""
     from densekit.analysis import analyse
-    from densekit.data_check import check
+    from densekit.data import write_shards
     from densekit.study import study
 
     out = tmp_path / "out"
@@ -114,10 +114,10 @@ def test_so_have_those_of_other_verbs(
 
         return first
 
-    target, name = {"shard": (check, "load"), "analyse": (analyse, "run"), "study": (study, "_threads")}[verb]
+    target, name = {"shard": (write_shards, "load"), "analyse": (analyse, "run"), "study": (study, "_threads")}[verb]
     monkeypatch.setattr(target, name, overtaken(getattr(target, name)))
     verbs: dict[str, Callable[[], Any]] = {
-        "shard": lambda: check.shard("digits", out),
+        "shard": lambda: write_shards.shard("digits", out),
         "analyse": lambda: densekit.analyse(tiny_run, out=out, only=["weights"]),
         "study": lambda: study.study("small-data", out=out),
     }

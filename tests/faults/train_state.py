@@ -3,7 +3,7 @@
 import torch
 
 from densekit import create_model
-from densekit.training.checkpoint import Progress, TrainState
+from densekit.training.state import Progress, TrainState
 
 
 def state(step: int) -> TrainState:

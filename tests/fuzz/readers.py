@@ -28,7 +28,7 @@ from densekit.data.sets import EncodedImages
 from densekit.errors import BadImage, BadWeights, DensekitError
 from densekit.models import config_for
 from densekit.training.checkpoint import read_checkpoint, save_checkpoint
-from densekit.training.train import compose
+from densekit.training.compose import compose
 from densekit.weights import ModelCard, load_model, save_model
 from densekit.weights.folder import CONFIG, WEIGHTS
 from densekit.weights.foreign import sandboxed_reader

@@ -26,8 +26,8 @@ from densekit.metrics.multi_label import MultiLabel
 from densekit.metrics.thresholds import best_f1, choose
 from densekit.models import config_for
 from densekit.recipes import recipe_for
+from densekit.training.resume import resume_until
 from densekit.training.setup import prepare
-from densekit.training.train import resume_until
 from densekit.training.trainer import fit
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
 from tests.engine.networks import Linear, first_gradient
@@ -143,7 +143,7 @@ def test_all_of_it_resumes_exactly(table: Path, tmp_path: Path) -> None:
     words: dict[str, Any] = {"model": "densenet_bc_10_4", "epochs": 2, "settings": settings}
     whole = densekit.train(f"csv:{table}", out=tmp_path / "whole", **words).folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.training.train.fit", lambda *given, **named: fit(*given, **named | {"until": 2}))
+        patch.setattr("densekit.training.session.fit", lambda *given, **named: fit(*given, **named | {"until": 2}))
         with pytest.raises(Interrupted):
             densekit.train(f"csv:{table}", out=tmp_path / "cut", **words)
     with pytest.raises(Interrupted):

@@ -20,9 +20,9 @@ from densekit.report import mistake_maps
 from densekit.report.mistake_maps import overlay, with_maps
 from densekit.report.pictures import MOST, Measured, Picture
 from densekit.runs import run_folder
+from densekit.training.compose import compose
 from densekit.training.report_page import write_report
 from densekit.training.setup import prepare
-from densekit.training.train import compose
 from tests.api.tables import write_table
 from tests.narrow import expect_type, not_none
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reaso
 _PROGRAM = """
 import json, resource, torch
 from densekit.training import allocator as allocation
+from densekit.training import allocator
 
 def step():  # 64 MB in one piece, which glibc maps and returns each time
     torch.ones(16 << 20)
@@ -30,11 +31,11 @@ def resident():
 
 torch.set_num_threads(1)
 found = {"before": faults()}
-with allocation.kept():
+with allocator.kept():
     found |= {"kept": faults(), "held": resident()}
 found |= {"released": resident(), "after": faults()}
 try:
-    with allocation.kept():
+    with allocator.kept():
         raise KeyError
 except KeyError:
     found["failed"] = faults()

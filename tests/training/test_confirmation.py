@@ -12,9 +12,9 @@ from densekit.data.native_size import NativeSize
 from densekit.errors import InvalidInput
 from densekit.parsing import read_yaml
 from densekit.training import request as requests
+from densekit.training.compose import compose
 from densekit.training.confirmation import LONG, Concern, changed, hours, memory, settle, upscaling
 from densekit.training.run_estimate import Forecast
-from densekit.training.train import compose
 
 FORECAST = Forecast(
     images={"train": 50_000},

@@ -15,10 +15,10 @@ from densekit.models import config_for
 from densekit.runs import run_folder
 from densekit.training import facts as facts_module
 from densekit.training import plan_selection
+from densekit.training.compose import compose
 from densekit.training.defaults import decide
 from densekit.training.facts import Given, facts_of
 from densekit.training.setup import prepare
-from densekit.training.train import compose
 from densekit.weights import resolve
 from densekit.weights.folder import read_card
 from densekit.weights.torchvision_files import WeightsFile, weights_file

@@ -18,10 +18,11 @@ from densekit.data.prepare import resize_for
 from densekit.errors import InvalidInput
 from densekit.models import config_for
 from densekit.recipes import recipe_for
+from densekit.training.compose import compose
 from densekit.training.defaults import decide
 from densekit.training.facts import FEW, SMALL, Facts, Given, Weights
 from densekit.training.request import given_by
-from densekit.training.train import compose, train_recipe
+from densekit.training.train import train_recipe
 from tests.conftest import write_photos
 
 IMAGENET = Weights("torchvision:densenet121", config_for("densenet121"), "trained on ImageNet's photographs")

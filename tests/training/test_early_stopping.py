@@ -16,10 +16,10 @@ from densekit.config import Recipe
 from densekit.errors import InvalidInput
 from densekit.runs import run_folder
 from densekit.training import checkpoint
-from densekit.training.checkpoint import Progress
+from densekit.training.compose import compose
 from densekit.training.early_stopping import early_stop
 from densekit.training.setup import prepare
-from densekit.training.train import compose
+from densekit.training.state import Progress
 from tests.faults.command import state_of, train_until
 
 # A rate at which the validation loss soon rises again.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import densekit
 from densekit.config import EmaConfig, Recipe
-from densekit.training import find_lr, train
+from densekit.training import find_lr, session
 from densekit.training import request as requests
 from densekit.training.setup import Prepared
 from densekit.weights import resolve
@@ -56,7 +56,9 @@ def test_lr_takes_the_model_weights_size_and_recipe_that_train_takes(
     if shipped:
         ship(tmp_path / "shipped")
     photos = write_photos(tmp_path / "photos", size=16)
-    trained, begun = looked_at(monkeypatch, train, "fit", lambda: densekit.train(photos, out=tmp_path / "run", **given))
+    trained, begun = looked_at(
+        monkeypatch, session, "fit", lambda: densekit.train(photos, out=tmp_path / "run", **given)
+    )
     examined, start = looked_at(monkeypatch, find_lr, "rate_curve", lambda: densekit.find_lr(photos, **given))
     free = {"ema": EmaConfig(), "plan": "auto"}  # how blocks are executed changes no number, and no average is kept
     assert examined == trained.model_copy(update=free)

@@ -13,9 +13,9 @@ import densekit
 from densekit.data import load
 from densekit.data.known_images import known_images
 from densekit.data.sets import ArrayImages
+from densekit.training.compose import compose
 from densekit.training.facts import Given, facts_of
 from densekit.training.leakage import leak
-from densekit.training.train import compose
 from densekit.weights import image_hashes, resolve
 from tests.conftest import write_photos
 from tests.training.made_weights import no_network, ship

@@ -16,11 +16,12 @@ from densekit.errors import Diverged, InvalidInput
 from densekit.models import create_model
 from densekit.runs import run_folder
 from densekit.training import loss_growth
-from densekit.training.checkpoint import Progress, read_checkpoint
+from densekit.training.checkpoint import read_checkpoint
+from densekit.training.compose import compose
 from densekit.training.optimizer import optimizer_for, set_rate
 from densekit.training.schedule import learning_rate
 from densekit.training.setup import prepare
-from densekit.training.train import compose
+from densekit.training.state import Progress
 from tests.conftest import write_photos
 from tests.faults.command import rows_of, state_of, train_until
 

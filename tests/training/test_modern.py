@@ -18,9 +18,9 @@ from densekit.models import config_for
 from densekit.recipes import recipe_for
 from densekit.training import trainer
 from densekit.training.optimizer import optimizer_for
+from densekit.training.resume import resume_until
 from densekit.training.setup import prepare
 from densekit.training.step import train_step
-from densekit.training.train import resume_until
 from tests.engine.networks import Linear, first_gradient
 from tests.faults.command import state_of, train_until
 

@@ -9,8 +9,8 @@ from densekit.config import AugmentConfig, Preprocessing
 from densekit.data import Loader
 from densekit.data.sets import ArrayImages
 from densekit.errors import InvalidInput
+from densekit.training.compose import compose
 from densekit.training.setup import prepare
-from densekit.training.train import compose
 
 IMAGES = ArrayImages(torch.zeros(50, 1, 1, 1, dtype=torch.uint8), torch.zeros(50, dtype=torch.int64))
 PLAIN = Preprocessing(channels=1, size=(1, 1), resize=1, mean=(0,), std=(1,))

@@ -19,9 +19,9 @@ from densekit.data.sets import FileImages
 from densekit.errors import BadData
 from densekit.models.cost import cost_of
 from densekit.training import plan_selection
+from densekit.training.compose import compose
 from densekit.training.run_estimate import forecast_of
 from densekit.training.setup import Prepared, prepare
-from densekit.training.train import compose
 from tests.narrow import expect_type
 
 

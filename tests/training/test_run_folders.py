@@ -8,8 +8,7 @@ import pytest
 
 from densekit import train
 from densekit.errors import BadData, InvalidInput
-from densekit.runs import run_folder as engine_runs
-from densekit.training import run as runs
+from densekit.runs import run_folder
 from densekit.training import train as training
 from densekit.training.plan_selection import choose
 from tests.faults.command import train_until
@@ -20,7 +19,7 @@ NAME = "digits-densenet_bc_10_4"
 def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one makes its folder while this one still looks for the fastest plan, and between a look and a step."""
     monkeypatch.chdir(tmp_path)
-    first_free = runs.free_folder
+    first_free = run_folder.free_folder
     looks: list[Path] = []
 
     def slowly(*given: Any) -> Any:
@@ -34,7 +33,7 @@ def test_runs_that_start_together_get_a_folder_each(tmp_path: Path, monkeypatch:
         return looks[-1]
 
     monkeypatch.setattr(training, "choose", slowly)
-    monkeypatch.setattr(runs, "free_folder", overtaken)
+    monkeypatch.setattr(run_folder, "free_folder", overtaken)
     run = train("digits", model="densenet_bc_10_4", epochs=1, settings={"data.limit": 50})
     assert looks == [Path("runs", f"{NAME}-2"), Path("runs", f"{NAME}-3")]
     assert run.folder == looks[-1]
@@ -50,7 +49,7 @@ def test_no_place_for_runs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_link_that_leads_nowhere_is_no_free_place(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "gone")
-    assert runs.free_folder(tmp_path, "a") == tmp_path / "a-2"
+    assert run_folder.free_folder(tmp_path, "a") == tmp_path / "a-2"
 
 
 def test_how_to_go_on_has_the_place_of_the_images(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_after_a_restart_a_program_may_leave_out_what_it_had_finished(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "net"
     run.mkdir(parents=True)
-    engine_runs.note(run, "start", launch="abc/1/")
+    run_folder.note(run, "start", launch="abc/1/")
     (run / "config.yaml").touch()
     assert training._begun(run, "net", "abc/0/") == run
     assert training._begun(None, "net", "abc/1/") == Path("runs/net")

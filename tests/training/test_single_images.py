@@ -105,7 +105,7 @@ def test_a_run_of_an_older_version_keeps_its_batches_and_says_what_it_leaves_out
     for path in (folder / "config.yaml",):
         path.write_text(path.read_text().replace("join_last_image: true", "join_last_image: false"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.training.train._compare", lambda *_, **__: None)
+        patch.setattr("densekit.training.resume._compare", lambda *_, **__: None)
         densekit.resume(folder, epochs=2)
     assert run_folder.metrics(folder)[1]["step"] == 2 + 3
     assert "step 3 of epoch 2 is left out" in capsys.readouterr().err

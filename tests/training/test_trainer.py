@@ -19,10 +19,11 @@ from densekit.models import config_for
 from densekit.precision import repeatable
 from densekit.recipes import recipe_for
 from densekit.runs import run_folder
-from densekit.training import trainer
-from densekit.training.checkpoint import TrainState, save_checkpoint
+from densekit.training import run_checkpoints, trainer
+from densekit.training.checkpoint import save_checkpoint
 from densekit.training.schedule import learning_rate
 from densekit.training.signals import Stop
+from densekit.training.state import TrainState
 from tests.narrow import expect_type, not_none
 
 SMALL = {"data.limit": 200, "batch_size": 50}
@@ -79,7 +80,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seconds.append(state.progress.seconds)
         save_checkpoint(folder, state, *others)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", record)
+    monkeypatch.setattr(run_checkpoints, "save_checkpoint", record)
     return seconds
 
 

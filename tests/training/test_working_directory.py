@@ -39,7 +39,7 @@ def test_a_run_goes_on_from_any_directory(
     data: str, settings: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if data == "wds:shards":
-        from densekit.data_check.check import shard
+        from densekit.data.write_shards import shard
 
         shard("photos", "shards")
     run = densekit.train(data, model=NET, epochs=1, out="run", settings=SMALL | settings)
@@ -98,7 +98,7 @@ def test_the_leader_alone_reads_which_data_folder_was_given(place: Path, monkeyp
 def test_a_pattern_of_shards_works_in_a_directory_whose_name_looks_like_one(
     name: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from densekit.data_check.check import shard
+    from densekit.data.write_shards import shard
 
     shard("photos", place / name / "shards")
     monkeypatch.chdir(place / name)
@@ -169,7 +169,8 @@ def test_a_study_of_an_older_version_with_relative_paths_goes_on(place: Path) ->
 
 def test_paths_may_be_path_objects(place: Path) -> None:
     """Wherever a name of data or weights is taken."""
-    from densekit.data_check.check import check, shard
+    from densekit.data.write_shards import shard
+    from densekit.data_check.check import check
 
     photos = Path("photos")
     first = densekit.train(photos, model=NET, epochs=1, out=Path("first"), settings=SMALL)

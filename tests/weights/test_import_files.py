@@ -163,8 +163,9 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
 def test_the_limits_are_in_force(tmp_path: Path) -> None:
     code = f"""
 from densekit.weights.foreign import sandboxed_reader as child
+from densekit.weights.foreign import sandboxed_reader
 import resource, torch
-child.limit(1000)
+sandboxed_reader.limit(1000)
 print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_CORE)[0])
 try:
     bytearray({sandboxed_reader.room_for(1000)} * 3 + 2**30)

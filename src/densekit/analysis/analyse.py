@@ -8,24 +8,25 @@ from typing import Any
 from rich.console import Console
 
 from densekit import atomic, strict_json
-from densekit.analysis.activation_maps import require
 from densekit.analysis.connectivity import blocks_of
 from densekit.analysis.image_sample import Sample, draw
 from densekit.analysis.measure import affordable, run
 from densekit.analysis.measurements import PARTS, Analysis, Network, Request, as_dict
 from densekit.analysis.report_page import write_analysis
-from densekit.config import DenseNetConfig
+from densekit.attribution.grad_cam import require
+from densekit.config import DenseNetConfig, with_data_settings
 from densekit.data import Images
 from densekit.data import load as load_data
 from densekit.data.split import divide
 from densekit.default_dtype import float32_default
-from densekit.distributed.process_group import ALONE
 from densekit.errors import BadData, InvalidInput, UnknownName
-from densekit.evaluation.evaluate import config_of, expected_of, refuse_turned, with_classes_of, with_data_settings
+from densekit.evaluation.evaluate import config_of, expected_of, refuse_turned, with_classes_of
 from densekit.evaluation.held_out import is_own, to_measure
+from densekit.folders import data_folder
+from densekit.inference.load import load
 from densekit.models import ImageClassifier
-from densekit.terminal import Display
-from densekit.training.run import claim_folder, data_folder, display_of, load
+from densekit.runs.run_folder import claim_folder
+from densekit.terminal import Display, display_of
 from densekit.weights import pinned
 
 _IMAGES = {"cifar": 1_000, "imagenet": 64}
@@ -83,7 +84,7 @@ def analyse(
     if source is None and only and set(parts) != {"weights"}:
         raise InvalidInput(f"{model} does not say what it was trained on; name DATA, or choose --only weights")
     train = test = named = None
-    display = display_of(console, ALONE)
+    display = display_of(console)
     if source is not None and set(parts) != {"weights"}:
         if "maps" in parts:
             require()

@@ -6,7 +6,7 @@
 import torch
 from torch import Tensor
 
-from densekit.analysis.activation_maps import SIDE
+from densekit.attribution.grad_cam import SIDE
 from densekit.errors import InvalidInput
 from densekit.models import DenseNet, ImageClassifier
 from densekit.models.resnet import ResNet

@@ -8,7 +8,7 @@ import litserve as ls
 from fastapi import Request
 from torch import Tensor
 
-from densekit.bench.peer_servers import Network
+from densekit.bench.peer_network import Network
 
 _BATCH = 16
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from densekit import atomic, strict_json, threads
-from densekit.bench import peer_servers
+from densekit.bench import peer_network, peer_servers
 from densekit.bench.loading import write_photographs
 from densekit.bench.workload import network, settle
 from densekit.config import IMAGENET_MEAN, IMAGENET_STD, DenseNetConfig, Preprocessing
@@ -197,7 +197,7 @@ def _free_port() -> int:
 def _request(name: str, content: bytes) -> bytes:
     path, kind, body = "/predict", "image/jpeg", content
     if name == "densekit":
-        path = f"/v1/predict?top={peer_servers.TOP}"
+        path = f"/v1/predict?top={peer_network.TOP}"
     elif name == "litserve":
         kind, body = "application/json", strict_json.dumps({"image": base64.b64encode(content).decode()}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"

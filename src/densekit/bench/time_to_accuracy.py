@@ -19,17 +19,19 @@ from densekit import atomic, strict_json, threads
 from densekit.bench.backends import CannotTakePart, contenders
 from densekit.bench.workload import network
 from densekit.config import DenseNetConfig, Recipe
+from densekit.devices import placed
 from densekit.errors import BadData, InvalidInput
+from densekit.formatting import duration
 from densekit.models.cost import cost_of
 from densekit.recipes import recipe_for
 from densekit.report.plots import FAINT, INK, svg
 from densekit.runs.run_folder import environment
-from densekit.terminal import Display, duration
+from densekit.terminal import Display
 from densekit.training import allocator
-from densekit.training.checkpoint import TrainState
 from densekit.training.plan_selection import choose
-from densekit.training.setup import Prepared, placed, prepare
+from densekit.training.setup import Prepared, prepare
 from densekit.training.signals import catch_signals
+from densekit.training.state import TrainState
 from densekit.training.trainer import end_epoch, start, train_epoch
 
 FILE = "time-to-accuracy.json"

@@ -118,8 +118,8 @@ def _race(
 ) -> None:
     from densekit.bench.time_to_accuracy import FILE, Course, milestones, race
     from densekit.cli.output import console
-    from densekit.terminal import duration
-    from densekit.training.run import data_folder
+    from densekit.folders import data_folder
+    from densekit.formatting import duration
 
     default = Course()
     course = Course(

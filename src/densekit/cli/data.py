@@ -65,7 +65,7 @@ def shard(
     on the shards, in the same way as the original files.
     """
     from densekit.cli.output import console
-    from densekit.data_check.check import shard as write
+    from densekit.data.write_shards import shard as write
 
     counts = write(
         data,

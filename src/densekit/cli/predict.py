@@ -100,10 +100,9 @@ def predict(
 def _bar(images: int) -> Iterator["Taker"]:
     """Progress on standard error."""
     from densekit.cli.output import console
-    from densekit.distributed.process_group import ALONE
-    from densekit.training.run import display_of
+    from densekit.terminal import display_of
 
-    with display_of(console(), ALONE).counting("predicting", images) as advance:
+    with display_of(console()).counting("predicting", images) as advance:
         yield lambda image, outcome: advance(1)
 
 
@@ -176,7 +175,7 @@ def _read_by(settings: list[str] | None) -> "DataConfig":
     config = DataConfig(source="csv:")
     if not settings:
         return config
-    from densekit.evaluation.evaluate import with_data_settings
+    from densekit.config import with_data_settings
 
     given = parse(settings)
     for key in given:

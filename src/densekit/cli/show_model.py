@@ -80,6 +80,6 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _amount(macs: int) -> str:
-    from densekit.terminal import amount
+    from densekit.formatting import amount
 
     return amount(macs).strip() if macs else ""

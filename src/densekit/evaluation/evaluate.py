@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
-from densekit.config import DataConfig, describe, read_setting
+from densekit.config import DataConfig, with_data_settings
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import EncodedImages, FileImages, SkipList, groups_of, relabelled
@@ -20,14 +19,16 @@ from densekit.data.sources.registry import missing
 from densekit.data.together import SplitImages
 from densekit.default_dtype import float32_default
 from densekit.distributed.process_group import joined
-from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.errors import BadData, InvalidInput
 from densekit.evaluation.held_out import is_own, to_measure
 from densekit.evaluation.output_files import Read, check_out, keeping_scores, write_files
+from densekit.folders import data_folder
 from densekit.formatting import counted, listed
+from densekit.inference.load import load
 from densekit.metrics.evaluation_loop import evaluate as measure
 from densekit.metrics.intervals import with_intervals
 from densekit.metrics.task import Result, task_of
-from densekit.training.run import data_folder, display_of, load
+from densekit.terminal import display_of
 from densekit.weights import ModelCard, pinned
 
 
@@ -72,7 +73,7 @@ def evaluate(
         loaded, notes = with_classes_of(card, loaded, str(model))
         place = data_folder(data_dir)
         chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
-        images, display = chosen.images, display_of(console, world)
+        images, display = chosen.images, display_of(console, leads=world.leads)
         for note in (*notes, *chosen.notes, *without_images(chosen.split, images, card.classes, named)):
             display.say(note)
         if ten_crop and not isinstance(images, EncodedImages):
@@ -202,17 +203,3 @@ def _moved(labels: Tensor, at: Tensor, classes: int) -> Tensor:
     moved = torch.full((len(labels), classes), torch.nan)
     moved[:, at] = labels
     return moved
-
-
-def with_data_settings(config: DataConfig, settings: Mapping[str, Any]) -> DataConfig:
-    """`config` with dotted keys below `data.` replaced. Raises UnknownName or InvalidInput."""
-    known = {f"data.{key}" for key in DataConfig.model_fields}
-    for key in settings:
-        if key not in known:
-            raise UnknownName("setting of data", key, known)
-    fields = {key: key.removeprefix("data.") for key in settings}
-    values = {field: read_setting(DataConfig, field, key, settings[key]) for key, field in fields.items()}
-    try:
-        return DataConfig.model_validate(config.model_dump() | values)
-    except ValidationError as error:
-        raise InvalidInput(describe(error)) from error

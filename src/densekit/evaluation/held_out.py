@@ -24,7 +24,7 @@ from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.formatting import counted
 from densekit.inference.exported_network import is_exported
 from densekit.parsing import read_json
-from densekit.training.checkpoint import STATE_JSON
+from densekit.runs.run_folder import STATE_JSON
 from densekit.weights import ModelCard, image_hashes, model_folder
 from densekit.weights.image_hashes import Hashes
 

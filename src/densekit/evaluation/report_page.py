@@ -15,8 +15,8 @@ from densekit.metrics.task import Records, Result
 from densekit.report import pictures, plots
 from densekit.report.mistake_maps import with_maps
 from densekit.report.pictures import Measured
+from densekit.report.sections import KINDS, SPLITS
 from densekit.runs import run_folder
-from densekit.training.report_page import KINDS, SPLITS
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from densekit.export import parity, quantization_report, speed, triton, writers
 from densekit.export.network import Exported
 from densekit.export.parity_inputs import BATCH, Real, images_for, made_up
 from densekit.export.quantise import quantise
-from densekit.folders import expanded
+from densekit.folders import data_folder, expanded
 from densekit.inference.exported_network import ExportedNetwork, is_exported
 from densekit.inference.metadata import Passport
 from densekit.inference.runtimes import Opened, open_file
+from densekit.inference.triton_folder import model_file
 from densekit.metrics.evaluation_loop import evaluate
 from densekit.metrics.task import Records, task_of
 from densekit.models import ImageClassifier
-from densekit.training.run import data_folder
 from densekit.version import __version__
 from densekit.weights import ModelCard, model_folder, open_model
 from densekit.weights.redaction import without_paths
@@ -191,7 +191,7 @@ class _Export:
     def _write(self, name: str, onnx_file: Path, program: Any, passport: Passport) -> Path:
         path = self.folder / self.path_of(name)
         if name == "triton":
-            return triton.model_file(triton.write_repository(onnx_file, passport, self.name, path.parent))
+            return model_file(triton.write_repository(onnx_file, passport, self.name, path.parent))
         if name == "torch":
             writers.write_torch(program, passport, path)
         elif name == "openvino":

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densekit import strict_json
-from densekit.errors import BadWeights
 from densekit.inference.metadata import INPUTS, OUTPUT, Passport
+from densekit.inference.triton_folder import CONFIG
 
-CONFIG, LABELS = "config.pbtxt", "labels.txt"
+LABELS = "labels.txt"
 MAX_BATCH = 64
 DELAY = 2_000
 """Microseconds that a request may wait for others to share its batch: far less than a prediction takes."""
@@ -67,16 +67,6 @@ parameters [
 def model_name(name: str) -> str:
     """A name that a folder and a URL can have."""
     return re.sub(r"[^\w.-]+", "_", name)
-
-
-def model_file(folder: Path) -> Path:
-    """The ONNX file that Triton would serve: of the highest version. Raises BadWeights where there is none."""
-    versions = sorted(
-        (int(path.parent.name), path) for path in folder.glob("*/model.onnx") if path.parent.name.isdigit()
-    )
-    if not versions:
-        raise BadWeights(f"{folder} has a {CONFIG} but no 1/model.onnx; export it again")
-    return versions[-1][1]
 
 
 def _dims(shape: Sequence[int]) -> str:

@@ -18,9 +18,9 @@ from densekit.data.decoding.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.decoding.in_memory import ImageSource, check_several
 from densekit.data.image_files import find_images
 from densekit.data.loader import normalise, pixels_of
+from densekit.devices import device_named, placed
 from densekit.errors import BadImage, InvalidInput, check_positive
 from densekit.metrics.task import finite_rows, task_of
-from densekit.training.setup import device_named, placed
 from densekit.weights import ModelCard, open_model
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from densekit.config import describe
 from densekit.errors import BadWeights
-from densekit.export import triton
 from densekit.folders import expanded
+from densekit.inference import triton_folder
 from densekit.inference.metadata import Passport
 from densekit.inference.runtimes import OPENERS, Opened, open_file
 from densekit.weights import ModelCard
@@ -37,7 +37,7 @@ def is_exported(source: str | Path) -> bool:
     if is_address(source):  # a repository may be called net.onnx
         return False
     path = expanded(source)
-    return path.suffix.lower() in OPENERS or (path / triton.CONFIG).is_file() or _served_alone(path) is not None
+    return path.suffix.lower() in OPENERS or (path / triton_folder.CONFIG).is_file() or _served_alone(path) is not None
 
 
 def load_exported(source: str | Path, threads: int | None = None) -> tuple[ExportedNetwork, ModelCard]:
@@ -47,7 +47,7 @@ def load_exported(source: str | Path, threads: int | None = None) -> tuple[Expor
     """
     path = expanded(source)
     if path.is_dir():
-        path = triton.model_file(_served_alone(path) or path)
+        path = triton_folder.model_file(_served_alone(path) or path)
     opened = open_file(path, threads)
     passport = opened.passport(path)
     try:
@@ -59,5 +59,5 @@ def load_exported(source: str | Path, threads: int | None = None) -> tuple[Expor
 
 def _served_alone(path: Path) -> Path | None:
     """The only model of a Triton repository."""
-    found = sorted(path.glob(f"*/{triton.CONFIG}")) if path.is_dir() else []
+    found = sorted(path.glob(f"*/{triton_folder.CONFIG}")) if path.is_dir() else []
     return found[0].parent if len(found) == 1 else None

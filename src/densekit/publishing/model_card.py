@@ -15,11 +15,10 @@ import jinja2
 
 from densekit.data.sources.registry import short_name
 from densekit.folders import expanded
-from densekit.formatting import counted
+from densekit.formatting import counted, duration
 from densekit.models.cost import cost_of
 from densekit.report.single_label import wilson
 from densekit.runs import run_folder
-from densekit.terminal import duration
 from densekit.weights import ModelCard
 
 # Names of the Hub's own copies; which copy a run had is another question, so they are tags and no sources.

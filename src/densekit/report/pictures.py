@@ -3,18 +3,16 @@
 import base64
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jinja2
-import torch
 from PIL import Image
 from torch import Tensor
 
 from densekit.config import Preprocessing
 from densekit.data.decoding.dicom import Window
-from densekit.data.sets import ArrayImages, Images, label_names
-from densekit.errors import BadData, BadImage
-from densekit.training.setup import Prepared
+from densekit.data.sets import ArrayImages, Images
+from densekit.errors import BadImage
 
 MOST = 16
 """Pictures of one kind that a page shows."""
@@ -74,25 +72,6 @@ def mistakes(measured: Measured, answers: Iterable[tuple[int, str, str, float]])
             confidence=confidence,
             sample=sample,
         )
-
-
-def augmented(prepared: Prepared) -> list[Picture]:
-    """The first training images as the network met them in its first epoch."""
-    # The order and the random changes belong to the samples: a smaller batch holds the same images.
-    loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=MOST, workers=0)
-    try:
-        batch = next(loader.epoch(0), None)
-    except BadData:  # more files have become unreadable since: no reason to go without a report
-        batch = None
-    if batch is None:
-        return []
-    mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
-    pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    pictures = [from_pixels(x) for x in pixels]
-    return [
-        Picture(picture_uri(picture), max(picture.size) <= SMALL, name or "of no known class")
-        for picture, name in zip(pictures, label_names(batch.targets, prepared.data.classes, ", "), strict=True)
-    ]
 
 
 def image_of(

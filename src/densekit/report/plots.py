@@ -19,10 +19,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from densekit.config import Recipe
 from densekit.metrics.multi_label import MultiLabelRecords, MultiLabelResult
 from densekit.metrics.single_label import Result as SingleResult
-from densekit.training.schedule import learning_rate
 
 # Okabe and Ito 2008: told apart with any colour vision. One meaning each, on the whole page.
 TRAIN, VAL, RATE, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#33404d", "#d9dfe5"
@@ -39,7 +37,7 @@ MOST_NUMBERED = 30
 
 def loss_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
     """Loss on training and validation images by epoch; `kept` marks the epoch whose weights were chosen."""
-    figure, axes = _figure("Loss (lower is better)")
+    figure, axes = titled("Loss (lower is better)")
     _curves(axes, rows, "loss", kept)
     axes.set_ylim(bottom=0)
     return figure
@@ -47,35 +45,16 @@ def loss_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
 
 def accuracy_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
     """Share of right answers on training and validation images by epoch."""
-    figure, axes = _figure("Accuracy (higher is better)")
+    figure, axes = titled("Accuracy (higher is better)")
     _curves(axes, rows, "top1", kept)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
-def rate_curve(recipe: Recipe, stopped: int | None = None) -> Figure:
-    """The schedule as it was followed, between epochs too; dotted what was cut off by a stop after `stopped` epochs."""
-    figure, axes = _figure("Learning rate")
-    done = np.linspace(0, 1, 400, endpoint=False)
-    rates = np.array([learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done])
-    epochs = done * recipe.epochs
-    followed = epochs < (recipe.epochs if stopped is None else stopped)
-    if stopped is not None:
-        axes.plot(epochs, rates, color=RATE, lw=1.2, ls=":", label="not followed")
-    axes.plot(epochs[followed], rates[followed], color=RATE, lw=2, label="followed")
-    if stopped is not None:
-        axes.legend(frameon=False, labelcolor=INK)
-    axes.set_xlim(0, recipe.epochs)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("epoch")
-    return figure
-
-
 def auroc_curve(rows: Sequence[dict[str, Any]], kept: int | None) -> Figure:
     """Mean AUROC of the classes on validation images by epoch."""
-    figure, axes = _figure("AUROC (higher is better)")
+    figure, axes = titled("AUROC (higher is better)")
     _curves(axes, rows, "auroc", kept)
     axes.axhline(0.5, color=INK, lw=1, ls="--")  # of guessing
     axes.set_ylim(top=1.01)
@@ -208,7 +187,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
+def titled(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.0, 3.3), layout="constrained")
     axes = figure.add_subplot()
     plain(axes)

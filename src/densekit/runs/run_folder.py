@@ -31,6 +31,9 @@ from densekit.metrics.task import Result, document_of, result_from
 from densekit.parsing import JSON_BYTES, Malformed, parse_json, read_json, read_text, read_yaml
 from densekit.version import __version__
 
+STATE_JSON = "state.json"
+"""Beside the weights of a checkpoint: progress, and what the run must still be for an exact continuation."""
+
 _PATIENCE = 40.0  # seconds
 _BRIEFLY = 5.0
 
@@ -325,3 +328,30 @@ class _Echo:
 
     def write(self, text: str) -> str:
         return text
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or with a number where that exists."""
+    name = name.replace(":", "-")
+    taken = 1
+    while os.path.lexists(parent / (name if taken == 1 else f"{name}-{taken}")):  # also a link that leads nowhere
+        taken += 1
+    return parent / (name if taken == 1 else f"{name}-{taken}")
+
+
+def claim_folder(parent: Path, name: str) -> Path:
+    """A new folder `parent/name`, or with a number, of this process alone: another may look at the same moment.
+
+    Where none can be made, its path: who writes to it says what is wrong.
+    """
+    while True:
+        folder = free_folder(parent, name)
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            if os.path.lexists(folder):
+                continue
+        except OSError:
+            pass
+        return folder

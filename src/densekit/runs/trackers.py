@@ -10,13 +10,28 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from densekit.config import Recipe, flatten
 from densekit.metrics.task import Result
-from densekit.runs.tracking import Tracker
 
 _PROJECT = "densekit"
+
+
+class Tracker(Protocol):
+    """Shows one run. Any of its methods may raise anything."""
+
+    def start(self, run: Path, recipe: Recipe, known: str | None, epochs: int) -> str:
+        """Opens the run `known`, which has so many epochs, or a new one; its id."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """An epoch's metrics, as in metrics.jsonl."""
+
+    def result(self, result: Result, report: Path) -> None:
+        """What was measured at the end, and the page about it."""
+
+    def close(self, *, finished: bool) -> None:
+        """No more will come, for now or for ever."""
 
 
 class TensorBoard:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from densekit import atomic, strict_json
 from densekit.config import Recipe
@@ -19,28 +19,12 @@ from densekit.distributed.process_group import World
 from densekit.errors import InvalidInput
 from densekit.metrics.task import Result
 from densekit.runs import run_folder
-from densekit.terminal import Display
+from densekit.runs.trackers import TRACKERS, Tracker
 
 FILE = "trackers.json"
 """In the run folder: by tracker, the id of the run there, and the last epoch that it knows."""
 
 _PATIENCE = 60.0  # seconds at the end of a run, for what is still to be sent
-
-
-class Tracker(Protocol):
-    """Shows one run. Any of its methods may raise anything."""
-
-    def start(self, run: Path, recipe: Recipe, known: str | None, epochs: int) -> str:
-        """Opens the run `known`, which has so many epochs, or a new one; its id."""
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """An epoch's metrics, as in metrics.jsonl."""
-
-    def result(self, result: Result, report: Path) -> None:
-        """What was measured at the end, and the page about it."""
-
-    def close(self, *, finished: bool) -> None:
-        """No more will come, for now or for ever."""
 
 
 def require(names: Sequence[str]) -> None:
@@ -55,10 +39,10 @@ def require(names: Sequence[str]) -> None:
 class Tracking:
     """What training talks to. Without trackers, and on all processes but the leader, it does nothing."""
 
-    def __init__(self, run: Path, recipe: Recipe, display: Display, done: int, *, active: bool) -> None:
+    def __init__(self, run: Path, recipe: Recipe, say: Callable[[str], None], done: int, *, active: bool) -> None:
         self._run = run
         self._recipe = recipe
-        self._display = display
+        self._say = say
         self._known = _known(run)
         self._done = done
         self._rows = [row for row in run_folder.metrics(run) if row["epoch"] <= done]
@@ -91,14 +75,12 @@ class Tracking:
             self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             waiting, self._given_up = " and ".join(self._open), True
-            self._display.say(
+            self._say(
                 f"left alone, as {_PATIENCE:.0f} s were not enough to take all: {waiting}; the run has everything in "
                 f"{self._run / 'metrics.jsonl'}"
             )
 
     def _serve(self) -> None:
-        from densekit.runs.trackers import TRACKERS
-
         self._open = {name: TRACKERS[name]() for name in self._recipe.trackers}
         call: Callable[[str, Tracker], None] | None = self._begin
         while call is not None:
@@ -123,7 +105,7 @@ class Tracking:
             if self._given_up:
                 return
             reason = " ".join(str(error).split())[:200]
-            self._display.say(f"{name} fails and is left alone, training goes on: {type(error).__name__}: {reason}")
+            self._say(f"{name} fails and is left alone, training goes on: {type(error).__name__}: {reason}")
 
     def _remember(self, name: str, **facts: Any) -> None:
         self._known[name] = self._known.get(name, {}) | facts
@@ -131,9 +113,9 @@ class Tracking:
 
 
 @contextmanager
-def tracked(run: Path, recipe: Recipe, world: World, display: Display, done: int) -> Iterator[Tracking]:
+def tracked(run: Path, recipe: Recipe, world: World, say: Callable[[str], None], done: int) -> Iterator[Tracking]:
     """Tracks a run that has `done` epochs already."""
-    tracking = Tracking(run, recipe, display, done, active=world.leads)
+    tracking = Tracking(run, recipe, say, done, active=world.leads)
     try:
         yield tracking
     except BaseException:

@@ -23,11 +23,11 @@ from densekit.export.writers import program_of, write_onnx
 from densekit.inference import runtimes
 from densekit.inference.classifier import Classifier
 from densekit.inference.exported_network import ExportedNetwork, is_exported, load_exported
+from densekit.inference.load import load
 from densekit.inference.metadata import Passport
 from densekit.inference.runtimes import Opened, Run
 from densekit.optional_packages import need
 from densekit.threads import cores
-from densekit.training.run import load
 from densekit.weights import model_folder, open_model, read_card
 
 NAMES = ("torch", "onnxruntime", "openvino")

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.analysis.activation_maps import SIDE
 from densekit.analysis.decision import Decision, decide, has_maps, has_reuse
+from densekit.attribution.grad_cam import SIDE
 from densekit.data.resize_crop import region
 from densekit.inference.classifier import Classifier, not_finite
 from densekit.metrics.task import finite_rows

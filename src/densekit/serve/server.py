@@ -16,6 +16,7 @@ import uvloop
 from densekit.errors import Interrupted
 from densekit.formatting import counted
 from densekit.inference.classifier import Classifier
+from densekit.inference.load import load
 from densekit.serve import address
 from densekit.serve.app import create_app
 from densekit.serve.limits import Limits
@@ -24,7 +25,6 @@ from densekit.serve.prometheus import Metrics
 from densekit.serve.protocol import protocol_with
 from densekit.serve.tempdir import copied, scratch
 from densekit.serve.worker_pool import Crew
-from densekit.training.run import load
 
 _LOOPBACK = ("127.", "localhost", "::1")
 

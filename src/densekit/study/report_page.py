@@ -7,13 +7,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from densekit import atomic
+from densekit.formatting import amount, duration
 from densekit.report.pictures import template, uri
 from densekit.report.plots import png, svg
 from densekit.study import figures as draw
 from densekit.study.definition import FILE
 from densekit.study.results import Findings
 from densekit.study.statistics import Comparison, Summary
-from densekit.terminal import amount, duration
 from densekit.version import __version__
 
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from densekit import atomic, strict_json
 from densekit.config import Recipe, flatten, with_settings
-from densekit.distributed.process_group import ALONE
 from densekit.errors import BadData, InvalidInput
 from densekit.evaluation.evaluate import evaluate
 from densekit.metrics.task import document_of
@@ -20,8 +19,8 @@ from densekit.study.ledger import Cell, cell_for
 from densekit.study.results import Findings
 from densekit.study.statistics import summarise
 from densekit.study.study import Execution, carry_on
+from densekit.terminal import display_of
 from densekit.training.resume_check import differences
-from densekit.training.run import display_of
 from densekit.version import __version__
 
 _TEN_CROP = "ten_crop.json"
@@ -56,7 +55,7 @@ def reproduce(
     study, changes = _study(cell, options)
     assert cell.training is not None
     folder = Path(out) if out else Path("runs", "reproduce", cell.training.replace("/", "-").replace(":", "-"))
-    done = carry_on(study, folder, execution, display_of(console, ALONE))
+    done = carry_on(study, folder, execution, display_of(console))
     if done.found is None:
         return None
     found = done.found

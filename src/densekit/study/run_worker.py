@@ -15,7 +15,8 @@ from densekit import strict_json
 from densekit.config import recipe_from
 from densekit.errors import DensekitError, Interrupted
 from densekit.terminal import Log
-from densekit.training.train import resume, train_recipe
+from densekit.training.resume import resume
+from densekit.training.train import train_recipe
 
 
 def carry_out(job: dict[str, Any]) -> None:

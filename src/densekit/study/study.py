@@ -12,9 +12,9 @@ from rich.console import Console
 
 from densekit import atomic, strict_json, threads
 from densekit.config import Recipe
-from densekit.distributed.process_group import ALONE
 from densekit.errors import BadData, DensekitError, Diverged, InvalidInput, UnknownName
-from densekit.formatting import counted
+from densekit.folders import data_folder
+from densekit.formatting import amount, counted, duration
 from densekit.models.cost import Cost, cost_of
 from densekit.runs import run_folder
 from densekit.study import slurm
@@ -24,9 +24,8 @@ from densekit.study.grid import Options, lay_out, read_grid, with_options
 from densekit.study.report_page import write_study
 from densekit.study.results import Findings, gather
 from densekit.study.scheduler import Job, Outcome, carry_out
-from densekit.terminal import Display, amount, duration
+from densekit.terminal import Display, display_of
 from densekit.training.plan_selection import choose, speed
-from densekit.training.run import data_folder, display_of
 from densekit.training.run_estimate import forecast_of
 from densekit.training.setup import prepare
 
@@ -80,7 +79,7 @@ def study(
     """
     execution = execution or Execution()
     folder, laid_out = _begin(name, out, options or Options())
-    return carry_on(laid_out, folder, execution, display_of(console, ALONE))
+    return carry_on(laid_out, folder, execution, display_of(console))
 
 
 def _begin(name: str | Path, out: str | Path | None, options: Options) -> tuple[Path, Study]:

@@ -8,7 +8,7 @@ from densekit.config import Recipe
 from densekit.data.native_size import NativeSize
 from densekit.data.prepare import FOLDER_SIZE
 from densekit.errors import InvalidInput
-from densekit.terminal import amount, duration
+from densekit.formatting import amount, duration
 from densekit.training.run_estimate import Forecast
 
 Ask = Callable[[str], bool]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from densekit.folders import data_folder
 from densekit.models import create_model
 from densekit.ops.native.library import library
 from densekit.runs import run_folder
-from densekit.training.run import data_folder
 
 _EXTRAS = (
     *("timm", "h5py", "pydicom", "datasets", "captum", "onnx", "onnxruntime", "openvino"),

@@ -8,7 +8,7 @@ from typing import Any
 from densekit.config import Recipe
 from densekit.distributed.process_group import ALONE, World
 from densekit.formatting import counted
-from densekit.training.checkpoint import Progress
+from densekit.training.state import Progress
 
 NAMES = {"loss": "validation loss", "top1": "validation accuracy", "auroc": "validation AUROC"}
 

@@ -11,6 +11,7 @@ from densekit.config import ModelConfig, PeerConfig, Recipe, with_settings
 from densekit.data import DataSet, Images
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
+from densekit.devices import device_named
 from densekit.errors import BadData, InvalidInput
 from densekit.formatting import counted
 from densekit.models import config_for
@@ -19,7 +20,7 @@ from densekit.models.names import IMAGENET
 from densekit.recipes import recipe_for
 from densekit.training.leakage import trained_on
 from densekit.training.plan_selection import total_memory
-from densekit.training.setup import Phase, device_named
+from densekit.training.setup import Phase
 from densekit.weights.folder import read_card
 from densekit.weights.resolve import located_model, model_folder, shipped_names
 from densekit.weights.torchvision_files import downloaded, torchvision_names, weights_file

@@ -12,12 +12,13 @@ from densekit import threads
 from densekit.config import EmaConfig
 from densekit.default_dtype import float32_default
 from densekit.distributed.process_group import joined
+from densekit.folders import data_folder
 from densekit.models.cost import cost_of
+from densekit.terminal import display_of
+from densekit.training.compose import requested
 from densekit.training.lr_figure import check_figure_path, write_lr_figure
 from densekit.training.lr_range_test import RateCurve, rate_curve
 from densekit.training.request import command_of, prepare_run
-from densekit.training.run import data_folder, display_of
-from densekit.training.train import requested
 
 
 @float32_default()
@@ -82,7 +83,7 @@ def find_lr(
     if out is not None:
         check_figure_path(Path(out))
     with joined() as world, torch.random.fork_rng():
-        display = display_of(console, world)
+        display = display_of(console, leads=world.leads)
         prepared, decisions = prepare_run(composed, request, data_folder(data_dir), world, display)
         # The average of the weights is not needed.
         prepared = replace(prepared, recipe=prepared.recipe.model_copy(update={"ema": EmaConfig()}))

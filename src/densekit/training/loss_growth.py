@@ -2,9 +2,9 @@
 
 import torch
 
-from densekit.training.checkpoint import Progress
 from densekit.training.nonfinite import Fault
 from densekit.training.setup import Prepared
+from densekit.training.state import Progress
 
 STEPS = 10
 """So many steps one after the other have to be above the limit: one batch may be an odd one."""

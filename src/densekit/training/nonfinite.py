@@ -17,9 +17,9 @@ from densekit.errors import Diverged
 from densekit.formatting import counted, listed
 from densekit.precision import autocast
 from densekit.runs import run_folder
-from densekit.training.checkpoint import Progress, TrainState
 from densekit.training.rng import reseed
 from densekit.training.setup import Prepared
+from densekit.training.state import Progress, TrainState
 from densekit.training.step import Outcome, inputs
 
 FILE = "diverged.json"

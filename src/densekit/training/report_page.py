@@ -2,28 +2,31 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
 from densekit import atomic
-from densekit.data.sets import ArrayImages, Images, groups_of
+from densekit.config import Recipe
+from densekit.data.sets import ArrayImages, Images, groups_of, label_names
 from densekit.data.sources.registry import short_name
-from densekit.errors import BadWeights
-from densekit.formatting import printable
+from densekit.errors import BadData, BadWeights
+from densekit.formatting import duration, printable
 from densekit.metrics.task import Records, Result, no_better
-from densekit.report import multi_label, pictures, plots, single_label
+from densekit.report import pictures, plots
 from densekit.report.mistake_maps import with_maps
+from densekit.report.sections import KINDS, SPLITS
 from densekit.runs import run_folder
-from densekit.terminal import duration
 from densekit.training.early_stopping import EarlyStop
+from densekit.training.schedule import learning_rate
 from densekit.training.setup import Prepared
 from densekit.weights import load_model
 from densekit.weights.resolve import run_checkpoint
-
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
-
-# Each has figures and facts of its own kind of result, and the template that shows them.
-KINDS: dict[str, Any] = {"single-label": single_label, "multi-label": multi_label}
 
 
 def write_report(run: Path, prepared: Prepared, result: Result, records: Records) -> Path:
@@ -33,9 +36,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
     """
     rows, kind = run_folder.metrics(run), KINDS[prepared.task.kind]
     drawn = dict(kind.figures(rows, kept_epoch(rows, prepared), result, records))
-    drawn["learning_rate"] = plots.rate_curve(
-        prepared.recipe, result.early_stop["epoch"] if result.early_stop else None
-    )
+    drawn["learning_rate"] = _rate_curve(prepared.recipe, result.early_stop["epoch"] if result.early_stop else None)
     figures = {name: plots.svg(figure) for name, figure in drawn.items()}
     (run / "plots").mkdir(exist_ok=True)
     for name, drawing in figures.items():
@@ -58,7 +59,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
         splits=[_split(name, images, result.split) for name, images in _in_order(prepared)],
         selection=selection_in_words(rows, prepared, result),
         about_curves=_about_curves(rows, prepared),
-        batch=pictures.augmented(prepared),
+        batch=_augmented(prepared),
         skipped=[(printable(path), error.code, str(error)) for path, error in prepared.data.skipped.files.items()],
         trained_for=duration(rows[-1]["seconds"]) if rows else None,
         config=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -169,3 +170,43 @@ def _about_curves(rows: Sequence[dict[str, Any]], prepared: Prepared) -> list[st
             "may stay above the validation loss, which has none."
         )
     return words
+
+
+def _augmented(prepared: Prepared) -> list[pictures.Picture]:
+    """The first training images as the network met them in its first epoch."""
+    # The order and the random changes belong to the samples: a smaller batch holds the same images.
+    loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=pictures.MOST, workers=0)
+    try:
+        batch = next(loader.epoch(0), None)
+    except BadData:  # more files have become unreadable since: no reason to go without a report
+        batch = None
+    if batch is None:
+        return []
+    mean, std = (torch.tensor(v)[:, None, None] for v in (prepared.preprocessing.mean, prepared.preprocessing.std))
+    pixels = (batch.images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    shown = [pictures.from_pixels(x) for x in pixels]
+    return [
+        pictures.Picture(
+            pictures.picture_uri(picture), max(picture.size) <= pictures.SMALL, name or "of no known class"
+        )
+        for picture, name in zip(shown, label_names(batch.targets, prepared.data.classes, ", "), strict=True)
+    ]
+
+
+def _rate_curve(recipe: Recipe, stopped: int | None = None) -> Figure:
+    """The schedule as it was followed, between epochs too; dotted what was cut off by a stop after `stopped` epochs."""
+    figure, axes = plots.titled("Learning rate")
+    done = np.linspace(0, 1, 400, endpoint=False)
+    rates = np.array([learning_rate(recipe.schedule, recipe.optimizer.lr, t) for t in done])
+    epochs = done * recipe.epochs
+    followed = epochs < (recipe.epochs if stopped is None else stopped)
+    if stopped is not None:
+        axes.plot(epochs, rates, color=plots.RATE, lw=1.2, ls=":", label="not followed")
+    axes.plot(epochs[followed], rates[followed], color=plots.RATE, lw=2, label="followed")
+    if stopped is not None:
+        axes.legend(frameon=False, labelcolor=plots.INK)
+    axes.set_xlim(0, recipe.epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch")
+    return figure

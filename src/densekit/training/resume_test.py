@@ -15,10 +15,10 @@ from rich.console import Console
 
 from densekit.config import with_settings
 from densekit.errors import BadData, Interrupted, ProofFailed
+from densekit.folders import data_folder
 from densekit.runs import run_folder
 from densekit.training.checkpoint import read_checkpoint
-from densekit.training.run import data_folder
-from densekit.training.train import resume_until
+from densekit.training.resume import resume_until
 
 _STEPS = 6
 _PATIENCE = 600.0  # seconds for these few steps

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from densekit.config import Recipe
+from densekit.formatting import amount, counted, duration
 from densekit.models.cost import Cost
 from densekit.training.plan_selection import Choice
 from densekit.training.setup import Prepared
@@ -35,6 +36,34 @@ class Forecast:
     """What a person should know about how the data were read, such as images that are not used."""
     decided: tuple[tuple[str, str], ...] = ()
     """What the user left open: its name, and its value with the reason."""
+
+    def rows(self) -> dict[str, str]:
+        """A name and a value for each line that people are shown before training."""
+        channels, height, width = self.input
+        classes = counted(self.classes, "class", "classes")
+        rows = dict(self.decided)
+        rows["images"] = ", ".join(f"{count:,} {name}" for name, count in self.images.items())
+        if self.remarks:
+            rows["note"] = "; ".join(self.remarks)
+        if self.columns:
+            rows["columns"] = self.columns
+        rows |= {
+            "input": f"{height} x {width}, {counted(channels, 'channel')}; {classes}",
+            "network": f"{self.parameters:,} parameters, {amount(self.macs)} MACs an image",
+        }
+        if self.start is not None:
+            rows["start"] = self.start if self.new else f"{self.start}, head included"
+        if self.new:
+            rows["new head"] = ", ".join(self.new)
+        if self.adapted:
+            rows["adapted"] = "; ".join(self.adapted)
+        if self.plan_reason:
+            rows["plan"] = f"{self.plan}; {self.plan_reason} (measured)"
+        rows |= {
+            "time": f"about {duration(max(1, self.seconds))} for {counted(self.steps, 'step')} (predicted)",
+            "memory": f"about {amount(self.memory_bytes)}B for weights and activations (predicted)",
+        }
+        return rows
 
 
 def memory_bytes(recipe: Recipe, cost: Cost, activations: int) -> int:

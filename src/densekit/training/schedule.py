@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 
-from densekit.config import ScheduleConfig
+from densekit.config import Recipe, ScheduleConfig
+from densekit.training.setup import Prepared
+from densekit.training.state import Progress
 
 
 def learning_rate(config: ScheduleConfig, lr: float, progress: float) -> float:
@@ -38,3 +40,15 @@ _SHAPES: dict[str, Callable[[ScheduleConfig, float], float]] = {
     "one_cycle": _one_cycle,
     "cosine": _warm_cosine,
 }
+
+
+def rate_at(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
+    """The learning rate after a share of the epoch that `progress` stands in, lowered by its rollbacks."""
+    share = (progress.epoch + of_epoch) / recipe.epochs
+    return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
+
+
+def last_rate(prepared: Prepared, progress: Progress) -> float:
+    """The learning rate of the last step, or of the first step if none was made."""
+    steps = len(prepared.loader("train", prepared.recipe.augment))
+    return rate_at(prepared.recipe, progress, max(0, progress.step_in_epoch - 1) / steps)

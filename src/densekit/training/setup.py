@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
 
 from densekit.config import AugmentConfig, Preprocessing, Recipe
 from densekit.data import DataSet, Loader, load
@@ -16,6 +15,7 @@ from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import check_learnable, kept_hashes
 from densekit.data.sources.registry import located, short_name
 from densekit.data.split import divide
+from densekit.devices import device_named, placed
 from densekit.distributed.process_group import ALONE, World
 from densekit.errors import BadData, InvalidInput
 from densekit.metrics.task import Task, task_for
@@ -27,7 +27,6 @@ from densekit.weights.resolve import located_model
 
 _LARGEST_SEED = 2**32 - 1
 
-Network = TypeVar("Network", bound=nn.Module)
 Phase = Callable[[str], AbstractContextManager[Any]]
 """What shows, while it lasts, what is done and takes a while."""
 
@@ -170,23 +169,3 @@ def _require_two_images(recipe: Recipe, world: World) -> None:
             f"batch_size={recipe.batch_size} gives batch norm one image, and the last maps of {recipe.model.name} at "
             f"{height}x{width} are one pixel: it needs two values; raise batch_size, or the image size"
         )
-
-
-def device_named(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is this process's CUDA device, else the CPU. Raises InvalidInput for what this machine has not."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise InvalidInput(f"device '{name}' cannot be used; this machine has {', '.join(here)}, or auto") from error
-    return device
-
-
-def placed(model: Network, device: torch.device) -> Network:
-    """On its device, in channels_last: the faster layout for convolutions on CPUs and tensor cores."""
-    return model.to(device).to(memory_format=torch.channels_last)

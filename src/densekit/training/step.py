@@ -17,10 +17,10 @@ from densekit.data.sets import SkipList
 from densekit.distributed.process_group import World
 from densekit.models.cost import needs_two_images
 from densekit.precision import autocast
-from densekit.training.checkpoint import TrainState
 from densekit.training.optimizer import set_rate
 from densekit.training.rng import reseed
 from densekit.training.setup import Prepared
+from densekit.training.state import TrainState
 
 
 def share_failures(batch: Batch, skipped: SkipList, world: World) -> list[int]:

@@ -23,36 +23,26 @@ from densekit.metrics.task import Records, Result
 from densekit.precision import scaler_for
 from densekit.runs import run_folder
 from densekit.runs.tracking import Tracking
-from densekit.terminal import Display
 from densekit.training import allocator, loss_growth
-from densekit.training.checkpoint import (
-    Checkpoint,
-    Progress,
-    Totals,
-    TrainState,
-    read_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from densekit.training.callbacks import TrainingCallback
+from densekit.training.checkpoint import Checkpoint, read_checkpoint, restore_checkpoint
 from densekit.training.early_stopping import early_stop
 from densekit.training.ema import average_of
-from densekit.training.nonfinite import diverged, fault_of_outputs, fault_of_step, fault_of_weights
+from densekit.training.nonfinite import diverged, fault_of_outputs, fault_of_step
 from densekit.training.optimizer import optimizer_for
-from densekit.training.resume_check import made_by
-from densekit.training.schedule import learning_rate
+from densekit.training.run_checkpoints import VALIDATED, card_for, require_finite, save, save_unvalidated
+from densekit.training.schedule import last_rate, rate_at
 from densekit.training.setup import Prepared
 from densekit.training.signals import Stop, catch_signals
+from densekit.training.state import Progress, Totals, TrainState
 from densekit.training.step import is_whole, pieces_of, share_failures, train_step
-from densekit.weights import ModelCard, read_card
-
-VALIDATED = "validated"
-"""Below checkpoints/, the last good checkpoint: during a validation, and while the loss is above its limit."""
+from densekit.weights import read_card
 
 
 def fit(
     prepared: Prepared,
     run: Path,
-    display: Display,
+    callback: TrainingCallback,
     *,
     checkpoint: Checkpoint | None = None,
     until: int | None = None,
@@ -74,19 +64,19 @@ def fit(
         save(state, prepared, run)  # from its first moment a run can be resumed, and go back
     progress = state.progress
     steps = len(prepared.loader("train", recipe.augment))
-    with _acknowledged(display), catch_signals(until) as stop, display.training(recipe.epochs, steps, progress.step):
+    with _acknowledged(callback), catch_signals(until) as stop, callback.training(recipe.epochs, steps, progress.step):
         if stop.reached(progress.step):
             raise _interrupted(stop, run)
         while _goes_on(state.progress, prepared):
             try:
                 # What is kept has holes; the plan for scarce memory is better off with page faults.
                 with nullcontext() if recipe.plan == "checkpoint" else allocator.kept():
-                    train_epoch(state, prepared, run, display, stop)
-                row = end_epoch(state, prepared, run, display, stop)
+                    train_epoch(state, prepared, run, callback, stop)
+                row = end_epoch(state, prepared, run, callback, stop)
             except Diverged as error:
-                roll_back(state, prepared, run, display, error)
+                roll_back(state, prepared, run, callback, error)
                 continue
-            display.epoch(row)
+            callback.epoch(row)
             with run_folder.writing(run):
                 if world.leads:
                     run_folder.append_row(run, row)
@@ -100,10 +90,10 @@ def fit(
     stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
     if stopped is not None:
         hint = "" if recipe.select == "best" else "; --set select=best keeps the weights of the best epoch instead"
-        display.say(stopped.words() + hint)
+        callback.say(stopped.words() + hint)
         if world.leads:
             run_folder.note(run, "early stop", **asdict(stopped))
-    result, records = report(state, prepared, run, display)
+    result, records = report(state, prepared, run, callback)
     return replace(result, early_stop=None if stopped is None else asdict(stopped)), records
 
 
@@ -115,9 +105,9 @@ def _goes_on(progress: Progress, prepared: Prepared) -> bool:
     return early_stop(recipe, progress, prepared.task.metric, prepared.world) is None
 
 
-def _acknowledged(display: Display) -> AbstractContextManager[None]:
+def _acknowledged(callback: TrainingCallback) -> AbstractContextManager[None]:
     line = "ctrl-C: stopping after this step, whose state is saved (press it again to stop at once)"
-    return signal_watch.acknowledged_by(lambda: display.say(line))
+    return signal_watch.acknowledged_by(lambda: callback.say(line))
 
 
 def start(prepared: Prepared) -> TrainState:
@@ -137,7 +127,7 @@ def start(prepared: Prepared) -> TrainState:
     return TrainState(model, network, optimizer_for(model, recipe.optimizer), average, scaler, Progress())
 
 
-def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> None:
+def train_epoch(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, stop: Stop) -> None:
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
     recipe, progress, world = prepared.recipe, state.progress, prepared.world
     loader = prepared.loader("train", recipe.augment)
@@ -146,11 +136,11 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
     state.model.train()
     with loader.reading(progress.epoch, skip=progress.step_in_epoch) as batches:
         for batch in batches:
-            rate = _rate(recipe, progress, progress.step_in_epoch / len(loader))
+            rate = rate_at(recipe, progress, progress.step_in_epoch / len(loader))
             counts = share_failures(batch, prepared.data.skipped, world)
             pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
             if min(counts) and not pieces:
-                display.say(
+                callback.say(
                     f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, "
                     "and batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
                 )
@@ -165,7 +155,14 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
                 now = time.monotonic()
                 progress.seconds += now - counted_to
                 counted_to = now
-                display.step(progress, count, rate)
+                callback.step(
+                    epoch=progress.epoch + 1,
+                    step=progress.step,
+                    images=count,
+                    accuracy=progress.totals.correct / progress.totals.count,
+                    loss=progress.totals.loss / progress.totals.count,
+                    rate=rate,
+                )
             progress.step += 1
             progress.step_in_epoch += 1
             told, due = agreed(stop, world, due=_due(recipe, progress, saved_at))
@@ -177,7 +174,7 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, display: Displ
                 raise _interrupted(stop, run)
 
 
-def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display, error: Diverged) -> None:
+def roll_back(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, error: Diverged) -> None:
     """To the last checkpoint, and on at a lower learning rate. Raises `error` if that was done often enough."""
     done, validated = state.progress.rollbacks, run / "checkpoints" / VALIDATED
     if done >= prepared.recipe.divergence.rollbacks:
@@ -189,7 +186,7 @@ def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display
     state.progress.rollbacks = done + 1
     if folder == validated:
         save(state, prepared, run)
-    display.say(
+    callback.say(
         f"{error}. Going back to step {state.progress.step}, with {prepared.recipe.divergence.factor:g} of the rate "
         f"({done + 1} of {prepared.recipe.divergence.rollbacks} times)"
     )
@@ -197,7 +194,9 @@ def roll_back(state: TrainState, prepared: Prepared, run: Path, display: Display
         run_folder.note(run, "rollback", step=state.progress.step, reason=str(error))
 
 
-def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display, stop: Stop) -> dict[str, Any]:
+def end_epoch(
+    state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, stop: Stop
+) -> dict[str, Any]:
     """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch.
 
     Raises Diverged where the weights, or the outputs for the validation images, are not finite.
@@ -207,7 +206,7 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
-        "lr": _rate(recipe, progress, 1 - 1 / len(prepared.loader("train", recipe.augment))),
+        "lr": rate_at(recipe, progress, 1 - 1 / len(prepared.loader("train", recipe.augment))),
         "train_loss": totals.loss / max(1, totals.count),
         f"train_{prepared.task.hit}": totals.correct / max(1, totals.count),
         "seconds": progress.seconds,
@@ -218,11 +217,11 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
             # They cannot stop in the middle of a validation: torchrun might not wait for it.
             save_unvalidated(state, prepared, run)
         try:
-            result, _ = evaluate_split(state, prepared, run, "val", display, stop)
+            result, _ = evaluate_split(state, prepared, run, "val", callback, stop)
         except Interrupted:
             save_unvalidated(state, prepared, run)  # at the end of the epoch's steps: it will be validated then
             raise _interrupted(stop, run) from None
-        _check_growth(state, prepared, run, display, result.loss)
+        _check_growth(state, prepared, run, callback, result.loss)
         row |= {f"val_{name}": value for name, value in result.epoch_row().items() if value is not None}
         progress.val_losses.append(result.loss)
         progress.val_scores.append(result.score)
@@ -237,19 +236,21 @@ def end_epoch(state: TrainState, prepared: Prepared, run: Path, display: Display
     return row
 
 
-def _check_growth(state: TrainState, prepared: Prepared, run: Path, display: Display, loss: float | None) -> None:
+def _check_growth(
+    state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, loss: float | None
+) -> None:
     """Raises Diverged for a validation loss that has grown too far, if training may go back; else says so."""
     progress = state.progress
-    fault = loss_growth.after_validation(progress, prepared, loss, _last_rate(prepared, progress))
+    fault = loss_growth.after_validation(progress, prepared, loss, last_rate(prepared, progress))
     if fault is None:
         return
     if progress.rollbacks < prepared.recipe.divergence.rollbacks:
         raise diverged(run, prepared, fault)
-    display.say(f"the {fault.what} {fault.place}: lower the rate with --set optimizer.lr")
+    callback.say(f"the {fault.what} {fault.place}: lower the rate with --set optimizer.lr")
 
 
 def evaluate_split(
-    state: TrainState, prepared: Prepared, run: Path, split: str, display: Display, stop: Stop | None = None
+    state: TrainState, prepared: Prepared, run: Path, split: str, callback: TrainingCallback, stop: Stop | None = None
 ) -> tuple[Result, Records]:
     """Metrics of the kept weights on a split.
 
@@ -257,7 +258,7 @@ def evaluate_split(
     """
     loader = prepared.loader(split)
     prepared.world.spread(state.result_model.buffers())  # where each process has its own statistics
-    with display.evaluating(split, len(loader.images)) as advance:
+    with callback.evaluating(split, len(loader.images)) as advance:
 
         def count(images: int) -> None:
             if stop is not None and stop.signal_number and prepared.world.size == 1:
@@ -276,21 +277,21 @@ def evaluate_split(
                 precision=prepared.recipe.precision,
             )
         except NotFinite as error:
-            fault = fault_of_outputs(state.progress, split, error.images, _last_rate(prepared, state.progress))
+            fault = fault_of_outputs(state.progress, split, error.images, last_rate(prepared, state.progress))
             raise diverged(run, prepared, fault) from error
 
 
-def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -> tuple[Result, Records]:
+def report(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback) -> tuple[Result, Records]:
     """The result: the test split if there is one, measured once, on weights that it never chose."""
     chosen = "best" if prepared.recipe.select == "best" else "last"
     folder = run / "checkpoints" / chosen
     if chosen == "best":
         restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
     if "val" in prepared.data.splits:
-        task = prepared.task.decided(lambda: evaluate_split(state, prepared, run, "val", display)[1])
+        task = prepared.task.decided(lambda: evaluate_split(state, prepared, run, "val", callback)[1])
         prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
-    result, rows = evaluate_split(state, prepared, run, split, display)
+    result, rows = evaluate_split(state, prepared, run, split, callback)
     result = with_intervals(result, rows, groups_of(prepared.data.splits[split]))
     if prepared.world.leads:
         metrics = {"split": split, **result.headline(), **result.intervals()}
@@ -303,89 +304,6 @@ def report(state: TrainState, prepared: Prepared, run: Path, display: Display) -
             if isinstance(rows, MultiLabelRecords):
                 run_folder.write_predictions(run, prepared.data.splits[split], prepared.data.classes, rows)
     return result, rows
-
-
-def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -> None:
-    """The leader writes, for all: what it has, all have. Where training may be diverging, as `save_unvalidated`.
-
-    Raises, on all, Diverged for a state that is not finite, which replaces no checkpoint, and BadData where the disk is
-    full.
-    """
-    if name == "last" and state.progress.doubtful:
-        save_unvalidated(state, prepared, run)
-        return
-    require_finite(state, prepared, run)
-    _write(state, prepared, run, name)
-    if prepared.world.leads and name == "last":
-        shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
-
-
-def save_unvalidated(state: TrainState, prepared: Prepared, run: Path) -> None:
-    """Saves what may lead to a rollback; where one is left, keeps the last good checkpoint, to go back to."""
-    last, validated = run / "checkpoints" / "last", run / "checkpoints" / VALIDATED
-    require_finite(state, prepared, run)
-
-    def keep() -> None:
-        if not validated.exists():
-            with run_folder.writing(run), atomic.new_folder(validated) as fresh:
-                shutil.copytree(last, fresh, dirs_exist_ok=True)
-
-    if state.progress.rollbacks < prepared.recipe.divergence.rollbacks:
-        prepared.world.from_leader(keep)
-    _write(state, prepared, run, "last")
-
-
-def _write(state: TrainState, prepared: Prepared, run: Path, name: str) -> None:
-    def write() -> None:
-        with run_folder.writing(run):
-            card = card_for(prepared, state.progress)
-            skipped, hashes = prepared.data.skipped, prepared.hashes
-            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), skipped, hashes)
-
-    prepared.world.from_leader(write)
-
-
-def require_finite(state: TrainState, prepared: Prepared, run: Path) -> None:
-    """Raises Diverged, on all processes, where the leader's state is not finite: it is what a checkpoint holds."""
-    tensors = prepared.world.from_leader(state.not_finite)
-    if tensors:
-        fault = fault_of_weights(state.progress, tensors, _last_rate(prepared, state.progress))
-        raise diverged(run, prepared, fault)
-
-
-def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
-    """What stands beside the weights: enough to use them, and to know where they come from."""
-    environment = run_folder.environment()
-    return ModelCard(
-        model=prepared.recipe.model,
-        classes=prepared.data.classes,
-        preprocessing=prepared.preprocessing,
-        task=prepared.task.kind,
-        thresholds=prepared.task.thresholds,
-        data=prepared.recipe.data,
-        provenance={
-            "recipe": prepared.recipe.name,
-            "init": prepared.recipe.init,
-            "seed": prepared.recipe.seed,
-            "epochs": progress.epoch,
-            "step": progress.step,
-            "training_images": len(prepared.data.splits["train"]),
-            "seconds": round(progress.seconds, 1),
-            "processes": prepared.world.size,
-            **{key: environment[key] for key in ("command", "densekit", "torch", "processor", "threads")},
-        },
-    )
-
-
-def _rate(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
-    share = (progress.epoch + of_epoch) / recipe.epochs
-    return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
-
-
-def _last_rate(prepared: Prepared, progress: Progress) -> float:
-    """The learning rate of the last step, or of the first step if none was made."""
-    steps = len(prepared.loader("train", prepared.recipe.augment))
-    return _rate(prepared.recipe, progress, max(0, progress.step_in_epoch - 1) / steps)
 
 
 def agreed(stop: Stop, world: World, *, due: bool = False) -> tuple[bool, bool]:

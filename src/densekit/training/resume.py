@@ -1,0 +1,170 @@
+"""`densekit resume` as a function."""
+
+import shlex
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from densekit import atomic, threads
+from densekit.config import Recipe, with_settings
+from densekit.data.sources.registry import missing
+from densekit.default_dtype import float32_default
+from densekit.distributed.process_group import ALONE, World, joined, restarts
+from densekit.errors import BadData, Diverged, InvalidInput, ProofFailed
+from densekit.folders import data_folder
+from densekit.metrics.task import Result
+from densekit.models.cost import cost_of
+from densekit.runs import run_folder
+from densekit.runs.tracking import require
+from densekit.terminal import Display, display_of
+from densekit.training import resume_check
+from densekit.training.checkpoint import Checkpoint, read_checkpoint, shapes_differ
+from densekit.training.early_stopping import is_finished
+from densekit.training.run import Run
+from densekit.training.session import start_facts, train_and_report
+from densekit.training.setup import Prepared, absolute_paths, prepare
+
+
+def _held(folder: Path, world: World) -> AbstractContextManager[None]:
+    """For this process, if it is the one that writes, and there is a run."""
+    return run_folder.held(folder) if world.leads and (folder / "config.yaml").exists() else nullcontext()
+
+
+@float32_default()
+def resume(
+    run: str | Path,
+    *,
+    epochs: int | None = None,
+    data_dir: str | Path | None = None,
+    accept_changes: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Goes on where `run` stopped, from its last checkpoint; a finished run is returned as it is.
+
+    `settings` change the recipe. Raises ProofFailed when the recipe or the images are not those of the checkpoint,
+    unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks, early_stopping.* and
+    trackers may change.
+    Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding; a
+    changed number of processes too, with the settings by which it is another training.
+    """
+    with joined() as world:
+        changed = dict(settings or {}) | ({"epochs": epochs} if epochs is not None else {})
+        return resume_run(Path(run), world, changed, data_dir, console, accept_changes=accept_changes)
+
+
+@float32_default()
+def resume_until(run: Path, step: int, data_dir: str | Path | None, console: Console) -> None:
+    """Goes on with `run` in this process alone and stops after that step, as a signal would: raises Interrupted."""
+    resume_run(run, ALONE, {}, data_dir, console, accept_changes=False, until=step)
+
+
+def resume_run(
+    folder: Path,
+    world: World,
+    settings: Mapping[str, Any],
+    data_dir: str | Path | None,
+    console: Console | None,
+    *,
+    accept_changes: bool,
+    until: int | None = None,
+) -> Run:
+    with _held(folder, world):
+        recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
+        before, recipe = recipe, absolute_paths(with_settings(recipe, settings))
+        if recipe.epochs < before.epochs:
+            raise InvalidInput(
+                f"--epochs {recipe.epochs} is less than the {before.epochs} of {folder}; a run cannot shrink"
+            )
+        world.from_leader(lambda: require(recipe.trackers))
+        display = display_of(console, leads=world.leads)
+        if result is not None and checkpoint is not None and is_finished(recipe, checkpoint.document["progress"]):
+            longer = f"--epochs {recipe.epochs + 10}"
+            if result.early_stop is not None:
+                longer = f"--set early_stopping.patience={result.early_stop['patience'] + 10}"
+            display.say(f"{folder} is finished; to train it longer: {run_folder.resuming(folder)} {longer}")
+            return Run(folder, result)
+        data_dir = data_dir or world.from_leader(lambda: run_folder.data_dir_of(folder))
+        _require_there(recipe, folder)
+        prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None, phase=display.phase)
+        if checkpoint is None:
+            display.say(f"{folder} has no checkpoint yet; training starts anew")
+            _record(folder, prepared)
+            with threads.suitable(cost_of(prepared.recipe.model).macs, recipe.batch_size):
+                return train_and_report(prepared, folder, display, None)
+        then = checkpoint.document["made_by"]
+        with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
+            _require_same_network(checkpoint, prepared, folder)
+            changes = resume_check.changes(then, resume_check.made_by(prepared))
+            _compare(changes, folder, display, accept=accept_changes)
+            if world.leads:
+                facts = start_facts(world, data_dir) | {"restarts": restarts(), "changes": changes.everything}
+                run_folder.note(folder, "resume", **facts)
+            _record(folder, prepared)
+            return train_and_report(prepared, folder, display, checkpoint, until)
+
+
+def _require_there(recipe: Recipe, folder: Path) -> None:
+    """Raises BadData where the images of a run are no longer where they were."""
+    if (gone := missing(recipe.data)) is not None:
+        setting, path = gone
+        raise BadData(
+            f"{path}, which {folder} is trained on, is not there; put it back, or name its new place: "
+            f"{run_folder.resuming(folder)} --set {setting}NEW"
+        )
+
+
+def _record(folder: Path, prepared: Prepared) -> None:
+    if prepared.world.leads:
+        with run_folder.writing(folder):
+            run_folder.write_recipe(folder, prepared.recipe)
+
+
+def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
+    recipe = run_folder.recipe_of(folder)
+    event = run_folder.last_event(folder)
+    if restarts() and event.get("event") == Diverged.__name__.lower():
+        raise Diverged(event["reason"])  # as it would again: torchrun starts anew whatever fails
+    last = folder / "checkpoints" / "last"
+    for name in ("last", "best"):
+        atomic.recover(folder / "checkpoints" / name)
+    return recipe, read_checkpoint(last) if last.exists() else None, run_folder.result_of(folder)
+
+
+def _require_same_network(checkpoint: Checkpoint, prepared: Prepared, folder: Path) -> None:
+    """Raises ProofFailed where the weights fit no longer: what --accept-changes cannot help with."""
+    before, now = checkpoint.classes, prepared.data.classes
+    if before is not None and before != now:
+        gone, new = ([name for name in names if name not in others] for names, others in ((before, now), (now, before)))
+        told = [f"new: {', '.join(new[:5])}"] if new else []
+        told += [f"gone: {', '.join(gone[:5])}"] if gone else []
+        what = f"the classes have changed ({'; '.join(told) or 'their order'})"
+    elif differing := shapes_differ(checkpoint, prepared.model):
+        what = f"the network has changed ({differing})"
+    else:
+        return
+    data = prepared.recipe.data.source
+    raise ProofFailed(
+        f"{folder} cannot go on: {what}, so its weights are those of another network; put that back, or train a new "
+        f"run that starts from them: {shlex.join(['densekit', 'train', data, '--init', str(folder)])}"
+    )
+
+
+def _compare(changes: resume_check.Changes, folder: Path, display: Display, *, accept: bool) -> None:
+    """Says what has changed since the checkpoint was written. Raises ProofFailed for what makes it another run."""
+    other = (*changes.recipe, *changes.data)
+    if other and not accept:
+        raise ProofFailed(
+            f"{folder} cannot go on as the same run, since these have changed: {'; '.join(other)}; put them back, or "
+            "go on with what is there now: --accept-changes"
+        )
+    if changes.execution:
+        display.say(f"not the same to the last bit as without a stop, for: {'; '.join(changes.execution)}")
+    if changes.division:
+        display.say(
+            "from here on another training, not only other rounding: batch statistics or draws are over each process's "
+            f"own images, with {'; '.join(changes.division)}"
+        )
