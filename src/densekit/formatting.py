@@ -1,4 +1,4 @@
-"""How messages put things, in every room."""
+"""How messages and tables write names, lists, counts, durations and shares."""
 
 import os
 import re
@@ -47,3 +47,16 @@ def amount(number: float) -> str:
         if number >= factor:
             return f"{number / factor:,.{2 if number < 9.995 * factor else 1}f} {unit}"
     return f"{number:.0f} "
+
+
+def short_amount(number: int) -> str:
+    """1.2 k, 42 k, 265 M, 2.83 G; nothing for 0."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:,}" if number else ""
+
+
+def percentage(share: float | None) -> str:
+    """94.1%; a dash for what is not defined."""
+    return "-" if share is None else f"{share:.1%}"

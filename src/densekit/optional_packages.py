@@ -1,12 +1,18 @@
-"""What exporting and exported files need beside densekit's own dependencies."""
+"""Packages that only some commands need: each belongs to an extra of the distribution."""
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from densekit.errors import InvalidInput
 
 
-def need(what: str, *packages: str) -> None:
-    """Raises InvalidInput that names the missing ones, and how to get them."""
-    missing = [package for package in packages if find_spec(package) is None]
+def missing_of(packages: Iterable[str]) -> list[str]:
+    """Those that are not installed."""
+    return [package for package in packages if find_spec(package) is None]
+
+
+def need(what: str, *packages: str, extra: str = "export") -> None:
+    """Raises InvalidInput where `what` cannot work: names the missing packages, and the extra that has them."""
+    missing = missing_of(packages)
     if missing:
-        raise InvalidInput(f"{what} needs {' and '.join(missing)}, an extra: pip install 'densekit[export]'")
+        raise InvalidInput(f"{what} needs {' and '.join(missing)}, an extra: pip install 'densekit[{extra}]'")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from densekit.data.worker_processes import _prepare_worker
 
 from densekit.config import AugmentConfig, DataConfig, Preprocessing
 from densekit.data import Loader, augment, load
+from densekit.data.worker_processes import _prepare_worker
 
 SAMPLES = torch.arange(400)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import densekit
-from densekit.data import loader
+from densekit.data import loader, worker_processes
 from densekit.errors import WorkerLost
 from tests.conftest import write_photos
 from tests.faults.command import ENVIRONMENT, children_of, finish, start, state_of
@@ -92,7 +92,7 @@ def test_other_errors_of_torch_stay_what_they_are(photos: str, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_process_that_hangs_when_it_is_forked_is_replaced(photos: str, tmp_path: Path) -> None:
     """As one does that was forked while another thread held a lock."""
-    parent, prepared, calls = os.getpid(), loader._prepare_worker, tmp_path / "calls"
+    parent, prepared, calls = os.getpid(), worker_processes._prepare_worker, tmp_path / "calls"
 
     def hangs_once(*given: Any) -> None:
         with calls.open("a") as file:
@@ -102,8 +102,8 @@ def test_a_process_that_hangs_when_it_is_forked_is_replaced(photos: str, tmp_pat
         prepared(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "_prepare_worker", hangs_once)
-        patch.setattr(loader, "_START", 3.0)
+        patch.setattr(worker_processes, "_prepare_worker", hangs_once)
+        patch.setattr(worker_processes, "_START", 3.0)
         run = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "run", settings=SMALL | {"data.workers": 1})
     whole = densekit.train(photos, model=NET, epochs=1, out=tmp_path / "whole", settings=SMALL)
     assert state_of(run.folder) == state_of(whole.folder)

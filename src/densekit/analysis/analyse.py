@@ -64,7 +64,7 @@ def analyse(
     """Looks into MODEL, a DenseNet, with images of DATA (none: of the data it was trained on).
 
     `twins` are the same network trained with other seeds, `beside` is a trained residual network; `only` names parts
-    of `analysis.findings.PARTS`, `images` how many are looked at. Without DATA, of a model that does not say what it
+    of `measurements.PARTS`, `images` how many are looked at. Without DATA, of a model that does not say what it
     was trained on, or with `only=["weights"]`, only the weights are looked at. `out` is a new folder, by default below
     runs/. Raises InvalidInput, BadData or BadWeights.
     """

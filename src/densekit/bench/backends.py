@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from densekit.bench.workload import Kind
 from densekit.config import DenseNetConfig
 from densekit.models import build
+from densekit.optional_packages import missing_of
 
 Runtime = Literal["eager", "compile", "onnxruntime", "openvino"]
 
@@ -55,7 +55,7 @@ class Contender:
 
     def build(self, config: DenseNetConfig, weights: dict[str, Tensor]) -> nn.Module:
         """The network with these weights. Raises CannotTakePart where a package is missing or has no such network."""
-        missing = [package for package in self.packages if find_spec(package) is None]
+        missing = missing_of(self.packages)
         if missing:
             raise CannotTakePart("not installed", f"pip install {' '.join(missing)}")
         net = self.net(config)

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -33,6 +32,7 @@ from densekit.bench.workload import network, settle
 from densekit.config import IMAGENET_MEAN, IMAGENET_STD, DenseNetConfig, Preprocessing
 from densekit.errors import BadData, DensekitError, Interrupted, InvalidInput
 from densekit.models import build
+from densekit.optional_packages import missing_of
 from densekit.runs.run_folder import environment
 from densekit.weights import ModelCard, save_model
 
@@ -86,7 +86,7 @@ def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
         raise InvalidInput("--repeats and the numbers of clients are 1 or more")
     if config.in_channels != 3:
         raise InvalidInput(f"{course.model} takes {config.in_channels} channels; photographs have 3")
-    names = [name for name in _TITLES if name != "litserve" or find_spec("litserve") is not None]
+    names = [name for name in _TITLES if name not in missing_of(["litserve"])]
     with _ended_in_order(), TemporaryDirectory(prefix="densekit-bench-") as folder, ExitStack() as stack:
         root = Path(folder)
         (root / "photographs").mkdir()

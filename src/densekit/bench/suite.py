@@ -16,6 +16,7 @@ from densekit.bench.backends import contenders
 from densekit.bench.job import Job
 from densekit.bench.summary import summarise
 from densekit.bench.workload import MODELS, Kind, batches_for, network, threads_of, write_data
+from densekit.child_process import thread_counts
 from densekit.config import DenseNetConfig
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
@@ -133,10 +134,9 @@ def _in_a_process(job: Job) -> dict[str, Any]:
     path = Path(job.folder, "job.json")
     answer = job.write(path)
     answer.unlink(missing_ok=True)
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(job.threads))
     command = [sys.executable, "-m", "densekit.bench.worker", str(path)]
     # What libraries print belongs to people, not into the JSON on standard output.
-    done = subprocess.run(command, env=os.environ | counts, stdout=sys.stderr, check=False)
+    done = subprocess.run(command, env=os.environ | thread_counts(job.threads), stdout=sys.stderr, check=False)
     if done.returncode or not answer.exists():
         raise DensekitError(
             f"the measurement of {job.kind} {job.model} ended with status {done.returncode}; "

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from densekit.formatting import printable
+from densekit.formatting import percentage, printable
 from densekit.metrics.multi_label import MultiLabelResult
 from densekit.metrics.task import Result
 
@@ -52,7 +52,7 @@ def table_of(result: Result) -> Table:
         column.justify = "right"
     for row in result.per_class:
         numbers = [_number(row[name]) for name in ("auroc", "ap", "threshold")] if several else []
-        shares = [_share(row[name]) for name in ("precision", "recall", *more)]
+        shares = [percentage(row[name]) for name in ("precision", "recall", *more)]
         table.add_row(Text(printable(str(row["class"]))), f"{row['count']:,}", *numbers, *shares)
     return table
 
@@ -85,7 +85,3 @@ def _interval(interval: Any, *, percent: bool) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

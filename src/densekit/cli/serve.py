@@ -1,7 +1,6 @@
 """densekit serve."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from densekit.cli.options import parse
 from densekit.errors import BadData, InvalidInput, UnknownName
+from densekit.optional_packages import need
 
 _TOKEN = "DENSEKIT_TOKEN"
 _PACKAGES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn", "uvloop")
@@ -45,9 +45,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP and on a web page."""
-    missing = [package for package in _PACKAGES if find_spec(package) is None]
-    if missing:
-        raise InvalidInput(f"serve needs {' and '.join(missing)}, an extra: pip install 'densekit[serve]'")
+    need("serve", *_PACKAGES, extra="serve")
     from pydantic import ValidationError
 
     from densekit.config import describe

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from densekit.data.sources.registry import short_name
 from densekit.folders import expanded
-from densekit.formatting import counted, duration
+from densekit.formatting import counted, duration, percentage
 from densekit.models.cost import cost_of
+from densekit.publishing.markdown import cell, front_matter_of, template
 from densekit.report.single_label import wilson
 from densekit.runs import run_folder
 from densekit.weights import ModelCard
@@ -81,7 +80,7 @@ def model_card(card: ModelCard, run: Run | None, *, repository: str | None, lice
     result = run.result if run else {}
     rows, columns = _per_class(card, result)
     shown = rows if len(rows) <= _NAMED else sorted(rows, key=lambda row: row["order"])[:20]
-    return _template().render(
+    return template().render(
         front=_front_matter(card, repository, license),
         title=repository.rpartition("/")[2] if repository else card.model.name,
         repository=repository,
@@ -97,7 +96,7 @@ def model_card(card: ModelCard, run: Run | None, *, repository: str | None, lice
         calibration=_calibration(metrics, result),
         data=list(_data(card, run)),
         training=list(_training(card, run)),
-        recipe=_yaml(_told(run.recipe)) if run else "",
+        recipe=front_matter_of(_told(run.recipe)) if run else "",
         inputs=list(_inputs(card)),
         limits=list(_limits(card, run)),
         classes=_classes(card.classes),
@@ -198,11 +197,11 @@ def _per_class(card: ModelCard, result: Mapping[str, Any]) -> tuple[list[dict[st
     several = card.task == "multi-label"
     for row in result.get("per_class", ()):
         if several:
-            values = [_share(row["auroc"]), _share(row["ap"])]
+            values = [percentage(row["auroc"]), percentage(row["ap"])]
         else:
             low, high = wilson(round(row["recall"] * row["count"]), row["count"]) if row["count"] else (0, 0)
             spread = f"{low:.1%} to {high:.1%}" if row["count"] else "-"
-            values = [_share(row["precision"]), _share(row["recall"]), spread]
+            values = [percentage(row["precision"]), percentage(row["recall"]), spread]
         order = row["auroc" if several else "recall"]
         rows.append(
             {"name": row["class"], "count": row["count"], "values": values, "order": 2 if order is None else order}
@@ -347,7 +346,7 @@ def _limits(card: ModelCard, run: Run | None) -> Iterator[str]:
 def _classes(classes: Sequence[str]) -> str:
     if not classes:
         return "None: it has no classifier."
-    shown = ", ".join(_cell(name) for name in classes[:_NAMED])
+    shown = ", ".join(cell(name) for name in classes[:_NAMED])
     more = len(classes) - _NAMED
     return shown + (f", and {more:,} more in `config.json`." if more > 0 else ".")
 
@@ -373,38 +372,7 @@ def _environment(card: ModelCard, run: Run | None) -> Iterator[tuple[str, Any]]:
         yield "precision", run.recipe["precision"]
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     if path.is_file():
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             yield from csv.DictReader(file)
-
-
-def _yaml(tree: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(tree), sort_keys=False).strip()
-
-
-def _cell(value: object) -> str:
-    """Class names come from anywhere: nothing in them may end a cell, a line, or begin a tag."""
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
-    for sign in "\\`*_[]|":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("densekit.publishing", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["commas"] = lambda count: f"{count:,}"
-    environment.filters["cell"] = _cell
-    return environment.get_template("model_card.md")

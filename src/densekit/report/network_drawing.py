@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from densekit import atomic
 from densekit.errors import BadData, InvalidInput
-from densekit.formatting import counted
+from densekit.formatting import counted, short_amount
 from densekit.models.structure import Module, Structure
 
 _ENOUGH = 5  # stages; containers are opened until there are as many
@@ -58,7 +58,7 @@ def drawing(found: Structure) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="ground" width="{_WIDTH}" height="{height}" rx="8"/>',
         _text(24, 34, found.name, "title"),
-        _text(24, 57, f"{found.parameters:,} parameters, {_amount(found.macs)} MACs", "soft"),
+        _text(24, 57, f"{found.parameters:,} parameters, {short_amount(found.macs)} MACs", "soft"),
         *_legend(rows),
         _text(_SQUARES, _TOP - 14, "resolution", "soft middle"),
         _text(_BARS, _TOP - 14, "channels", "soft"),
@@ -70,7 +70,7 @@ def drawing(found: Structure) -> str:
     side = max(found.input[1:])
     parts += _row(0, "input", found.input, side, [(found.input[0] * scale, "other")])
     for i, module in enumerate(rows, start=1):
-        counts = (f"{module.parameters:,}" if module.parameters else "", _amount(module.macs))
+        counts = (f"{module.parameters:,}" if module.parameters else "", short_amount(module.macs))
         parts += _row(i, _label(found, module), module.output, side, _bars(module, scale), counts)
         if module.kind == "DenseBlock":
             parts += _ticks(found, module, i, scale)
@@ -150,13 +150,6 @@ def _label(found: Structure, module: Module) -> str:
     if module.kind == "Sequential":
         return f"{named}, {counted(_layers(found, module), 'block')}"
     return f"{named}: {module.kind}"
-
-
-def _amount(macs: int) -> str:
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if macs >= factor:
-            return f"{macs / factor:.3g} {unit}"
-    return f"{macs:,}" if macs else ""
 
 
 def _text(x: float, y: float, words: str, kind: str = "") -> str:

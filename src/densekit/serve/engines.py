@@ -49,7 +49,7 @@ class Engine:
     """The graph that was written for it; none: torch, or MODEL itself."""
 
     def open(self, model: str) -> Classifier:
-        """Without proof: for the engine that a worker before this one has proved. Raises what `api.load` raises."""
+        """Without proof: for the engine that a worker before this one has proved. Raises what `load` raises."""
         torch.set_num_threads(self.threads)
         if is_exported(model):
             network, card = load_exported(model, self.threads)

@@ -1,7 +1,6 @@
 """The worker from the server's side: a bounded queue, a process that computes, and its replacement when it dies."""
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from densekit.child_process import with_this_package
 from densekit.errors import BadImage, DensekitError
 from densekit.serve import ipc, worker
 from densekit.serve.http_errors import Refusal
@@ -181,7 +181,7 @@ class Crew:
             # -P: a file called torch.py in the current folder is not to be imported.
             command = [sys.executable, "-P", "-m", worker.__name__, str(theirs.fileno())]
             process = self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=_environment()
+                *command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=with_this_package()
             )
             theirs.close()
             self.pid = process.pid
@@ -263,9 +263,3 @@ class Crew:
             if not job.answer.done():
                 self.metrics.images.labels(code).inc()
                 job.answer.set_result(Refusal(503, code, message, retry_after=1))
-
-
-def _environment() -> dict[str, str]:
-    """This very densekit, also where it is found by a relative path."""
-    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(places)}

@@ -30,7 +30,7 @@ _FILLED = (
     "model.num_classes",
     "model.image_size",
 )
-# What changes when and where the same numbers are computed, not which (engine.continuity).
+# What changes when and where the same numbers are computed, not which (training.resume_check).
 _FREE = ("checkpoint.", "data.workers", "data.max_bad", "divergence.rollbacks", "trackers")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from densekit import errors, strict_json
+from densekit.child_process import thread_counts
 from densekit.config import Recipe
 from densekit.errors import BadData, DensekitError, Interrupted
 from densekit.training.signals import catch_signals
@@ -20,7 +21,6 @@ from densekit.training.signals import catch_signals
 _POLL = 0.1  # seconds
 # Errors that are not made of a message alone; their bases mean the same exit status.
 _SIMPLER = {"UnknownName": "InvalidInput", "BadImage": "BadData"}
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _start(job: Job, place: int, device: str, threads: int) -> _Running:
         log = job.log.open("a", encoding="utf-8")
     except OSError as error:
         raise BadData(f"cannot write to {job.log}: {error.strerror}; name another folder with --out") from error
-    environment = os.environ | dict.fromkeys(_THREADS, str(threads))
+    environment = os.environ | thread_counts(threads)
     if device:
         environment["CUDA_VISIBLE_DEVICES"] = device
     process = subprocess.Popen(

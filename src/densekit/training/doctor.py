@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from densekit.folders import data_folder
 from densekit.models import create_model
 from densekit.ops.native.library import library
+from densekit.optional_packages import missing_of
 from densekit.runs import run_folder
 
 _EXTRAS = (
@@ -31,7 +31,7 @@ def examine(data_dir: str | Path | None = None) -> dict[str, Any]:
         "data_folder": str(folder),
         "data": sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [],
         "free_bytes": shutil.disk_usage(_existing(folder)).free,
-        "extras": {name: find_spec(name) is not None for name in _EXTRAS},
+        "extras": {name: not missing_of([name]) for name in _EXTRAS},
         "checks": [_checked(name, check) for name, check in _CHECKS.items()],
     }
 

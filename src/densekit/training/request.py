@@ -25,7 +25,7 @@ from densekit.weights import pinned
 
 
 class Compose(Protocol):
-    """`api.training.compose` for one DATA and one user's settings."""
+    """`training.compose.compose` for one DATA and one user's settings."""
 
     def __call__(
         self,

@@ -9,11 +9,11 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput
+from densekit.optional_packages import need
 from densekit.version import __version__
 from densekit.weights.folder import CONFIG, WEIGHTS, read_card
 
@@ -138,8 +138,7 @@ def _edited(hub: Any, to: Address) -> bool:
 
 def require(name: str) -> None:
     """Raises InvalidInput where the Hub's client is not installed."""
-    if find_spec("huggingface_hub") is None:
-        raise InvalidInput(f"{name} needs huggingface_hub, an extra: pip install 'densekit[hub]'")
+    need(name, "huggingface_hub", extra="hub")
 
 
 def _client(name: str) -> Any:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from densekit.config import DenseNetConfig, ModelConfig
-from densekit.errors import BadWeights, InvalidInput, UnknownName
+from densekit.errors import BadWeights, UnknownName
 from densekit.formatting import counted
 from densekit.models import ImageClassifier
+from densekit.optional_packages import need
 from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
@@ -87,10 +88,9 @@ def _same_function(theirs: Mapping[str, Any], ours: ModelConfig, source: str) ->
 
 
 def _timm(name: str) -> Mapping[str, Tensor]:
-    try:
-        import timm
-    except ImportError:
-        raise InvalidInput(f"timm:{name} needs timm, an extra: pip install 'densekit[timm]'") from None
+    need(f"timm:{name}", "timm", extra="timm")
+    import timm
+
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models())
     try:

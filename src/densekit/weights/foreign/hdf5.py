@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from densekit.errors import BadWeights, InvalidInput
+from densekit.errors import BadWeights
+from densekit.optional_packages import need
 from densekit.weights.foreign.keras_config import epsilons, image_size, last_activation, layers_of, refuse_strangers
 from densekit.weights.foreign.keras_graph import graph_of
 from densekit.weights.foreign.keras_layers import NESTED, kind_of
@@ -58,10 +59,9 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
 def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found:
     """An HDF5 file of Keras; `config` is the network's, where it is kept apart. Raises BadWeights, InvalidInput."""
     shown = shown or path
-    try:
-        import h5py
-    except ImportError:
-        raise InvalidInput(f"{shown} needs h5py, an extra: pip install 'densekit[keras]'") from None
+    need(str(shown), "h5py", extra="keras")
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             if config is None and "model_config" in file.attrs:

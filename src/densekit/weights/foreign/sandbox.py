@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from densekit.child_process import thread_counts, with_this_package
 from densekit.errors import BadWeights
 from densekit.weights.foreign import sandboxed_reader
 from densekit.weights.foreign.normalisation import PUBLISHED_MD5, PUBLISHED_SHA256
@@ -71,9 +72,7 @@ def _size(path: Path) -> int:
 def _environment() -> dict[str, str]:
     """Without the switches by which torch would load pickles in full, and with one thread, as memory is counted."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORCH_", "PYTHONWARNINGS"))}
-    # This very densekit, also where it is found by a relative path and the current folder has changed.
-    places = [str(Path(__file__).parents[3]), *filter(None, [kept.get("PYTHONPATH")])]
-    return kept | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
+    return with_this_package(kept) | thread_counts(1)
 
 
 def _why(path: Path, size: int, done: subprocess.CompletedProcess[str]) -> str:
