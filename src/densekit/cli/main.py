@@ -74,27 +74,27 @@ def assemble() -> typer.Typer:
         train,
     )
 
-    for verb in (
-        demo,
-        models,
-        show_model,
-        train,
-        lr,
-        resume,
-        evaluate,
-        predict,
-        analyse,
-        study,
-        reproduce,
-        import_model,
-        export,
-        push,
-        serve,
-        doctor,
-        bench,
-    ):
-        name = verb.__name__.rpartition(".")[2]
-        app.command(name.rstrip("_"))(getattr(verb, name))  # import is a word of Python's, show a module
+    verbs = {
+        "demo": demo.demo,
+        "models": models.models,
+        "show": show_model.show_,
+        "train": train.train,
+        "lr": lr.lr,
+        "resume": resume.resume,
+        "evaluate": evaluate.evaluate,
+        "predict": predict.predict,
+        "analyse": analyse.analyse,
+        "study": study.study,
+        "reproduce": reproduce.reproduce,
+        "import": import_model.import_,
+        "export": export.export,
+        "push": push.push,
+        "serve": serve.serve,
+        "doctor": doctor.doctor,
+        "bench": bench.bench,
+    }
+    for name, verb in verbs.items():
+        app.command(name)(verb)
     app.add_typer(data.app, name="data")
     return app
 
