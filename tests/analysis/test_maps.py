@@ -8,6 +8,7 @@ import torch
 
 from densekit.analysis import activation_maps
 from densekit.analysis.image_sample import Sample
+from densekit.attribution import grad_cam
 from densekit.weights import model_folder, read_card
 from tests.analysis.conftest import Trained, densenet_in
 
@@ -23,7 +24,7 @@ def network(tiny_run: Path) -> Trained:
 def test_the_last_maps_give_zhous_class_activation_map(network: Trained, digits: Sample) -> None:
     model, _ = network
     classes = torch.arange(24) % 10
-    found = activation_maps.grad_cam(model, digits.images, classes)
+    found = grad_cam.grad_cam(model, digits.images, classes)
     features = model.forward_features(digits.images)
     expected = (
         torch.einsum("nc,nchw->nhw", model.get_parameter("classifier.weight")[classes], features)
@@ -38,11 +39,9 @@ def test_maps_are_the_same_on_every_plan(network: Trained, digits: Sample, plan:
     model, _ = network
     classes = torch.arange(24) % 10
     model.use_plan("concat")
-    expected = activation_maps.grad_cam(model, digits.images, classes, block)
+    expected = grad_cam.grad_cam(model, digits.images, classes, block)
     model.use_plan(plan)
-    np.testing.assert_allclose(
-        activation_maps.grad_cam(model, digits.images, classes, block), expected, rtol=1e-3, atol=1e-6
-    )
+    np.testing.assert_allclose(grad_cam.grad_cam(model, digits.images, classes, block), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("plan", ["concat", "checkpoint", "shared"])
@@ -72,9 +71,9 @@ def test_captum_can_watch_a_layer_inside_a_block(network: Trained, digits: Sampl
 
 def test_small_maps_are_not_shown_where_there_are_finer_ones(network: Trained, digits: Sample) -> None:
     model, _ = network
-    assert activation_maps.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
-    assert activation_maps.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
-    assert activation_maps.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
+    assert grad_cam.layer_for(model, digits.images[:1]) == 1  # 8x8 digits end in 2x2 maps
+    assert grad_cam.layer_for(model, torch.randn(1, 1, 32, 32)) == 0
+    assert grad_cam.layer_for(model, torch.randn(1, 1, 16, 16)) == 2
 
 
 def test_the_check_randomises_from_the_top_to_all_of_it(network: Trained, digits: Sample, tiny_run: Path) -> None:

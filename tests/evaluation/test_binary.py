@@ -22,8 +22,8 @@ from densekit.runs.run_folder import STATE_JSON
 from densekit.training.checkpoint import _own_sha256
 from densekit.training.trainer import fit
 from densekit.weights.redaction import without_paths
-from tests.api.tables import write_table
 from tests.conftest import Command
+from tests.data.tables import write_table
 from tests.faults.command import state_of
 from tests.html_pages import text_of
 from tests.narrow import expect_type, not_none

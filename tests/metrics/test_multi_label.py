@@ -30,9 +30,9 @@ from densekit.training.resume import resume_until
 from densekit.training.setup import prepare
 from densekit.training.trainer import fit
 from tests.data.xrays import FINDINGS, SETTINGS, write_xrays
-from tests.engine.networks import Linear, first_gradient
 from tests.faults.command import state_of
 from tests.narrow import expect_type, not_none
+from tests.networks import Linear, first_gradient
 
 NAN = float("nan")
 

@@ -23,7 +23,7 @@ from densekit.runs import run_folder
 from densekit.training.compose import compose
 from densekit.training.report_page import write_report
 from densekit.training.setup import prepare
-from tests.api.tables import write_table
+from tests.data.tables import write_table
 from tests.narrow import expect_type, not_none
 
 SETTINGS = {"data.limit": 60, "batch_size": 30}

@@ -15,6 +15,7 @@ from densekit import Run, resume, train
 from densekit.config import Recipe
 from densekit.errors import InvalidInput
 from densekit.runs import run_folder
+from densekit.runs.run_folder import STATE_JSON
 from densekit.training import checkpoint
 from densekit.training.compose import compose
 from densekit.training.early_stopping import early_stop
@@ -123,12 +124,12 @@ def test_a_run_of_an_older_version_resumes_to_the_same_bits(stopped: Run, tmp_pa
     whole = train("digits", out=tmp_path / "whole", **words)
     train_until(5, "digits", out=tmp_path / "run", **words)
     older = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    file = tmp_path / "run" / "checkpoints" / "last" / checkpoint.STATE_JSON
+    file = tmp_path / "run" / "checkpoints" / "last" / STATE_JSON
     document = json.loads(file.read_text())
     for recipe_then in (older, document["made_by"]["recipe"]):
         del recipe_then["early_stopping"], recipe_then["sampling"]
     del document["progress"]["val_losses"], document["progress"]["val_scores"]
-    document["sha256"][checkpoint.STATE_JSON] = checkpoint._own_sha256(document)
+    document["sha256"][STATE_JSON] = checkpoint._own_sha256(document)
     file.write_text(json.dumps(document))
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(older))
     resume(tmp_path / "run")

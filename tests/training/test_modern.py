@@ -21,8 +21,8 @@ from densekit.training.optimizer import optimizer_for
 from densekit.training.resume import resume_until
 from densekit.training.setup import prepare
 from densekit.training.step import train_step
-from tests.engine.networks import Linear, first_gradient
 from tests.faults.command import state_of, train_until
+from tests.networks import Linear, first_gradient
 
 SMALL = {"data.limit": 200, "batch_size": 50}
 

@@ -163,7 +163,6 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
 def test_the_limits_are_in_force(tmp_path: Path) -> None:
     code = f"""
 from densekit.weights.foreign import sandboxed_reader
-from densekit.weights.foreign import sandboxed_reader
 import resource, torch
 sandboxed_reader.limit(1000)
 print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_CORE)[0])

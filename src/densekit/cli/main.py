@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from types import FrameType
@@ -74,7 +75,7 @@ def assemble() -> typer.Typer:
         train,
     )
 
-    verbs = {
+    verbs: dict[str, Callable[..., None]] = {
         "demo": demo.demo,
         "models": models.models,
         "show": show_model.show_,
