@@ -103,6 +103,8 @@ def test_a_keras_network_that_computes_otherwise_is_refused_by_layer(
 
 
 def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A file of always the same weights, whose config has that change."""
+    torch.manual_seed(0)
     layers = keras_layers(perturb(torchvisions()).state_dict())
     config = config_of(layers)
     change({entry["name"]: entry for entry in config["config"]["layers"]})
