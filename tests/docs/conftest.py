@@ -11,6 +11,7 @@ import torchvision.models
 from PIL import Image
 
 from densekit.data.sources import registry
+from densekit.data.sources.synthetic import synthetic
 from densekit.recipes.quick import _EPOCHS
 from tests.conftest import write_photos
 from tests.data.xrays import write_xrays
@@ -29,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.effect_noise((48, 40), 60).save(tmp_path / picture)
     write_fashion(tmp_path / "data" / "fashion-mnist")
     torch.save(densenet121_weights(), tmp_path / "densenet121.pth")
-    monkeypatch.setitem(registry.NAMED, "cifar10", lambda _: registry.synthetic("synthetic:32x32x3:10:60"))
+    monkeypatch.setitem(registry.NAMED, "cifar10", lambda _: synthetic("synthetic:32x32x3:10:60"))
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", densenet121_weights)
     monkeypatch.setitem(_EPOCHS, "digits", 2)  # of `densekit demo`, which has no option for it
     return tmp_path

@@ -130,7 +130,7 @@ def test_the_only_split_is_measured_whole(three_class_run: Path, tmp_path: Path)
 
 def test_all_of_named_data_are_put_together(tmp_path: Path) -> None:
     from densekit.data.sets import ArrayImages, DataSet, Images
-    from densekit.data.sources.registry import synthetic
+    from densekit.data.sources.synthetic import synthetic
     from densekit.data.together import together
 
     data: DataSet = synthetic("synthetic:4x4x1:2:10")

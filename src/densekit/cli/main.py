@@ -75,7 +75,7 @@ def assemble() -> typer.Typer:
         train,
     )
 
-    verbs: dict[str, Callable[..., None]] = {
+    verbs: dict[str, Callable[..., Any]] = {
         "demo": demo.demo,
         "models": models.models,
         "show": show_model.show_,

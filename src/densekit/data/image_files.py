@@ -9,11 +9,8 @@ from typing import NamedTuple
 from densekit.config import DataConfig
 from densekit.data.decoding.decode import IMAGE_SUFFIXES
 from densekit.data.list_images import is_litter, scan, summary
-from densekit.data.sources.huggingface import hub_pictures
-from densekit.data.sources.shards import pictures
-from densekit.data.sources.table_rows import table_images
+from densekit.data.sources.registry import prefixed
 from densekit.errors import BadData
-from densekit.folders import expanded
 
 Note = Callable[[str, str], None]
 
@@ -48,15 +45,9 @@ def find_images(
     """
     for given in paths:
         path = os.fspath(given)
-        if path.startswith("wds:"):
-            yield from (ImageFile(*each) for each in pictures(path.removeprefix("wds:")))
-        elif path.startswith("csv:"):
-            files = table_images(expanded(path.removeprefix("csv:")), table, trained_column)
-            yield from (ImageFile(str(file), str(file)) for file in files)
-        elif path.startswith("hf:"):
-            yield from (
-                ImageFile(*each) for each in hub_pictures(path.removeprefix("hf:"), table.path_column or trained_column)
-            )
+        _, form, rest = prefixed(path)
+        if form is not None and form.images is not None:
+            yield from (ImageFile(*each) for each in form.images(rest, table, trained_column))
         elif Path(path).is_dir():
             yield from _below(path, note)
         elif not Path(path).exists() and glob.has_magic(path):

@@ -11,7 +11,8 @@ from densekit.config import DataConfig, Preprocessing
 from densekit.data import DataSet, Images, Loader
 from densekit.data import load as load_data
 from densekit.data.sets import ArrayImages
-from densekit.data.sources.registry import at_hand, synthetic
+from densekit.data.sources.registry import at_hand
+from densekit.data.sources.synthetic import synthetic
 from densekit.data.split import divide
 from densekit.errors import BadData, DensekitError, InvalidInput
 from densekit.evaluation.evaluate import config_of, expected_of, with_classes_of
