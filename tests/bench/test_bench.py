@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.bench import backends as who
+from densekit import optional_packages
 from densekit.bench import suite, worker
 from densekit.bench.backends import CannotTakePart, Contender, contenders
 from densekit.bench.chart import read_reports, write_chart
@@ -51,7 +51,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no extra were installed."""
-    monkeypatch.setattr(who, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
 
 
 def rows_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:

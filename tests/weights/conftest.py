@@ -21,7 +21,7 @@ def _read(path: Path, key: str | None = None) -> Found:
 def read_in_process() -> Iterator[None]:
     """Imports read their file in this process: its limits have tests of their own, and torch takes long to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.weights.foreign.import_network.read", _read)
+        patch.setattr("densekit.weights.foreign.importer.read", _read)
         yield
 
 

@@ -1,6 +1,6 @@
 """Weights of other libraries and repositories -> a densekit network, with an account of every tensor."""
 
-from densekit.weights.foreign.import_network import Imported, import_network
+from densekit.weights.foreign.importer import Imported, import_network
 from densekit.weights.foreign.mapping_report import Account
 
 __all__ = ["Account", "Imported", "import_network"]

@@ -6,7 +6,7 @@ Weights are the same for a softmax and for sigmoids, and the wrong one of the tw
 from typing import Literal, NamedTuple
 
 from densekit.errors import BadWeights, InvalidInput
-from densekit.weights.foreign.import_network import Imported
+from densekit.weights.foreign.importer import Imported
 
 Task = Literal["single-label", "multi-label"]
 
