@@ -107,14 +107,7 @@ def carry_on(laid_out: Study, folder: Path, execution: Execution, display: Displ
     if "RANK" in os.environ:
         raise InvalidInput("a study starts its own processes; start it without torchrun (see --commands for hosts)")
     before = read(folder)
-    if before is not None:
-        laid_out, said = continued(before, laid_out, folder)
-        for line in said:
-            display.say(line)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInput(f"{folder} is there already and holds no study; name a new folder with --out")
-    else:
-        laid_out = laid_out.model_copy(update={"threads": _threads(len(laid_out.tasks()))})
+    laid_out = _continued(before, laid_out, folder, display)
     wanted = [laid_out.task(name) for name in execution.only] or laid_out.tasks()
     missing = [task for task in wanted if not finished(laid_out, folder, task)]
     if execution.gather:
@@ -137,6 +130,23 @@ def carry_on(laid_out: Study, folder: Path, execution: Execution, display: Displ
     if execution.only or execution.dry_run:
         _require_all(failed)
         return Studied(folder, None)
+    return _result(laid_out, folder, failed, display)
+
+
+def _continued(before: Study | None, laid_out: Study, folder: Path, display: Display) -> Study:
+    """`laid_out` as what was begun in `folder` has it, or as a new study. Raises InvalidInput for another's folder."""
+    if before is not None:
+        laid_out, said = continued(before, laid_out, folder)
+        for line in said:
+            display.say(line)
+        return laid_out
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"{folder} is there already and holds no study; name a new folder with --out")
+    return laid_out.model_copy(update={"threads": _threads(len(laid_out.tasks()))})
+
+
+def _result(laid_out: Study, folder: Path, failed: Sequence[Outcome], display: Display) -> Studied:
+    """Reports what is finished. Raises what the first of the failed runs raised, after the report."""
     found = None
     if any(finished(laid_out, folder, task) for task in laid_out.tasks()):
         found = _report(laid_out, folder, {outcome.job.name: str(outcome.error) for outcome in failed})

@@ -67,24 +67,7 @@ def fit(
     with _acknowledged(callback), catch_signals(until) as stop, callback.training(recipe.epochs, steps, progress.step):
         if stop.reached(progress.step):
             raise _interrupted(stop, run)
-        while _goes_on(state.progress, prepared):
-            try:
-                # What is kept has holes; the plan for scarce memory is better off with page faults.
-                with nullcontext() if recipe.plan == "checkpoint" else allocator.kept():
-                    train_epoch(state, prepared, run, callback, stop)
-                row = end_epoch(state, prepared, run, callback, stop)
-            except Diverged as error:
-                roll_back(state, prepared, run, callback, error)
-                continue
-            callback.epoch(row)
-            with run_folder.writing(run):
-                if world.leads:
-                    run_folder.append_row(run, row)
-            if tracking is not None:
-                tracking.row(row)
-            save(state, prepared, run)
-            if agreed(stop, world)[0] and _goes_on(state.progress, prepared):
-                raise _interrupted(stop, run)
+        _train_epochs(state, prepared, run, callback, stop, tracking)
     if world.leads:
         shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
     stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
@@ -95,6 +78,35 @@ def fit(
             run_folder.note(run, "early stop", **asdict(stopped))
     result, records = report(state, prepared, run, callback)
     return replace(result, early_stop=None if stopped is None else asdict(stopped)), records
+
+
+def _train_epochs(
+    state: TrainState,
+    prepared: Prepared,
+    run: Path,
+    callback: TrainingCallback,
+    stop: Stop,
+    tracking: Tracking | None,
+) -> None:
+    """Trains and validates epoch by epoch; one that diverges is tried again from the last good checkpoint."""
+    while _goes_on(state.progress, prepared):
+        try:
+            # What is kept has holes; the plan for scarce memory is better off with page faults.
+            with nullcontext() if prepared.recipe.plan == "checkpoint" else allocator.kept():
+                train_epoch(state, prepared, run, callback, stop)
+            row = end_epoch(state, prepared, run, callback, stop)
+        except Diverged as error:
+            roll_back(state, prepared, run, callback, error)
+            continue
+        callback.epoch(row)
+        with run_folder.writing(run):
+            if prepared.world.leads:
+                run_folder.append_row(run, row)
+        if tracking is not None:
+            tracking.row(row)
+        save(state, prepared, run)
+        if agreed(stop, prepared.world)[0] and _goes_on(state.progress, prepared):
+            raise _interrupted(stop, run)
 
 
 def _goes_on(progress: Progress, prepared: Prepared) -> bool:
