@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("read_in_process")
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "weights.md"
-HEADER = "| from | file | found | matched | converted | made | difference, float32 | float64 |"
+HEADER = "| source | file | inferred model | matched | converted | created | difference, float32 | float64 |"
 RULE = "|---|---|---|---|---|---|---|---|"
 # What is not in the tests' own process, and written by hand there where it is not installed.
 REAL = [name for name in FILES if find_spec(name)]
