@@ -10,21 +10,21 @@ import pytest
 from densekit import train
 from densekit.api import doctor, rehearsal
 from densekit.errors import BadData, ProofFailed
-from densekit.ops import native
+from densekit.ops.backends import cpu
 from tests.faults.command import run
 
 
 def test_an_installation_in_order_passes() -> None:
     found = doctor.examine()
     assert {check["name"]: check["passed"] for check in found["checks"]} == {"kernels": True, "threads": True}
-    assert found["kernels"] == native.build()
+    assert found["kernels"] == cpu.build_name()
 
 
 def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native.available():
+    if not cpu.available():
         pytest.skip("no compiler was there at installation")
-    real = native.conv3x3
-    monkeypatch.setattr(native, "conv3x3", lambda *words: real(*words).mul_(1.01))
+    real = cpu.conv3x3
+    monkeypatch.setattr(cpu, "conv3x3", lambda *words: real(*words).mul_(1.01))
     failed = [check for check in doctor.examine()["checks"] if not check["passed"]]
     assert [check["name"] for check in failed] == ["kernels"]
     assert "differ" in failed[0]["found"]

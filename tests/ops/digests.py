@@ -1,7 +1,7 @@
 """Digests of what training and inference compute: equal before and after a change that is to change no bit.
 
-`python -m tests.ops.digests [--quick]` prints one JSON object, a sha256 for each case, computed on one thread. A case is
-some training steps (losses, input gradients, parameters and buffers) or an inference of a network on a plan.
+`python -m tests.ops.digests [--quick]` prints one JSON object, a sha256 for each case, computed on one thread. A case
+is some training steps (losses, input gradients, parameters and buffers) or an inference of a network on a plan.
 DENSEKIT_KERNELS=avx2 (or baseline, or none) gives the digests of another build of the kernels. Equal digests are
 promised on one machine alone: torch's own operators round differently on others.
 """

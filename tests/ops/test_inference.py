@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import inference, native
+from densekit.ops import inference
+from densekit.ops.backends import cpu
 from tests.ops.test_plans import images, network, with_plan
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +221,7 @@ def test_every_bit_counts():
 
     def digest(*tensors: Tensor) -> int:
         pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-        return native.digest(pointers, (ctypes.c_ssize_t * len(tensors))(*(t.numel() for t in tensors)))
+        return cpu.digest(pointers, (ctypes.c_ssize_t * len(tensors))(*(t.numel() for t in tensors)))
 
     for size in (1, 7, 64, 129, 1000):
         x, other = torch.randn(size), torch.randn(size)

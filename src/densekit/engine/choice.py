@@ -23,7 +23,7 @@ from densekit.errors import BadData
 from densekit.folders import cache_folder
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
-from densekit.ops.native.compile import fingerprint
+from densekit.ops.backends.cpu.build import fingerprint
 from densekit.weights import atomic
 
 # In this order the later must beat the earlier by the margin: what differs less may be noise.

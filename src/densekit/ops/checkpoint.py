@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densekit.ops import batch_norm
-from densekit.ops.plain import is_entry
+from densekit.ops.guards import is_entry
 
 
 def run(x: Tensor, layers: Sequence[Any]) -> Tensor:

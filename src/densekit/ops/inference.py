@@ -13,26 +13,27 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native, plain, primitives
-from densekit.ops.native import BlockWeights
+from densekit.ops import guards
+from densekit.ops.backends import cpu, reference
+from densekit.ops.backends.cpu import BlockWeights
 from densekit.ops.shared import Tail
 
 
 def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
-    """After `plain.can_run`: whether nobody will ask for gradients, and nothing is random."""
+    """After `guards.can_run`: whether nobody will ask for gradients, and nothing is random."""
     return (
         not torch.is_grad_enabled()
         and layers[0].bottleneck
         and not layers[0].norm1.training
-        and not any(plain.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
+        and not any(guards.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
         # Such tensors carry no version to watch.
-        and not (native.suits(x) and any(t.is_inference() for t in _sources(layers)))
+        and not (cpu.suits(x) and any(t.is_inference() for t in _sources(layers)))
     )
 
 
 def recall(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
     """What was folded of these layers before, if nothing has changed since that would make it or `can_run` another."""
-    if torch.is_grad_enabled() or not native.suits(x):
+    if torch.is_grad_enabled() or not cpu.suits(x):
         return None
     found = _kept.get(layers[0])
     return found.weights if found is not None and found.holds(x, layers) else None
@@ -43,12 +44,12 @@ def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None
 
     `weights` are what `recall` recalled.
     """
-    kernels: Any = native if native.suits(x) else primitives
+    kernels: Any = cpu if cpu.suits(x) else reference
     if weights is None:
-        weights = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
+        weights = _keep(x, layers) if kernels is cpu else reference.block_weights(_fold(layers, reference))
     images, _, height, width = x.shape
     output = kernels.dense_block(
-        primitives.rows(x),
+        reference.rows(x),
         weights,
         None if tail is None else (*_affine(tail.norm), tail.pool),
         (images, height, width),
@@ -56,23 +57,23 @@ def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None
         layers[0].conv1.out_channels,
         layers[0].conv2.out_channels,
     )
-    return output.contiguous(memory_format=primitives.memory_format(x))
+    return output.contiguous(memory_format=reference.memory_format(x))
 
 
 class _Folded:
-    """A block's weights as `native.dense_block` reads them, and what they were made from."""
+    """A block's weights as `cpu.dense_block` reads them, and what they were made from."""
 
     def __init__(self, x: Tensor, layers: Sequence[Any]) -> None:
         self._channels = x.shape[1]
-        self._seen = plain.Seen(layers)
+        self._seen = guards.Seen(layers)
         # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
         self._sources = _sources(layers)
         self._storages = [t.untyped_storage() for t in self._sources]
         self._state = _state(self._sources)
         self._pointers = (ctypes.c_void_p * len(self._sources))(*(t.data_ptr() for t in self._sources))
         self._sizes = (ctypes.c_ssize_t * len(self._sources))(*(_extent(t) for t in self._sources))
-        self._digest = native.digest(self._pointers, self._sizes)
-        self.weights = native.block_weights(_fold(layers, native))
+        self._digest = cpu.digest(self._pointers, self._sizes)
+        self.weights = cpu.block_weights(_fold(layers, cpu))
 
     def holds(self, x: Tensor, layers: Sequence[Any]) -> bool:
         # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
@@ -80,7 +81,7 @@ class _Folded:
             x.shape[1] == self._channels
             and self._seen.again(x, layers)
             and _state(self._sources) == self._state
-            and native.digest(self._pointers, self._sizes) == self._digest
+            and cpu.digest(self._pointers, self._sizes) == self._digest
         )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densekit.ops import batch_norm, checkpoint, inference, native, plain, shared
+from densekit.ops import batch_norm, checkpoint, guards, inference, shared
+from densekit.ops.backends import cpu
 from densekit.ops.shared import Tail
 
 Layers = Sequence[Any]  # dense layers: nn.Modules that look like shared.Layer
@@ -30,7 +31,7 @@ def resolve(plan: str, x: Tensor) -> str:
     """`auto`, where nobody measured: shared where its kernels are compiled, else concat."""
     if plan != "auto":
         return plan
-    return "shared" if not plain.traced(x) and native.suits(x) else "concat"
+    return "shared" if not guards.traced(x) and cpu.suits(x) else "concat"
 
 
 def run_block(x: Tensor, layers: Layers, plan: str) -> Tensor:
@@ -48,7 +49,7 @@ def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail) -> tuple[Ten
 
 
 def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tensor, bool]:
-    if plain.traced(x):
+    if guards.traced(x):
         return concat(x, layers), False
     if plan in _BY_LAYERS:
         return _BY_LAYERS[plan](x, layers), False
@@ -67,10 +68,10 @@ def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tenso
 
 
 def _extent(x: Tensor, layers: Layers, tail: Tail | None) -> int:
-    if not plain.can_run(x, layers):
+    if not guards.can_run(x, layers):
         return _MODULES
     return _TAIL if _taken(x, layers, tail) else _BLOCK
 
 
 def _taken(x: Tensor, layers: Layers, tail: Tail | None) -> bool:
-    return tail is not None and plain.can_take(x, layers, tail.norm, tail.pool)
+    return tail is not None and guards.can_take(x, layers, tail.norm, tail.pool)

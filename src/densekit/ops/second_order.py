@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densekit.ops import primitives
+from densekit.ops.backends import reference
 
 
 class _Origin(torch.autograd.Function):
@@ -38,7 +38,7 @@ def gradients(
     states: Sequence[Any],
     tail: tuple[Tensor | None, Tensor | None, int] | None,
     eps: float | None,
-    size: primitives.Size,
+    size: reference.Size,
     dy: Tensor,
 ) -> list[Tensor | None]:
     """Of x and the parameters, those of `groups` in their order; None where none is wanted.
@@ -57,7 +57,7 @@ def block(
     states: Sequence[Any],
     tail: tuple[Tensor | None, Tensor | None, int] | None,
     eps: float | None,
-    size: primitives.Size,
+    size: reference.Size,
 ) -> Tensor:
     """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` (mean, 1 / standard deviation, pool) if there is one.
 
@@ -74,7 +74,7 @@ def block(
         return (x * scale[:, None, None] + (own[1] - mean * scale)[:, None, None]).relu()
 
     def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
-        return x if mask is None else x * primitives.maps(mask, size)
+        return x if mask is None else x * reference.maps(mask, size)
 
     for own, state in zip(groups, states, strict=False):  # the tail's group has no state
         h = rectified(x, own, state.mean1, state.rstd1)

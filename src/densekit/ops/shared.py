@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.ops import batch_norm, native, plain, primitives, second_order
+from densekit.ops import batch_norm, guards, second_order
+from densekit.ops.backends import cpu, reference
 from densekit.ops.batch_norm import update_running
 
 
@@ -47,7 +48,7 @@ class Tail:
 def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
     """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
 
-    After `plain.can_run`, and `plain.can_take` for the tail.
+    After `guards.can_run`, and `guards.can_take` for the tail.
     """
     parameters = [p for layer in layers for p in _parameters(layer)]
     if tail:
@@ -113,7 +114,7 @@ class _Block(torch.autograd.Function):
 
         matrix = kernels.matrix(pixels, total, x)
         # The raw maps leave the block where no tail reads the normalised ones.
-        output, raw = primitives.blank(size, total, x) if tail is None else (None, None)
+        output, raw = reference.blank(size, total, x) if tail is None else (None, None)
         moments = x.new_empty(3, total)  # mean, biased variance and 1 / standard deviation of each map
 
         def pool(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +123,7 @@ class _Block(torch.autograd.Function):
                 mean, variance, count = batch_norm.pooled(mean, variance, pixels)
             return mean, variance
 
-        def append(maps: Tensor, at: int) -> primitives.Normalise | None:
+        def append(maps: Tensor, at: int) -> reference.Normalise | None:
             """What the next consumer has to normalise into the matrix, if anything."""
             here = slice(at, at + maps.shape[1])
             if raw is not None:
@@ -131,11 +132,11 @@ class _Block(torch.autograd.Function):
                 mean, variance = pool(*kernels.statistics(maps))
                 moments[0, here], moments[1, here] = mean, variance
                 moments[2, here] = rstd = (variance + layers[0].norm1.eps).rsqrt()
-                return primitives.Normalise(maps, mean, rstd)
+                return reference.Normalise(maps, mean, rstd)
             matrix[:, here] = maps
             return None
 
-        def normalise(fresh: primitives.Normalise | None, seen: int) -> None:
+        def normalise(fresh: reference.Normalise | None, seen: int) -> None:
             if fresh is not None:
                 kernels.normalise(*fresh, matrix[:, seen - fresh.maps.shape[1] : seen])
 
@@ -145,7 +146,7 @@ class _Block(torch.autograd.Function):
                 return None, None
             return _running(norm)
 
-        fresh = append(primitives.rows(x), 0)
+        fresh = append(reference.rows(x), 0)
         states: list[_Saved] = []
         for layer, own in zip(layers, groups, strict=False):
             seen = channels + len(states) * growth
@@ -189,7 +190,7 @@ class _Block(torch.autograd.Function):
         ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
         ctx.pools, ctx.count = pools, count
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
-        return cast(Tensor, output).contiguous(memory_format=primitives.memory_format(x))
+        return cast(Tensor, output).contiguous(memory_format=reference.memory_format(x))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -211,7 +212,7 @@ class _Block(torch.autograd.Function):
             mean, _, rstd = moments[:, : origin.shape[1]]
             maps = maps / rstd + mean
         dx, *gradients = second_order.gradients(
-            origin + primitives.maps(maps, ctx.size),
+            origin + reference.maps(maps, ctx.size),
             groups,
             states,
             ctx.tail and (*last, ctx.tail.pool),
@@ -236,26 +237,26 @@ class _Block(torch.autograd.Function):
         if tail is None:
             flowing = kernels.matrix(pixels, total, matrix)
             if ctx.training:
-                direct = primitives.rows(dy)
+                direct = reference.rows(dy)
                 flowing.zero_()
             else:
-                flowing.copy_(primitives.rows(dy))
+                flowing.copy_(reference.rows(dy))
         else:
             affine = _Affine(*groups[-1], *last)
             flowing, dscale, dshift = kernels.rectify_pool_backward(
-                matrix, affine.scale, affine.shift, affine.centre, primitives.rows(dy), size, tail.pool
+                matrix, affine.scale, affine.shift, affine.centre, reference.rows(dy), size, tail.pool
             )
             gradients = [affine.gamma_gradient(dscale), dshift]
 
         def total_of(*sums: Tensor) -> Sequence[Tensor]:
             return batch_norm.summed(*sums) if ctx.pools else sums
 
-        def closed(here: slice, known: tuple[Tensor, Tensor] | None) -> primitives.NormaliseBackward:
+        def closed(here: slice, known: tuple[Tensor, Tensor] | None) -> reference.NormaliseBackward:
             """Gives the raw maps' gradient in columns whose consumers are all done; `known`: their dots."""
             dx, x = flowing[:, here], matrix[:, here]
             sums, products = total_of(*(known or kernels.dots(dx, x)))
             extra = None if direct is None else direct[:, here]
-            return primitives.NormaliseBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
+            return reference.NormaliseBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
 
         dots = None
         for i in reversed(range(len(layers))):
@@ -304,7 +305,7 @@ class _Block(torch.autograd.Function):
             here = slice(0, total - len(layers) * growth)
             # In evaluation it is a part of `flowing`, all of which it would keep.
             dx = kernels.normalise_backward(*closed(here, dots)) if ctx.training else flowing[:, here].clone()
-            dx = primitives.maps(dx, size)
+            dx = reference.maps(dx, size)
         return dx, None, None, None, *(g if w else None for g, w in zip(gradients, wanted[4:], strict=True))
 
 
@@ -354,7 +355,7 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _kernels(x: Tensor) -> Any:
-    return native if native.suits(x) else primitives
+    return cpu if cpu.suits(x) else reference
 
 
 def _grouped(layers: Sequence[Layer], parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
@@ -372,8 +373,8 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
     """Factors (M, channels) that torch's own dropout would draw for maps in x's memory format, or None without it."""
-    if not plain.drops(dropout):
+    if not guards.drops(dropout):
         return None
     images, _, height, width = x.shape
-    ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=primitives.memory_format(x))
-    return primitives.rows(F.dropout(ones, cast(nn.Dropout, dropout).p))
+    ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=reference.memory_format(x))
+    return reference.rows(F.dropout(ones, cast(nn.Dropout, dropout).p))

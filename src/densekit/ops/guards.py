@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from densekit.ops.backends.reference import memory_format
 from densekit.ops.batch_norm import SyncedBatchNorm, pools
-from densekit.ops.primitives import memory_format
 
 TENSORS = (Tensor, nn.Parameter)
 _FLOATS = (torch.float32, torch.float64)  # less precise ones have rules of their own about what is rounded when

@@ -1,4 +1,4 @@
-// The library's face: plain C functions over primitives.hpp, called by ops/native/library.py.
+// The library's face: plain C functions over primitives.hpp, called by ops/backends/cpu/library.py.
 // Each library holds one instruction set's build and nothing else: builds for several in one library would share the
 // standard library's inline functions, and the linker might keep the copy that an older processor cannot run.
 #include <sys/mman.h>
@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "digest.hpp"
-#include "inference.hpp"
+#include "dense_block.hpp"
 
 using P = const float*;
 using I = std::ptrdiff_t;

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from densekit.ops import native, primitives
-from densekit.ops.native.library import available_builds
+from densekit.ops.backends import cpu, reference
+from densekit.ops.backends.cpu.library import available_builds
 
-library = importlib.import_module("densekit.ops.native.library")  # the package has the function of that name
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+library = importlib.import_module("densekit.ops.backends.cpu.library")  # the package has the function of that name
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
 
 # (images, height, width): one pixel, one image, odd sizes, H != W, more rows than a strip holds. The widest channels
 # make backward tiles of the fewest groups, and products that pause.
@@ -24,9 +24,9 @@ CHANNELS = [(24, 48, 12), (5, 16, 4), (37, 40, 10), (64, 128, 32), (3, 7, 3), (1
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Every instruction set that this processor runs."""
     monkeypatch.setenv("DENSEKIT_KERNELS", request.param)
-    native.library.cache_clear()
+    cpu.library.cache_clear()
     yield request.param
-    native.library.cache_clear()
+    cpu.library.cache_clear()
 
 
 def buffer(rows: int, columns: int) -> Tensor:
@@ -64,37 +64,37 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     scale, shift, centre = torch.rand(channels) + 0.5, torch.randn(channels), torch.randn(channels)
     weight = torch.randn(width, channels)
 
-    for actual, expected in zip(native.statistics(x), primitives.statistics(x.double()), strict=True):
+    for actual, expected in zip(cpu.statistics(x), reference.statistics(x.double()), strict=True):
         close(actual, expected)
-    out = native.matrix(pixels, channels, x)
-    native.normalise(x, centre, scale, out)
+    out = cpu.matrix(pixels, channels, x)
+    cpu.normalise(x, centre, scale, out)
     close(out, (x.double() - centre.double()) * scale.double())
 
-    h, *moments = native.pointwise(x, scale, shift, weight, moments=True)
-    expected_h, *expected_moments = primitives.pointwise(*doubles(x, scale, shift, weight), moments=True)
+    h, *moments = cpu.pointwise(x, scale, shift, weight, moments=True)
+    expected_h, *expected_moments = reference.pointwise(*doubles(x, scale, shift, weight), moments=True)
     for actual, expected in zip((h, *moments), (expected_h, *expected_moments), strict=True):
         close(actual, expected)
 
     for fresh in {1, growth % channels, channels} - {0}:
         maps, vectors = torch.randn(pixels, fresh), (centre[:fresh], scale[:fresh])
-        before, truth = native.matrix(pixels, channels, x).copy_(x), x.double()
-        given = primitives.Normalise(maps, *vectors)
-        found = native.pointwise(before, scale, shift, weight, given, moments=True)
-        given = primitives.Normalise(*doubles(maps, *vectors))
-        expected = primitives.pointwise(truth, *doubles(scale, shift, weight), given, moments=True)
+        before, truth = cpu.matrix(pixels, channels, x).copy_(x), x.double()
+        given = reference.Normalise(maps, *vectors)
+        found = cpu.pointwise(before, scale, shift, weight, given, moments=True)
+        given = reference.Normalise(*doubles(maps, *vectors))
+        expected = reference.pointwise(truth, *doubles(scale, shift, weight), given, moments=True)
         for a, e in zip((before, *found), (truth, *expected), strict=True):
             close(a, e)
 
-    dz = native.matrix(pixels, width, x).normal_()
+    dz = cpu.matrix(pixels, width, x).normal_()
     coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
-    dx = native.matrix(pixels, channels, x).normal_()
+    dx = cpu.matrix(pixels, channels, x).normal_()
     expected_dx = dx.double()
     for closing in {growth % channels, channels}:
-        actual_dx, truth_dx = native.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
-        *gradients, sums = native.pointwise_backward(
+        actual_dx, truth_dx = cpu.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
+        *gradients, sums = cpu.pointwise_backward(
             x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, closing
         )
-        *expected, truth_sums = primitives.pointwise_backward(
+        *expected, truth_sums = reference.pointwise_backward(
             *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), truth_dx, closing
         )
         for a, e in zip((actual_dx, *gradients, *sums), (truth_dx, *expected, *truth_sums), strict=True):
@@ -102,42 +102,42 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
                 close(a, e)
 
     kernel = torch.randn(growth, channels, 3, 3)
-    y = native.conv3x3(x, scale, shift, kernel, size)
-    close(y, primitives.conv3x3(*doubles(x, scale, shift, kernel), size))
-    dy = native.matrix(pixels, growth, x).normal_()
-    actual = native.conv3x3_backward(x, scale, shift, centre, kernel, dy, size)
-    expected = primitives.conv3x3_backward(*doubles(x, scale, shift, centre, kernel, dy), size)
+    y = cpu.conv3x3(x, scale, shift, kernel, size)
+    close(y, reference.conv3x3(*doubles(x, scale, shift, kernel), size))
+    dy = cpu.matrix(pixels, growth, x).normal_()
+    actual = cpu.conv3x3_backward(x, scale, shift, centre, kernel, dy, size)
+    expected = reference.conv3x3_backward(*doubles(x, scale, shift, centre, kernel, dy), size)
     for a, e in zip(actual, expected, strict=True):
         close(a, e)
 
-    for actual, expected in zip(native.dots(x, out), primitives.dots(*doubles(x, out)), strict=True):
+    for actual, expected in zip(cpu.dots(x, out), reference.dots(*doubles(x, out)), strict=True):
         close(actual, expected)
     for pool in (1, 2, 3):
         if min(size[1:]) < pool:
             continue
         close(
-            native.rectify_pool(x, scale, shift, size, pool),
-            primitives.rectify_pool(*doubles(x, scale, shift), size, pool),
+            cpu.rectify_pool(x, scale, shift, size, pool),
+            reference.rectify_pool(*doubles(x, scale, shift), size, pool),
         )
         up = torch.randn(size[0] * (size[1] // pool) * (size[2] // pool), channels)
-        actual = native.rectify_pool_backward(x, scale, shift, centre, up, size, pool)
-        expected = primitives.rectify_pool_backward(*doubles(x, scale, shift, centre, up), size, pool)
+        actual = cpu.rectify_pool_backward(x, scale, shift, centre, up, size, pool)
+        expected = reference.rectify_pool_backward(*doubles(x, scale, shift, centre, up), size, pool)
         for a, e in zip(actual, expected, strict=True):
             close(a, e)
     for direct in (None, torch.randn(pixels, channels)):
-        actual = native.normalise_backward(dx, x, direct, scale, shift, centre)
+        actual = cpu.normalise_backward(dx, x, direct, scale, shift, centre)
         extra = None if direct is None else direct.double()
-        close(actual, primitives.normalise_backward(*doubles(dx, x), extra, *doubles(scale, shift, centre)))
+        close(actual, reference.normalise_backward(*doubles(dx, x), extra, *doubles(scale, shift, centre)))
 
         # The same, worked out on the way into a convolution, of a few columns as in a block.
         few = slice(channels - min(growth, channels), channels)
         flows = [m if m is None else m[:, few] for m in (dx, x, direct)]
         vectors = (scale[few], shift[few], centre[few])
-        given = primitives.NormaliseBackward(*flows, *vectors)
-        truth = primitives.NormaliseBackward(*(m if m is None else m.double() for m in flows), *doubles(*vectors))
+        given = reference.NormaliseBackward(*flows, *vectors)
+        truth = reference.NormaliseBackward(*(m if m is None else m.double() for m in flows), *doubles(*vectors))
         own = kernel[: len(vectors[0])]
-        actual = native.conv3x3_backward(x, scale, shift, centre, own, given, size)
-        expected = primitives.conv3x3_backward(*doubles(x, scale, shift, centre, own), truth, size)
+        actual = cpu.conv3x3_backward(x, scale, shift, centre, own, given, size)
+        expected = reference.conv3x3_backward(*doubles(x, scale, shift, centre, own), truth, size)
         for a, e in zip(actual, expected, strict=True):
             close(a, e)
     _compare_blocks(x, size, width, growth)
@@ -145,14 +145,14 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
 
 def _compare_blocks(x: Tensor, size: tuple[int, int, int], width: int, growth: int) -> None:
     channels, layers, blocks = x.shape[1], 3, {}
-    for kernels in (native, primitives):
+    for kernels in (cpu, reference):
         torch.manual_seed(1)
         tensors = []
         for seen in range(channels, channels + layers * growth, growth):
             weights = (torch.randn(width, seen, 1, 1), torch.rand(width), torch.randn(growth, width, 3, 3) / width)
             affine = (torch.rand(seen) + 0.5, torch.randn(seen))
             bias = torch.randn(width)
-            if kernels is primitives:
+            if kernels is reference:
                 weights, affine, (bias,) = doubles(*weights), doubles(*affine), doubles(bias)
             tensors += [*affine, kernels.pack_dense_layer(*weights), bias]
         blocks[kernels] = kernels.block_weights(tensors)
@@ -161,15 +161,15 @@ def _compare_blocks(x: Tensor, size: tuple[int, int, int], width: int, growth: i
         if pool is None or min(size[1:]) >= pool:
             sizes = (size, layers, width, growth)
             tail, truth_tail = (None, None) if pool is None else ((*behind, pool), (*doubles(*behind), pool))
-            actual = native.dense_block(x, blocks[native], tail, *sizes)
-            close(actual, primitives.dense_block(x.double(), blocks[primitives], truth_tail, *sizes))
+            actual = cpu.dense_block(x, blocks[cpu], tail, *sizes)
+            close(actual, reference.dense_block(x.double(), blocks[reference], truth_tail, *sizes))
 
 
 def test_statistics_of_a_large_offset_keep_their_digits():
     """A sum of squares in float32 would lose all of them."""
     x = torch.randn(5000, 24) + 1000
-    mean, variance = native.statistics(x)
-    expected_mean, expected_variance = primitives.statistics(x.double())
+    mean, variance = cpu.statistics(x)
+    expected_mean, expected_variance = reference.statistics(x.double())
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(variance.double(), expected_variance, rtol=1e-5, atol=0)
 
@@ -182,10 +182,10 @@ def test_not_a_number_goes_where_torch_lets_it_go(value):
     weight, kernel = torch.randn(48, 24), torch.randn(12, 24, 3, 3)
     for actual, expected in [
         (
-            native.pointwise(x, one, nil, weight, moments=False)[0],
-            primitives.pointwise(x, one, nil, weight, moments=False)[0],
+            cpu.pointwise(x, one, nil, weight, moments=False)[0],
+            reference.pointwise(x, one, nil, weight, moments=False)[0],
         ),
-        (native.conv3x3(x, one, nil, kernel, (2, 6, 6)), primitives.conv3x3(x, one, nil, kernel, (2, 6, 6))),
+        (cpu.conv3x3(x, one, nil, kernel, (2, 6, 6)), reference.conv3x3(x, one, nil, kernel, (2, 6, 6))),
     ]:
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -203,14 +203,14 @@ def test_backward_lets_them_go_where_torch_lets_them_go(value, where, closing):
     one, nil, coefficients = torch.ones(24), torch.zeros(24), (torch.rand(48), torch.randn(48), torch.randn(48))
     weight, kernel = torch.randn(48, 24), torch.randn(12, 24, 3, 3)
     found = []
-    for kernels in (native, primitives):
-        dx = native.matrix(72, 24, x).fill_(1)
+    for kernels in (cpu, reference):
+        dx = cpu.matrix(72, 24, x).fill_(1)
         *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, closing)
-        fresh = native.matrix(72, 24, x).copy_(x)
+        fresh = cpu.matrix(72, 24, x).copy_(x)
         h2, *_ = kernels.pointwise(
-            fresh, one, nil, weight, primitives.Normalise(x[:, 3:], nil[3:], one[3:]), moments=False
+            fresh, one, nil, weight, reference.Normalise(x[:, 3:], nil[3:], one[3:]), moments=False
         )
-        given = primitives.NormaliseBackward(dy, x[:, 12:], None, one[:12], nil[:12], one[:12])
+        given = reference.NormaliseBackward(dy, x[:, 12:], None, one[:12], nil[:12], one[:12])
         found.append([dx, *gradients, *dots, fresh, h2])
         for gradient in (dy, given):
             *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, gradient, size)

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "memory.hpp"
+#include "threads.hpp"
 
 namespace densekit {
 

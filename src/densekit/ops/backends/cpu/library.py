@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from densekit.errors import UnknownName
-from densekit.ops.native.compile import fingerprint
+from densekit.ops.backends.cpu.build import fingerprint
 
 # torch's word for what the processor and its operating system can do -> builds that run there, best first.
 _BUILDS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
@@ -45,7 +45,9 @@ def library() -> tuple[str, ctypes.CDLL] | None:
         if loaded.densekit_sources().decode() == fingerprint():
             return name, _declare(loaded)
         # An editable installation whose sources moved on: calling it could crash.
-        warnings.warn(f"{_path(name)} is older than its sources; python -m densekit.ops.native.compile", stacklevel=2)
+        warnings.warn(
+            f"{_path(name)} is older than its sources; python -m densekit.ops.backends.cpu.build", stacklevel=2
+        )
     return None
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from densekit.ops import native, plans
-from densekit.ops.native import compile as compiling
+from densekit.ops import plans
+from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import build as compiling
 from tests.ops.test_plans import images, network, with_plan
 
 ROOT = Path(__file__).parents[2]
-library = importlib.import_module("densekit.ops.native.library")  # the package has the function of that name
-needs_kernels = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+library = importlib.import_module("densekit.ops.backends.cpu.library")  # the package has the function of that name
+needs_kernels = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def build_wheel(folder: Path, *, kernels_beside_the_source: bool, **environment:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree)
     if kernels_beside_the_source:  # of an editable installation, on a machine with a compiler
-        (tree / "src/densekit/ops/native/densekit_baseline.so").write_bytes(b"old")
+        (tree / "src/densekit/ops/backends/cpu/densekit_baseline.so").write_bytes(b"old")
     (folder / "bin").mkdir()
     clean = {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(folder / "bin")} | environment
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -60,9 +61,10 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
         archive.extractall(folder / "installed")
     code = f"""
 import torch, densekit
-from densekit.ops import inference, native, shared
+from densekit.ops import inference, shared
+from densekit.ops.backends import cpu
 assert densekit.__file__.startswith({str(folder)!r}), densekit.__file__
-assert not native.available() and native.build() == "none"
+assert not cpu.available() and cpu.build_name() == "none"
 torch.manual_seed(0)
 model = densekit.create_model("densenet_bc_10_4", plan="shared", num_classes=3)
 x = torch.randn(2, 3, 8, 8)
@@ -119,8 +121,8 @@ def test_libraries_older_than_their_sources_are_not_called(tmp_path, monkeypatch
     with (tmp_path / "simd.hpp").open("a") as file:
         file.write("// edited\n")
     monkeypatch.setattr(compiling, "SOURCE", tmp_path / "kernels.cpp")
-    with pytest.warns(UserWarning, match="older than its sources; python -m densekit.ops.native.compile"):
-        assert not native.available()
+    with pytest.warns(UserWarning, match="older than its sources; python -m densekit.ops.backends.cpu.build"):
+        assert not cpu.available()
     works()
 
 
@@ -134,7 +136,7 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:100])
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     with pytest.warns(UserWarning, match=f"densekit_{best}.so cannot be loaded: "):
-        assert native.build() == (others[0] if others else "none")
+        assert cpu.build_name() == (others[0] if others else "none")
     works()
 
 
@@ -142,8 +144,8 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wanted", ["none", *library.available_builds()])
 def test_the_environment_chooses(wanted, monkeypatch):
     monkeypatch.setenv("DENSEKIT_KERNELS", wanted)
-    assert native.build() == wanted
-    assert native.available() == (wanted != "none")
+    assert cpu.build_name() == wanted
+    assert cpu.available() == (wanted != "none")
     assert plans.resolve("auto", images(dtype=torch.float32)) == ("concat" if wanted == "none" else "shared")
     works()
 

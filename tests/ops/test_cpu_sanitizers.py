@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from densekit.ops.native.compile import compile_all, compiler
-from densekit.ops.native.library import available_builds
+from densekit.ops.backends.cpu.build import compile_all, compiler
+from densekit.ops.backends.cpu.library import available_builds
 
 HERE = Path(__file__).parent / "sanitize"
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native, primitives, shared
+from densekit.ops import shared
+from densekit.ops.backends import cpu, reference
 from tests.ops.test_plans import images, network, with_plan
 
 pytestmark = [
-    pytest.mark.skipif(not native.available(), reason="no compiler was there at installation"),
+    pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation"),
     pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf]),
     pytest.mark.parametrize("pixel", [(0, 0), (6, 5), (12, 11)], ids=str),  # of 13 x 12: by the border and far from it
 ]
@@ -49,7 +50,7 @@ def test_a_bad_pixel_spoils_what_it_spoils_in_torch(name, training, value, pixel
     assert actual["output"].isfinite().any(1).tolist() == [not training, False, not training]
 
 
-@pytest.mark.parametrize("kernels", [native, primitives])
+@pytest.mark.parametrize("kernels", [cpu, reference])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("name", NETS)
 def test_a_bad_map_spoils_no_gradient_that_does_not_depend_on_it(name, dropout, kernels, value, pixel, monkeypatch):

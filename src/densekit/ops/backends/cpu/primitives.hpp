@@ -1,11 +1,11 @@
 // The primitives of a dense block on NHWC matrices: M = N*H*W rows of pixels, columns are channels, float32.
 // ldx: floats from one row of x to the next. Matrices that are read or written by whole vectors must have rows padded to
 // 16 floats (x, h, dz, acc, and what convolutions write); columns past the last are read and discarded, or written with junk
-// that the caller overwrites. Each is documented, and written again in torch, in ops/primitives.py.
+// that the caller overwrites. Each is documented, and written again in torch, in ops/backends/reference.py.
 #pragma once
 #include <cstdint>
 
-#include "memory.hpp"
+#include "threads.hpp"
 
 namespace densekit {
 

@@ -1,4 +1,4 @@
-"""The primitives of `ops.primitives` for float32 on a CPU, compiled from the C++ beside this file.
+"""The primitives of `ops.backends.reference` for float32 on a CPU, compiled from the C++ beside this file.
 
 Same names, signatures and meaning. Rows of a `matrix` are padded to whole vectors, which the kernels rely on.
 """
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densekit.ops.native.library import library
-from densekit.ops.primitives import Normalise, NormaliseBackward, Size, blank
+from densekit.ops.backends.cpu.library import library
+from densekit.ops.backends.reference import Normalise, NormaliseBackward, Size, blank
 
 LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
@@ -23,7 +23,7 @@ def available() -> bool:
     return library() is not None
 
 
-def build() -> str:
+def build_name() -> str:
     """Which kernels run here: avx512, avx2 or baseline, or none."""
     found = library()
     return found[0] if found else "none"

@@ -1,6 +1,6 @@
 """What the `shared` plan is made of, in torch operators: any device, any floating dtype.
 
-Matrices are NHWC seen as rows: M = N*H*W pixels by C channels, rows possibly strided. `ops.native` has the same
+Matrices are NHWC seen as rows: M = N*H*W pixels by C channels, rows possibly strided. `ops.backends.cpu` has the same
 functions for float32 on a CPU; these are used where it is absent, and are its oracle in the tests.
 """
 
