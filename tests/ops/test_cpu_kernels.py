@@ -70,18 +70,18 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     cpu.normalise(x, centre, scale, out)
     close(out, (x.double() - centre.double()) * scale.double())
 
-    h, *moments = cpu.pointwise(x, scale, shift, weight, moments=True)
-    expected_h, *expected_moments = reference.pointwise(*doubles(x, scale, shift, weight), moments=True)
+    h, *moments = cpu.conv1x1(x, scale, shift, weight, moments=True)
+    expected_h, *expected_moments = reference.conv1x1(*doubles(x, scale, shift, weight), moments=True)
     for actual, expected in zip((h, *moments), (expected_h, *expected_moments), strict=True):
         close(actual, expected)
 
-    for fresh in {1, growth % channels, channels} - {0}:
-        maps, vectors = torch.randn(pixels, fresh), (centre[:fresh], scale[:fresh])
+    for few in {1, growth % channels, channels} - {0}:
+        maps, vectors = torch.randn(pixels, few), (centre[:few], scale[:few])
         before, truth = cpu.matrix(pixels, channels, x).copy_(x), x.double()
-        given = reference.Normalise(maps, *vectors)
-        found = cpu.pointwise(before, scale, shift, weight, given, moments=True)
-        given = reference.Normalise(*doubles(maps, *vectors))
-        expected = reference.pointwise(truth, *doubles(scale, shift, weight), given, moments=True)
+        given = reference.PendingNorm(maps, *vectors)
+        found = cpu.conv1x1(before, scale, shift, weight, given, moments=True)
+        given = reference.PendingNorm(*doubles(maps, *vectors))
+        expected = reference.conv1x1(truth, *doubles(scale, shift, weight), given, moments=True)
         for a, e in zip((before, *found), (truth, *expected), strict=True):
             close(a, e)
 
@@ -89,13 +89,16 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     coefficients = (torch.rand(width), torch.randn(width), torch.randn(width))
     dx = cpu.matrix(pixels, channels, x).normal_()
     expected_dx = dx.double()
-    for closing in {growth % channels, channels}:
+    for finalised_channels in {growth % channels, channels}:
         actual_dx, truth_dx = cpu.matrix(pixels, channels, x).copy_(dx), expected_dx.clone()
-        *gradients, sums = cpu.pointwise_backward(
-            x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, closing
+        *gradients, sums = cpu.conv1x1_backward(
+            x, scale, shift, centre, weight, dz, h, coefficients, actual_dx, finalised_channels
         )
-        *expected, truth_sums = reference.pointwise_backward(
-            *doubles(x, scale, shift, centre, weight, dz, h), tuple(doubles(*coefficients)), truth_dx, closing
+        *expected, truth_sums = reference.conv1x1_backward(
+            *doubles(x, scale, shift, centre, weight, dz, h),
+            tuple(doubles(*coefficients)),
+            truth_dx,
+            finalised_channels,
         )
         for a, e in zip((actual_dx, *gradients, *sums), (truth_dx, *expected, *truth_sums), strict=True):
             if e.numel():
@@ -110,18 +113,20 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
     for a, e in zip(actual, expected, strict=True):
         close(a, e)
 
-    for actual, expected in zip(cpu.dots(x, out), reference.dots(*doubles(x, out)), strict=True):
+    for actual, expected in zip(
+        cpu.column_reductions(x, out), reference.column_reductions(*doubles(x, out)), strict=True
+    ):
         close(actual, expected)
     for pool in (1, 2, 3):
         if min(size[1:]) < pool:
             continue
         close(
-            cpu.rectify_pool(x, scale, shift, size, pool),
-            reference.rectify_pool(*doubles(x, scale, shift), size, pool),
+            cpu.bn_relu_pool(x, scale, shift, size, pool),
+            reference.bn_relu_pool(*doubles(x, scale, shift), size, pool),
         )
         up = torch.randn(size[0] * (size[1] // pool) * (size[2] // pool), channels)
-        actual = cpu.rectify_pool_backward(x, scale, shift, centre, up, size, pool)
-        expected = reference.rectify_pool_backward(*doubles(x, scale, shift, centre, up), size, pool)
+        actual = cpu.bn_relu_pool_backward(x, scale, shift, centre, up, size, pool)
+        expected = reference.bn_relu_pool_backward(*doubles(x, scale, shift, centre, up), size, pool)
         for a, e in zip(actual, expected, strict=True):
             close(a, e)
     for direct in (None, torch.randn(pixels, channels)):
@@ -133,8 +138,8 @@ def _compare(size: tuple[int, int, int], channels: int, width: int, growth: int)
         few = slice(channels - min(growth, channels), channels)
         flows = [m if m is None else m[:, few] for m in (dx, x, direct)]
         vectors = (scale[few], shift[few], centre[few])
-        given = reference.NormaliseBackward(*flows, *vectors)
-        truth = reference.NormaliseBackward(*(m if m is None else m.double() for m in flows), *doubles(*vectors))
+        given = reference.PendingNormBackward(*flows, *vectors)
+        truth = reference.PendingNormBackward(*(m if m is None else m.double() for m in flows), *doubles(*vectors))
         own = kernel[: len(vectors[0])]
         actual = cpu.conv3x3_backward(x, scale, shift, centre, own, given, size)
         expected = reference.conv3x3_backward(*doubles(x, scale, shift, centre, own), truth, size)
@@ -160,9 +165,9 @@ def _compare_blocks(x: Tensor, size: tuple[int, int, int], width: int, growth: i
     for pool in (None, 1, 2):
         if pool is None or min(size[1:]) >= pool:
             sizes = (size, layers, width, growth)
-            tail, truth_tail = (None, None) if pool is None else ((*behind, pool), (*doubles(*behind), pool))
-            actual = cpu.dense_block(x, blocks[cpu], tail, *sizes)
-            close(actual, reference.dense_block(x.double(), blocks[reference], truth_tail, *sizes))
+            epilogue, truth_epilogue = (None, None) if pool is None else ((*behind, pool), (*doubles(*behind), pool))
+            actual = cpu.dense_block(x, blocks[cpu], epilogue, *sizes)
+            close(actual, reference.dense_block(x.double(), blocks[reference], truth_epilogue, *sizes))
 
 
 def test_statistics_of_a_large_offset_keep_their_digits():
@@ -182,8 +187,8 @@ def test_not_a_number_goes_where_torch_lets_it_go(value):
     weight, kernel = torch.randn(48, 24), torch.randn(12, 24, 3, 3)
     for actual, expected in [
         (
-            cpu.pointwise(x, one, nil, weight, moments=False)[0],
-            reference.pointwise(x, one, nil, weight, moments=False)[0],
+            cpu.conv1x1(x, one, nil, weight, moments=False)[0],
+            reference.conv1x1(x, one, nil, weight, moments=False)[0],
         ),
         (cpu.conv3x3(x, one, nil, kernel, (2, 6, 6)), reference.conv3x3(x, one, nil, kernel, (2, 6, 6))),
     ]:
@@ -192,8 +197,8 @@ def test_not_a_number_goes_where_torch_lets_it_go(value):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("where", ["x", "gradient"])
-@pytest.mark.parametrize("closing", [12, 24])
-def test_backward_lets_them_go_where_torch_lets_them_go(value, where, closing):
+@pytest.mark.parametrize("finalised_channels", [12, 24])
+def test_backward_lets_them_go_where_torch_lets_them_go(value, where, finalised_channels):
     """But for the weights of a 3x3 kernel: where it meets the border torch leaves zeros out, here 0 * NaN counts."""
     size = (2, 6, 6)
     x, dz, h, dy = buffer(72, 24), buffer(72, 48), buffer(72, 48), buffer(72, 12)
@@ -205,13 +210,15 @@ def test_backward_lets_them_go_where_torch_lets_them_go(value, where, closing):
     found = []
     for kernels in (cpu, reference):
         dx = cpu.matrix(72, 24, x).fill_(1)
-        *gradients, dots = kernels.pointwise_backward(x, one, nil, nil, weight, dz, h, coefficients, dx, closing)
-        fresh = cpu.matrix(72, 24, x).copy_(x)
-        h2, *_ = kernels.pointwise(
-            fresh, one, nil, weight, reference.Normalise(x[:, 3:], nil[3:], one[3:]), moments=False
+        *gradients, column_reductions = kernels.conv1x1_backward(
+            x, one, nil, nil, weight, dz, h, coefficients, dx, finalised_channels
         )
-        given = reference.NormaliseBackward(dy, x[:, 12:], None, one[:12], nil[:12], one[:12])
-        found.append([dx, *gradients, *dots, fresh, h2])
+        pending_norm = cpu.matrix(72, 24, x).copy_(x)
+        h2, *_ = kernels.conv1x1(
+            pending_norm, one, nil, weight, reference.PendingNorm(x[:, 3:], nil[3:], one[3:]), moments=False
+        )
+        given = reference.PendingNormBackward(dy, x[:, 12:], None, one[:12], nil[:12], one[:12])
+        found.append([dx, *gradients, *column_reductions, pending_norm, h2])
         for gradient in (dy, given):
             *maps, taps = kernels.conv3x3_backward(x, one, nil, nil, kernel, gradient, size)
             found[-1] += [*maps, taps.abs().sum((2, 3))]

@@ -45,8 +45,8 @@ class Damped(DenseLayer):
 
 
 class LateRectifier(DenseLayer):
-    def leave(self, x: Tensor) -> Tensor:
-        return super().leave(x).relu()
+    def after_conv1(self, x: Tensor) -> Tensor:
+        return super().after_conv1(x).relu()
 
 
 def layer(model: nn.Module) -> DenseLayer:
@@ -144,9 +144,9 @@ SURGERY: dict[str, tuple[Callable[[nn.Module], object], int]] = {
     "conv1.forward": (lambda model: patched(layer(model).conv1), 2),
     "norm2.forward": (lambda model: patched(layer(model).norm2), 2),
     "layer.forward": (lambda model: patched(layer(model)), 2),
-    "layer.leave": (lambda model: patched(layer(model), "leave"), 2),
+    "layer.after_conv1": (lambda model: patched(layer(model), "after_conv1"), 2),
     "a layer's subclass": (as_class(Damped), 2),
-    "a subclass's leave": (as_class(LateRectifier), 2),
+    "a subclass's after_conv1": (as_class(LateRectifier), 2),
     "a block's subclass": (doubled_block, 3),
     "transition.forward": (lambda model: patched(model.features.transition1), 3),
     "transition.reduce": (lambda model: patched(model.features.transition1, "reduce"), 3),

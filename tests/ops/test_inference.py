@@ -244,13 +244,13 @@ def test_weights_made_in_inference_mode_are_not_folded(used):
 
 def test_copies_and_pickles_carry_no_folded_weights():
     model = with_plan(network(dtype=torch.float32), "shared").eval()
-    before = len(inference._kept)
+    before = len(inference._cache)
     assert_exact(model, images(dtype=torch.float32))
-    assert len(inference._kept) == before + 3
+    assert len(inference._cache) == before + 3
     twin = copy.deepcopy(model)
-    assert len(inference._kept) == before + 3
+    assert len(inference._cache) == before + 3
     nn.init.normal_(twin.features.denseblock1.denselayer1.conv1.weight)
     assert_exact(twin, images(dtype=torch.float32))
     del model, twin
     gc.collect()
-    assert len(inference._kept) == before
+    assert len(inference._cache) == before

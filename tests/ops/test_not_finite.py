@@ -17,7 +17,7 @@ NETS = ["densenet_bc_22_12", "densenet_b_16_5", "densenet_22_7"]
 
 
 def parts(name: str, plan: str, training: bool) -> tuple[nn.Module, nn.Module]:
-    """The stem and the first block, without a tail; and the whole network, whose blocks have one."""
+    """The stem and the first block, without an epilogue; and the whole network, whose blocks have one."""
     model = with_plan(network(name, torch.float32), plan).train(training)
     return nn.Sequential(model.features[0], model.features.denseblock1), model
 

@@ -151,7 +151,7 @@ FORK = """
 import multiprocessing, os, torch
 from tests.ops.test_threads import WORK, block, differing, models, step
 
-def whole(expected):
+def recomputes(expected):
     torch.set_num_threads(1)  # as DataLoader's workers do
     assert not differing(step(*work), expected)
 
@@ -167,7 +167,7 @@ if not child:
     same = not differing(block(), both)
     os._exit(not same if not grandchild else os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) or not same)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-worker = multiprocessing.get_context("fork").Process(target=whole, args=(model,))
+worker = multiprocessing.get_context("fork").Process(target=recomputes, args=(model,))
 worker.start()
 worker.join(60)
 assert worker.exitcode == 0, worker.exitcode

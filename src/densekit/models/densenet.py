@@ -44,19 +44,19 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, k, H, W)."""
-        return self.leave(self.enter(x))
+        return self.after_conv1(self.through_conv1(x))
 
-    def enter(self, x: Tensor) -> Tensor:
+    def through_conv1(self, x: Tensor) -> Tensor:
         """Through the first convolution; what a plan may forget and recompute."""
         return self.conv1(self.relu1(self.norm1(x)))
 
-    def leave(self, x: Tensor) -> Tensor:
+    def after_conv1(self, x: Tensor) -> Tensor:
         """The rest."""
         if self.bottleneck:
             x = self.conv2(self.relu2(self.norm2(self.drop1(x))))
         return self.drop2(x)
 
-    _plain = (forward, enter, leave)  # what a plan may do in their stead
+    _plain = (forward, through_conv1, after_conv1)  # what a plan may do in their stead
 
 
 class DenseBlock(nn.ModuleDict):
@@ -77,12 +77,12 @@ class DenseBlock(nn.ModuleDict):
             x = torch.cat((x, layer(x)), dim=1)
         return x
 
-    def forward_with(self, tail: ops.Tail, x: Tensor) -> tuple[Tensor, bool]:
+    def forward_with(self, epilogue: ops.Epilogue, x: Tensor) -> tuple[Tensor, bool]:
         """(N, C, H, W) -> (N, C + L*k, H // pool, W // pool), as batch norm, ReLU and pool leave it, and true.
 
         What `forward` gives, and false, where the plan cannot take them along.
         """
-        return ops.run_with_tail(x, tuple(self.values()), self.plan, tail)
+        return ops.run_with_epilogue(x, tuple(self.values()), self.plan, epilogue)
 
     _plain = (forward, forward_with)
 
@@ -115,7 +115,7 @@ class Transition(nn.Module):
             if not self.pool_first or not isinstance(self.drop, nn.Dropout):
                 return self.pool_first and isinstance(self.drop, nn.Identity)
             # A symbolic graph may be put into training later.
-            return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
+            return not (ops.is_dropping(self.drop) or is_fx_symbolic_tracing())
         return False
 
     _plain = (forward, reduce, pools_first)
@@ -166,16 +166,16 @@ class DenseNet(ImageClassifier):
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""
         features = self.features
-        if ops.traced(x) or not ops.is_a(features, nn.Sequential):
+        if ops.is_traced(x) or not ops.is_exactly(features, nn.Sequential):
             return self.relu5(features(x))
         modules = [*features, self.relu5]
         while modules:
             module = modules.pop(0)
-            tail = _tail(module, modules)
-            if tail is None:
+            epilogue = _epilogue(module, modules)
+            if epilogue is None:
                 x = module(x)
                 continue
-            x, taken_along = cast(DenseBlock, module).forward_with(tail, x)
+            x, taken_along = cast(DenseBlock, module).forward_with(epilogue, x)
             if taken_along:
                 follower = modules.pop(0)
                 if isinstance(follower, Transition):
@@ -206,26 +206,26 @@ class DenseNet(ImageClassifier):
         self.config = self.config.model_copy(update={"num_classes": num_classes})
 
 
-def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
+def _epilogue(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Epilogue | None:
     """What a dense block may take along of the module behind it: of a transition, or the last batch norm and ReLU.
 
     None where either is not what the paper has there: others' modules are called one by one.
     """
-    if not (followers and isinstance(module, DenseBlock) and ops.as_written(module) and not ops.observed(module)):
+    if not (followers and isinstance(module, DenseBlock) and ops.is_unpatched(module) and not ops.is_hooked(module)):
         return None
     follower = followers[0]
-    if ops.is_a(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
-        return ops.Tail(follower, 1) if len(followers) == 2 and ops.is_a(followers[1], nn.ReLU) else None
-    if not isinstance(follower, Transition) or not ops.as_written(follower) or ops.observed(follower):
+    if ops.is_exactly(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
+        return ops.Epilogue(follower, 1) if len(followers) == 2 and ops.is_exactly(followers[1], nn.ReLU) else None
+    if not isinstance(follower, Transition) or not ops.is_unpatched(follower) or ops.is_hooked(follower):
         return None
     pool = follower.pool
     if (
-        ops.is_a(follower.relu, nn.ReLU)
-        and ops.is_a(pool, nn.AvgPool2d)
+        ops.is_exactly(follower.relu, nn.ReLU)
+        and ops.is_exactly(pool, nn.AvgPool2d)
         and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
         == (2, 2, 0, False, None)
     ):
-        return ops.Tail(follower.norm, 2 if follower.pools_first() else 1)
+        return ops.Epilogue(follower.norm, 2 if follower.pools_first() else 1)
     return None
 
 

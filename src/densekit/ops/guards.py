@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from densekit.ops.backends.reference import memory_format
-from densekit.ops.batch_norm import SyncedBatchNorm, pools
+from densekit.ops.batch_norm import SyncedBatchNorm, is_synchronised
 
 TENSORS = (Tensor, nn.Parameter)
 _FLOATS = (torch.float32, torch.float64)  # less precise ones have rules of their own about what is rounded when
@@ -26,14 +26,14 @@ _BOTTLENECK = _ENTRY | {"drop1": _DROP, "norm2": _NORM, "relu2": _RELU, "conv2":
 _PATCHED = frozenset({"forward", "_conv_forward", "_call_impl"})
 _GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
 # Attributes that say what such a module does.
-_TELLING: dict[type[nn.Module], tuple[str, ...]] = {
+_BEHAVIOUR: dict[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys(_NORM, ("training", "eps", "track_running_stats")),
     nn.Conv2d: _GEOMETRY,
     nn.Dropout: ("training", "p"),
 }
-_POINTWISE = ((1, 1), (0, 0), (1, 1), 1, "zeros")
-_SPATIAL = ((1, 1), (1, 1), (1, 1), 1, "zeros")
-_EVERYWHERE = (
+_CONV1X1 = ((1, 1), (0, 0), (1, 1), 1, "zeros")
+_CONV3X3 = ((1, 1), (1, 1), (1, 1), 1, "zeros")
+_GLOBAL_HOOKS = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
     torch.nn.modules.module._global_backward_hooks,
@@ -44,7 +44,7 @@ _EVERYWHERE = (
 def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
     """Whether one node may stand for these layers on x."""
     # This runs in every forward pass, which for one small image takes milliseconds: hence modules' own dictionaries.
-    if not _plain_input(x) or observed(*layers) or not all(map(as_written, layers)):
+    if not _supported_input(x) or is_hooked(*layers) or not all(map(is_unpatched, layers)):
         return False
     parts: list[dict[str, Any]] = [layer._modules for layer in layers]
     bottleneck: Any = layers[0].bottleneck
@@ -53,27 +53,27 @@ def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
         if layer.bottleneck is not bottleneck or modules.keys() != roles.keys():
             return False
         for role, kinds in roles.items():
-            if type(modules[role]) not in kinds or not _calm(modules[role]):
+            if type(modules[role]) not in kinds or not unhooked(modules[role]):
                 return False
-    return _fits(x, parts, bottleneck) and _agree(x, parts) and _drops_alike(x, parts)
+    return _fits(x, parts, bottleneck) and _norms_agree(x, parts) and _dropout_order_is_known(x, parts)
 
 
-class Seen:
+class Snapshot:
     """What `can_run` saw of layers that said yes in evaluation: that it would again is known in a third of the time."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._facts = _facts(layers)
 
-    def again(self, x: Tensor, layers: Sequence[Any]) -> bool:
+    def matches(self, x: Tensor, layers: Sequence[Any]) -> bool:
         """Whether the layers are as they were, but for what their tensors hold, and x could be any image's maps."""
-        if not all(map(as_written, layers)):
+        if not all(map(is_unpatched, layers)):
             return False  # something else may lack what is looked at here
         facts = _facts(layers)
         return (
             len(facts) == len(self._facts)
             and all(map(is_, facts, self._facts))
-            and all(_calm(module) for layer in layers for module in (layer, *layer._modules.values()))
-            and _plain_input(x)
+            and all(unhooked(module) for layer in layers for module in (layer, *layer._modules.values()))
+            and _supported_input(x)
         )
 
 
@@ -87,20 +87,20 @@ def _facts(layers: Sequence[Any]) -> list[object]:
         for module in modules.values():
             own, kind = module.__dict__, type(module)
             facts.append(kind)
-            facts += [own[name] for name in _TELLING.get(kind, ())]
+            facts += [own[name] for name in _BEHAVIOUR.get(kind, ())]
             for tensors in (own["_parameters"], own["_buffers"]):
                 facts += tensors
                 facts += tensors.values()
     return facts
 
 
-def can_take(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:
+def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:
     """After `can_run`: whether that batch norm behind the layers, its ReLU and an average pool may join them."""
     first = layers[0].norm1
     growth = len((layers[0].conv2 if layers[0].bottleneck else layers[0].conv1).weight)
     return (
         type(norm) is type(first)
-        and _calm(norm)
+        and unhooked(norm)
         and norm.training == first.training
         and norm.eps == first.eps
         and _norm_fits(norm, x, x.shape[1] + len(layers) * growth)
@@ -108,21 +108,21 @@ def can_take(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:
     )
 
 
-def traced(x: Any) -> bool:
+def is_traced(x: Any) -> bool:
     """Whether a compiler, an exporter or a tracer is looking on, who wants to see single operators."""
     return (
         torch.compiler.is_compiling() or type(x) not in TENSORS or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
     )
 
 
-def observed(*modules: nn.Module) -> bool:
+def is_hooked(*modules: nn.Module) -> bool:
     """Whether a hook watches one of them, or all modules."""
-    return any(_EVERYWHERE) or any(
+    return any(_GLOBAL_HOOKS) or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
     )
 
 
-def as_written(module: nn.Module) -> bool:
+def is_unpatched(module: nn.Module) -> bool:
     """Whether it is a module of ours that still does what its class wrote: the methods in the class's `_plain`.
 
     A subclass that overrides one, a patched class and a patched instance do something else; a wrapper has none.
@@ -134,29 +134,29 @@ def as_written(module: nn.Module) -> bool:
     )
 
 
-def is_a(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether it is exactly of one of these types of torch, unpatched and unwatched."""
-    return type(module) in kinds and _calm(module)
+    return type(module) in kinds and unhooked(module)
 
 
-def is_entry(layer: nn.Module) -> bool:
+def is_recomputable(layer: nn.Module) -> bool:
     """Whether norm1, ReLU and conv1 of a layer are what they are called, and nobody would notice calling them again."""
     modules: dict[str, Any] = layer._modules
     return (
-        as_written(layer)
-        and not observed(layer)
-        and all(role in modules and is_a(modules[role], *kinds) for role, kinds in _ENTRY.items())
+        is_unpatched(layer)
+        and not is_hooked(layer)
+        and all(role in modules and is_exactly(modules[role], *kinds) for role, kinds in _ENTRY.items())
     )
 
 
-def drops(module: nn.Module) -> bool:
+def is_dropping(module: nn.Module) -> bool:
     """Whether this dropout drops, which in evaluation it may (Monte Carlo dropout)."""
     return isinstance(module, nn.Dropout) and module.training and module.p > 0
 
 
-def _plain_input(x: Tensor) -> bool:
+def _supported_input(x: Tensor) -> bool:
     return not (
-        traced(x)
+        is_traced(x)
         or x.dim() != 4
         or x.dtype not in _FLOATS
         or not x.numel()
@@ -166,11 +166,11 @@ def _plain_input(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()  # counters of operations
         or forward_ad._current_level >= 0
-        or any(_EVERYWHERE)
+        or any(_GLOBAL_HOOKS)
     )
 
 
-def _calm(module: nn.Module) -> bool:
+def unhooked(module: nn.Module) -> bool:
     """Neither patched nor watched."""
     own = module.__dict__
     return not (
@@ -194,12 +194,12 @@ def _fits(x: Tensor, parts: Sequence[dict[str, Any]], bottleneck: bool) -> bool:
             return False
         if bottleneck:
             fit = (
-                _conv_fits(modules["conv1"], x, (width, seen, 1, 1), _POINTWISE)
+                _conv_fits(modules["conv1"], x, (width, seen, 1, 1), _CONV1X1)
                 and _norm_fits(modules["norm2"], x, width)
-                and _conv_fits(modules["conv2"], x, (growth, width, 3, 3), _SPATIAL)
+                and _conv_fits(modules["conv2"], x, (growth, width, 3, 3), _CONV3X3)
             )
         else:
-            fit = _conv_fits(modules["conv1"], x, (growth, seen, 3, 3), _SPATIAL)
+            fit = _conv_fits(modules["conv1"], x, (growth, seen, 3, 3), _CONV3X3)
         if not fit:
             return False
         seen += growth
@@ -238,17 +238,17 @@ def _tensor_fits(tensor: Any, x: Tensor, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
+def _norms_agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
     """Whether the norms, that share statistics, would compute them in the same way, and can."""
     norms = [modules[role] for modules in parts for role in ("norm1", "norm2") if role in modules]
     # torch refuses statistics of one value, and says so.
-    enough = x.numel() > x.shape[1] or not norms[0].training or pools(norms[0])
+    enough = x.numel() > x.shape[1] or not norms[0].training or is_synchronised(norms[0])
     return enough and len({(type(norm), norm.training, norm.eps) for norm in norms}) == 1
 
 
-def _drops_alike(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
+def _dropout_order_is_known(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
     """Whether masks can be drawn in the order that torch draws them in, which is that of the maps in memory."""
-    found = [m for modules in parts for role, m in modules.items() if role in ("drop1", "drop2") and drops(m)]
+    found = [m for modules in parts for role, m in modules.items() if role in ("drop1", "drop2") and is_dropping(m)]
     if not found:
         return True
     # A convolution answers in channels_last if its input or its weights are.

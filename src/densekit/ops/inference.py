@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from densekit.ops import guards
 from densekit.ops.backends import cpu, reference
 from densekit.ops.backends.cpu import BlockWeights
-from densekit.ops.shared import Tail
+from densekit.ops.shared import Epilogue
 
 
 def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
@@ -25,33 +25,33 @@ def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
         not torch.is_grad_enabled()
         and layers[0].bottleneck
         and not layers[0].norm1.training
-        and not any(guards.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
+        and not any(guards.is_dropping(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
         # Such tensors carry no version to watch.
         and not (cpu.suits(x) and any(t.is_inference() for t in _sources(layers)))
     )
 
 
-def recall(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
+def cache_get(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
     """What was folded of these layers before, if nothing has changed since that would make it or `can_run` another."""
     if torch.is_grad_enabled() or not cpu.suits(x):
         return None
-    found = _kept.get(layers[0])
-    return found.weights if found is not None and found.holds(x, layers) else None
+    found = _cache.get(layers[0])
+    return found.weights if found is not None and found.is_current(x, layers) else None
 
 
-def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
+def run(x: Tensor, layers: Sequence[Any], epilogue: Epilogue | None, weights: Any = None) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `epilogue` if there is one; in x's memory format.
 
-    `weights` are what `recall` recalled.
+    `weights` are what `cache_get` returned.
     """
     kernels: Any = cpu if cpu.suits(x) else reference
     if weights is None:
-        weights = _keep(x, layers) if kernels is cpu else reference.block_weights(_fold(layers, reference))
+        weights = _cache_put(x, layers) if kernels is cpu else reference.block_weights(_fold(layers, reference))
     images, _, height, width = x.shape
     output = kernels.dense_block(
         reference.rows(x),
         weights,
-        None if tail is None else (*_affine(tail.norm), tail.pool),
+        None if epilogue is None else (*_affine(epilogue.norm), epilogue.pool),
         (images, height, width),
         len(layers),
         layers[0].conv1.out_channels,
@@ -60,12 +60,12 @@ def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None
     return output.contiguous(memory_format=reference.memory_format(x))
 
 
-class _Folded:
+class _FoldedWeights:
     """A block's weights as `cpu.dense_block` reads them, and what they were made from."""
 
     def __init__(self, x: Tensor, layers: Sequence[Any]) -> None:
         self._channels = x.shape[1]
-        self._seen = guards.Seen(layers)
+        self._snapshot = guards.Snapshot(layers)
         # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
         self._sources = _sources(layers)
         self._storages = [t.untyped_storage() for t in self._sources]
@@ -75,23 +75,23 @@ class _Folded:
         self._digest = cpu.digest(self._pointers, self._sizes)
         self.weights = cpu.block_weights(_fold(layers, cpu))
 
-    def holds(self, x: Tensor, layers: Sequence[Any]) -> bool:
+    def is_current(self, x: Tensor, layers: Sequence[Any]) -> bool:
         # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
         return (
             x.shape[1] == self._channels
-            and self._seen.again(x, layers)
+            and self._snapshot.matches(x, layers)
             and _state(self._sources) == self._state
             and cpu.digest(self._pointers, self._sizes) == self._digest
         )
 
 
-_kept: WeakKeyDictionary[nn.Module, _Folded] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, _FoldedWeights] = WeakKeyDictionary()
 
 
-def _keep(x: Tensor, layers: Sequence[Any]) -> BlockWeights:
-    """Folds, for this call and those that `recall` it."""
+def _cache_put(x: Tensor, layers: Sequence[Any]) -> BlockWeights:
+    """Folds, for this call and those that `cache_get` it."""
     with torch.inference_mode(False), torch.no_grad():
-        found = _kept[layers[0]] = _Folded(x, layers)
+        found = _cache[layers[0]] = _FoldedWeights(x, layers)
     return found.weights
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from densekit.ops.backends import reference
 
 
-class _Origin(torch.autograd.Function):
+class _Placeholder(torch.autograd.Function):
     """Zeros of x's shape, without memory for them, whose gradient is x's."""
 
     @staticmethod
@@ -27,16 +27,16 @@ class _Origin(torch.autograd.Function):
         return dy
 
 
-def origin(x: Tensor) -> Tensor:
+def placeholder(x: Tensor) -> Tensor:
     """What a node keeps in place of its input x, to know where it came from: zeros to which the values are added."""
-    return _Origin.apply(x)
+    return _Placeholder.apply(x)
 
 
 def gradients(
     x: Tensor,
     groups: Sequence[Sequence[Tensor]],
     states: Sequence[Any],
-    tail: tuple[Tensor | None, Tensor | None, int] | None,
+    epilogue: tuple[Tensor | None, Tensor | None, int] | None,
     eps: float | None,
     size: reference.Size,
     dy: Tensor,
@@ -45,7 +45,7 @@ def gradients(
 
     `states` and `eps` as `block` takes them.
     """
-    y = block(x, groups, states, tail, eps, size)
+    y = block(x, groups, states, epilogue, eps, size)
     inputs = [x, *(p for group in groups for p in group)]
     found = iter(torch.autograd.grad(y, [t for t in inputs if t.requires_grad], dy, create_graph=True))
     return [next(found) if t.requires_grad else None for t in inputs]
@@ -55,13 +55,13 @@ def block(
     x: Tensor,
     groups: Sequence[Sequence[Tensor]],
     states: Sequence[Any],
-    tail: tuple[Tensor | None, Tensor | None, int] | None,
+    epilogue: tuple[Tensor | None, Tensor | None, int] | None,
     eps: float | None,
     size: reference.Size,
 ) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` (mean, 1 / standard deviation, pool) if there is one.
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `epilogue` (mean, 1 / standard deviation, pool) if there is one.
 
-    `groups` are the parameters of each layer and of the tail, `states` what the forward pass saved of each layer.
+    `groups` are the parameters of each layer and of the epilogue, `states` what the forward pass saved of each layer.
     `eps` is that of norms in training, None in evaluation.
     """
 
@@ -76,13 +76,13 @@ def block(
     def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else x * reference.maps(mask, size)
 
-    for own, state in zip(groups, states, strict=False):  # the tail's group has no state
+    for own, state in zip(groups, states, strict=False):  # the epilogue's group has no state
         h = rectified(x, own, state.mean1, state.rstd1)
         if len(own) > 3:
             h = dropped(F.conv2d(h, own[2]), state.drop1)
             h = rectified(h, own[3:], state.mean2, state.rstd2)
         x = torch.cat((x, dropped(F.conv2d(h, own[-1], padding=1), state.drop)), dim=1)
-    if tail is None:
+    if epilogue is None:
         return x
-    x = rectified(x, groups[-1], tail[0], tail[1])
-    return F.avg_pool2d(x, tail[2]) if tail[2] > 1 else x
+    x = rectified(x, groups[-1], epilogue[0], epilogue[1])
+    return F.avg_pool2d(x, epilogue[2]) if epilogue[2] > 1 else x

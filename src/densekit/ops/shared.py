@@ -4,8 +4,8 @@ In training, the batch mean and variance of a map are the same for every layer t
 beta alone. So the block keeps one matrix of normalised maps, layer l reads relu(gamma_l * x + beta_l), and backward
 adds up what all consumers want of a normalised map before ONE batch norm backward turns it into the map's gradient.
 Nothing is concatenated: the matrix is made once, NHWC, and each layer writes k more columns. Saved for backward: that
-matrix and each bottleneck's output, O(L) maps where the plain form saves O(L^2). The batch norm of the tail behind the
-block (a transition's, or the network's last) is one more consumer, so that the raw maps are not kept at all.
+matrix and each bottleneck's output, O(L) maps where the plain form saves O(L^2). The batch norm of the epilogue behind
+the block (a transition's, or the network's last) is one more consumer, so that the raw maps are not kept at all.
 
 In evaluation every consumer normalises by its own running statistics; the matrix then holds the raw maps, and the rest
 is the same.
@@ -38,22 +38,22 @@ class Layer(Protocol):
 
 
 @dataclass(frozen=True)
-class Tail:
+class Epilogue:
     """The batch norm and ReLU behind a block, and the factor by which an average pool follows them (1: none)."""
 
     norm: Any
     pool: int
 
 
-def run(x: Tensor, layers: Sequence[Layer], tail: Tail | None) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
+def run(x: Tensor, layers: Sequence[Layer], epilogue: Epilogue | None) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `epilogue` if there is one; in x's memory format.
 
-    After `guards.can_run`, and `guards.can_take` for the tail.
+    After `guards.can_run`, and `guards.can_fuse_epilogue` for the epilogue.
     """
     parameters = [p for layer in layers for p in _parameters(layer)]
-    if tail:
-        parameters += [tail.norm.weight, tail.norm.bias]
-    return _Block.apply(x, second_order.origin(x), layers, tail, *parameters)
+    if epilogue:
+        parameters += [epilogue.norm.weight, epilogue.norm.bias]
+    return _Block.apply(x, second_order.placeholder(x), layers, epilogue, *parameters)
 
 
 def _parameters(layer: Layer) -> list[Tensor]:
@@ -100,7 +100,12 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, origin: Tensor, layers: Sequence[Layer], tail: Tail | None, *parameters: Tensor
+        ctx: Any,
+        x: Tensor,
+        placeholder: Tensor,
+        layers: Sequence[Layer],
+        epilogue: Epilogue | None,
+        *parameters: Tensor,
     ) -> Tensor:
         kernels = _kernels(x)
         images, channels, height, width = x.shape
@@ -109,21 +114,21 @@ class _Block(torch.autograd.Function):
         growth = len(groups[0][-1])
         total = channels + len(layers) * growth
         training = layers[0].norm1.training
-        pools = batch_norm.pools(layers[0].norm1)
+        pools = batch_norm.is_synchronised(layers[0].norm1)
         count = pixels  # that statistics are taken of
 
         matrix = kernels.matrix(pixels, total, x)
-        # The raw maps leave the block where no tail reads the normalised ones.
-        output, raw = reference.blank(size, total, x) if tail is None else (None, None)
+        # The raw maps leave the block where no epilogue reads the normalised ones.
+        output, raw = reference.empty_maps(size, total, x) if epilogue is None else (None, None)
         moments = x.new_empty(3, total)  # mean, biased variance and 1 / standard deviation of each map
 
         def pool(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal count
             if pools:
-                mean, variance, count = batch_norm.pooled(mean, variance, pixels)
+                mean, variance, count = batch_norm.all_reduce_moments(mean, variance, pixels)
             return mean, variance
 
-        def append(maps: Tensor, at: int) -> reference.Normalise | None:
+        def append(maps: Tensor, at: int) -> reference.PendingNorm | None:
             """What the next consumer has to normalise into the matrix, if anything."""
             here = slice(at, at + maps.shape[1])
             if raw is not None:
@@ -132,30 +137,35 @@ class _Block(torch.autograd.Function):
                 mean, variance = pool(*kernels.statistics(maps))
                 moments[0, here], moments[1, here] = mean, variance
                 moments[2, here] = rstd = (variance + layers[0].norm1.eps).rsqrt()
-                return reference.Normalise(maps, mean, rstd)
+                return reference.PendingNorm(maps, mean, rstd)
             matrix[:, here] = maps
             return None
 
-        def normalise(fresh: reference.Normalise | None, seen: int) -> None:
-            if fresh is not None:
-                kernels.normalise(*fresh, matrix[:, seen - fresh.maps.shape[1] : seen])
+        def normalise(pending_norm: reference.PendingNorm | None, seen: int) -> None:
+            if pending_norm is not None:
+                kernels.normalise(*pending_norm, matrix[:, seen - pending_norm.maps.shape[1] : seen])
 
         def consume(norm: nn.BatchNorm2d, seen: int) -> tuple[Tensor | None, Tensor | None]:
             if training:
                 update_running(norm, moments[0, :seen], moments[1, :seen], count)
                 return None, None
-            return _running(norm)
+            return _running_statistics(norm)
 
-        fresh = append(reference.rows(x), 0)
+        pending_norm = append(reference.rows(x), 0)
         states: list[_Saved] = []
         for layer, own in zip(layers, groups, strict=False):
             seen = channels + len(states) * growth
             first = consume(layer.norm1, seen)
             one = _Affine(own[0], own[1], *first)
             if layer.bottleneck:
-                drop1 = _mask(layer.drop1, x, len(own[2]))
-                h, mean, variance = kernels.pointwise(
-                    matrix[:, :seen], one.scale, one.shift, own[2].flatten(1), fresh, moments=training and drop1 is None
+                drop1 = _dropout_mask(layer.drop1, x, len(own[2]))
+                h, mean, variance = kernels.conv1x1(
+                    matrix[:, :seen],
+                    one.scale,
+                    one.shift,
+                    own[2].flatten(1),
+                    pending_norm,
+                    moments=training and drop1 is None,
                 )
                 if drop1 is not None:
                     h.mul_(drop1)
@@ -166,28 +176,28 @@ class _Block(torch.autograd.Function):
                     update_running(layer.norm2, mean, variance, count)
                     rstd = (variance + layer.norm2.eps).rsqrt()
                 else:
-                    mean, rstd = _running(layer.norm2)
+                    mean, rstd = _running_statistics(layer.norm2)
                 two = _Affine(own[3], own[4], mean, rstd)
                 maps = kernels.conv3x3(h, two.scale, two.shift, own[5], size)
                 bottleneck = (h, mean, rstd, drop1)
             else:
-                normalise(fresh, seen)
+                normalise(pending_norm, seen)
                 maps = kernels.conv3x3(matrix[:, :seen], one.scale, one.shift, own[2], size)
                 bottleneck = None
-            drop = _mask(layer.drop2, x, growth)
+            drop = _dropout_mask(layer.drop2, x, growth)
             if drop is not None:
                 maps.mul_(drop)
-            fresh = append(maps, seen)
+            pending_norm = append(maps, seen)
             states.append(_Saved(*first, drop, *(bottleneck or ())))
 
-        normalise(fresh, total)
+        normalise(pending_norm, total)
         last: tuple[Tensor | None, Tensor | None] = (None, None)
-        if tail is not None:
-            last = consume(tail.norm, total)
+        if epilogue is not None:
+            last = consume(epilogue.norm, total)
             affine = _Affine(groups[-1][0], groups[-1][1], *last)
-            output = kernels.rectify_pool(matrix, affine.scale, affine.shift, size, tail.pool)
-        ctx.save_for_backward(matrix, moments, origin, *last, *[t for state in states for t in state], *parameters)
-        ctx.layers, ctx.tail, ctx.size, ctx.training = layers, tail, size, training
+            output = kernels.bn_relu_pool(matrix, affine.scale, affine.shift, size, epilogue.pool)
+        ctx.save_for_backward(matrix, moments, placeholder, *last, *[t for state in states for t in state], *parameters)
+        ctx.layers, ctx.epilogue, ctx.size, ctx.training = layers, epilogue, size, training
         ctx.pools, ctx.count = pools, count
         # In the format that came in, as torch's own operators do: dropout behind it draws by memory order.
         return cast(Tensor, output).contiguous(memory_format=reference.memory_format(x))
@@ -195,7 +205,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         # As the convolutions of torch, which are differentiated in the precision of their forward pass.
-        with torch.autocast(dy.device.type, enabled=False) if _lowered(dy) else nullcontext():
+        with torch.autocast(dy.device.type, enabled=False) if _autocast_enabled(dy) else nullcontext():
             # With create_graph, what backward computes may be differentiated again.
             return _Block.differentiable_gradients(ctx, dy) if torch.is_grad_enabled() else _gradients(ctx, dy)
 
@@ -206,16 +216,16 @@ class _Block(torch.autograd.Function):
                 "gradients of batch statistics over several processes cannot be differentiated again; "
                 "compute them in one process, or without create_graph"
             )
-        matrix, moments, origin, last, states, groups = _unpacked(ctx)
-        maps = matrix[:, : origin.shape[1]]
+        matrix, moments, placeholder, last, states, groups = _unpacked(ctx)
+        maps = matrix[:, : placeholder.shape[1]]
         if ctx.training:
-            mean, _, rstd = moments[:, : origin.shape[1]]
+            mean, _, rstd = moments[:, : placeholder.shape[1]]
             maps = maps / rstd + mean
         dx, *gradients = second_order.gradients(
-            origin + reference.maps(maps, ctx.size),
+            placeholder + reference.maps(maps, ctx.size),
             groups,
             states,
-            ctx.tail and (*last, ctx.tail.pool),
+            ctx.epilogue and (*last, ctx.epilogue.pool),
             ctx.layers[0].norm1.eps if ctx.training else None,
             ctx.size,
             dy,
@@ -224,46 +234,46 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        layers, tail, size = ctx.layers, ctx.tail, ctx.size
+        layers, epilogue, size = ctx.layers, ctx.epilogue, ctx.size
         matrix, moments, _, last, states, groups = _unpacked(ctx)
         rstds = moments[2]
         kernels = _kernels(matrix)
-        matrix = kernels.whole(matrix)  # hooks on saved tensors give copies back
+        matrix = kernels.padded(matrix)  # hooks on saved tensors give copies back
         pixels, total = matrix.shape
         growth = len(groups[0][-1])
         gradients: list[Tensor] = []
 
         direct = None  # what reaches the raw maps without passing through a normalisation
-        if tail is None:
-            flowing = kernels.matrix(pixels, total, matrix)
+        if epilogue is None:
+            dx_sum = kernels.matrix(pixels, total, matrix)
             if ctx.training:
                 direct = reference.rows(dy)
-                flowing.zero_()
+                dx_sum.zero_()
             else:
-                flowing.copy_(reference.rows(dy))
+                dx_sum.copy_(reference.rows(dy))
         else:
             affine = _Affine(*groups[-1], *last)
-            flowing, dscale, dshift = kernels.rectify_pool_backward(
-                matrix, affine.scale, affine.shift, affine.centre, reference.rows(dy), size, tail.pool
+            dx_sum, dscale, dshift = kernels.bn_relu_pool_backward(
+                matrix, affine.scale, affine.shift, affine.centre, reference.rows(dy), size, epilogue.pool
             )
             gradients = [affine.gamma_gradient(dscale), dshift]
 
         def total_of(*sums: Tensor) -> Sequence[Tensor]:
-            return batch_norm.summed(*sums) if ctx.pools else sums
+            return batch_norm.all_reduce_sum(*sums) if ctx.pools else sums
 
-        def closed(here: slice, known: tuple[Tensor, Tensor] | None) -> reference.NormaliseBackward:
-            """Gives the raw maps' gradient in columns whose consumers are all done; `known`: their dots."""
-            dx, x = flowing[:, here], matrix[:, here]
-            sums, products = total_of(*(known or kernels.dots(dx, x)))
+        def closed(here: slice, known: tuple[Tensor, Tensor] | None) -> reference.PendingNormBackward:
+            """Gives the raw maps' gradient in columns whose consumers are all done; `known`: their sums."""
+            dx, x = dx_sum[:, here], matrix[:, here]
+            sums, products = total_of(*(known or kernels.column_reductions(dx, x)))
             extra = None if direct is None else direct[:, here]
-            return reference.NormaliseBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
+            return reference.PendingNormBackward(dx, x, extra, rstds[here], sums / ctx.count, products / ctx.count)
 
-        dots = None
+        column_reductions = None
         for i in reversed(range(len(layers))):
             layer, own, state = layers[i], groups[i], states[i]
             seen = total - (len(layers) - i) * growth
             here = slice(seen, seen + growth)
-            dmaps = closed(here, dots) if ctx.training else flowing[:, here]
+            dmaps = closed(here, column_reductions) if ctx.training else dx_sum[:, here]
             if state.drop is not None:
                 raw = dmaps if isinstance(dmaps, Tensor) else kernels.normalise_backward(*dmaps)
                 dmaps = raw * state.drop
@@ -272,11 +282,11 @@ class _Block(torch.autograd.Function):
                 dz, dscale, dshift, dweight = kernels.conv3x3_backward(
                     matrix[:, :seen], one.scale, one.shift, one.centre, own[2], dmaps, size
                 )
-                flowing[:, :seen].addcmul_(dz, one.scale)
+                dx_sum[:, :seen].addcmul_(dz, one.scale)
                 gradients = [one.gamma_gradient(dscale), dshift, dweight, *gradients]
                 continue
             h, mean, rstd = (cast(Tensor, t) for t in (state.h, state.mean2, state.rstd2))
-            h = kernels.whole(h)
+            h = kernels.padded(h)
             two = _Affine(own[3], own[4], mean, rstd)
             dz, dscale, dshift, dweight = kernels.conv3x3_backward(
                 h, two.scale, two.shift, two.centre, own[5], dmaps, size
@@ -289,13 +299,13 @@ class _Block(torch.autograd.Function):
                 a, b = two.scale, -two.scale * rstd * sum_dgamma / ctx.count
                 c = -two.scale * sum_dshift / ctx.count - b * mean
             else:
-                h, a, b, c = _alone(dz, two.scale)
+                h, a, b, c = _scaled(dz, two.scale)
             if state.drop1 is not None:
                 dz = torch.addcmul(c, dz, a).addcmul_(h, b).mul_(state.drop1)
-                h, a, b, c = _alone(dz, torch.ones_like(a))
-            dscale, dshift, dweight, dots = kernels.pointwise_backward(
+                h, a, b, c = _scaled(dz, torch.ones_like(a))
+            dscale, dshift, dweight, column_reductions = kernels.conv1x1_backward(
                 matrix[:, :seen], one.scale, one.shift, one.centre, own[2].flatten(1), dz, h, (a, b, c),
-                flowing[:, :seen], (growth if i else seen) if ctx.training else 0,
+                dx_sum[:, :seen], (growth if i else seen) if ctx.training else 0,
             )  # fmt: skip
             gradients = [one.gamma_gradient(dscale), dshift, dweight.view_as(own[2]), *gradients]
 
@@ -303,8 +313,12 @@ class _Block(torch.autograd.Function):
         dx = None
         if wanted[0]:
             here = slice(0, total - len(layers) * growth)
-            # In evaluation it is a part of `flowing`, all of which it would keep.
-            dx = kernels.normalise_backward(*closed(here, dots)) if ctx.training else flowing[:, here].clone()
+            # In evaluation it is a part of `dx_sum`, all of which it would keep.
+            dx = (
+                kernels.normalise_backward(*closed(here, column_reductions))
+                if ctx.training
+                else dx_sum[:, here].clone()
+            )
             dx = reference.maps(dx, size)
         return dx, None, None, None, *(g if w else None for g, w in zip(gradients, wanted[4:], strict=True))
 
@@ -314,26 +328,26 @@ class _Unpacked(NamedTuple):
 
     matrix: Tensor
     moments: Tensor
-    origin: Tensor
+    placeholder: Tensor
     last: Sequence[Any]
     states: list[_Saved]
     groups: list[Sequence[Tensor]]
 
 
 def _unpacked(ctx: Any) -> _Unpacked:
-    matrix, moments, origin, *rest = ctx.saved_tensors
+    matrix, moments, placeholder, *rest = ctx.saved_tensors
     last, rest = rest[:2], rest[2:]
     width, count = len(_Saved._fields), len(ctx.layers)
     states = [_Saved(*rest[i * width : (i + 1) * width]) for i in range(count)]
-    return _Unpacked(matrix, moments, origin, last, states, _grouped(ctx.layers, rest[count * width :]))
+    return _Unpacked(matrix, moments, placeholder, last, states, _grouped(ctx.layers, rest[count * width :]))
 
 
-def _lowered(x: Tensor) -> bool:
+def _autocast_enabled(x: Tensor) -> bool:
     device = x.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def _alone(dz: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _scaled(dz: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """h, a, b and c for which a*dz + b*h + c is scale*dz: in two halves of dz, as 0*h of an infinite h is not 0."""
     half = scale / 2
     return dz, half, half, torch.zeros_like(half)
@@ -359,21 +373,21 @@ def _kernels(x: Tensor) -> Any:
 
 
 def _grouped(layers: Sequence[Layer], parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-    """Parameters by layer, in the order of `_parameters`, and at the end the tail's."""
+    """Parameters by layer, in the order of `_parameters`, and at the end the epilogue's."""
     each = 6 if layers[0].bottleneck else 3
     return [parameters[i : i + each] for i in range(0, len(parameters), each)]
 
 
-def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _running_statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Mean and 1 / standard deviation that a batch norm uses in evaluation."""
     # can_run saw that it tracks them. A copy, as training may go on before backward.
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     return mean.clone(), (variance + norm.eps).rsqrt()
 
 
-def _mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
+def _dropout_mask(dropout: nn.Module, x: Tensor, channels: int) -> Tensor | None:
     """Factors (M, channels) that torch's own dropout would draw for maps in x's memory format, or None without it."""
-    if not guards.drops(dropout):
+    if not guards.is_dropping(dropout):
         return None
     images, _, height, width = x.shape
     ones = x.new_ones(()).expand(images, channels, height, width).contiguous(memory_format=reference.memory_format(x))

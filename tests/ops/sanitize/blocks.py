@@ -27,7 +27,7 @@ def run(name: str, threads: int, dropout: float, last: bool) -> None:
     for shape, training in itertools.product(SHAPES, (True, False)):
         x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
         model.train(training)
-        # By itself a block has no tail, within the model it has one.
+        # By itself a block has no epilogue, within the model it has one.
         for forward in (model, model.features):
             if training and shape[0] == 1:
                 continue

@@ -15,15 +15,15 @@ using P = const float*;
 extern "C" {
 int densekit_statistics(P, I, float*, float*, I, I, int);
 int densekit_normalise(P, I, P, P, float*, I, I, I, int);
-int densekit_pointwise(float*, I, P, I, P, P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
-int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, I, I, I,
+int densekit_conv1x1(float*, I, P, I, P, P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
+int densekit_conv1x1_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, I, I, I,
                                 int);
 int densekit_conv3x3(P, I, P, P, P, float*, I, I, I, I, I, I, int);
 int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, I, I, I, I, int);
-int densekit_dots(P, I, P, I, float*, float*, I, I, int);
+int densekit_column_reductions(P, I, P, I, float*, float*, I, I, int);
 int densekit_normalise_backward(P, I, P, I, P, I, P, P, P, float*, I, I, I, int);
-int densekit_rectify_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
-int densekit_rectify_pool_backward(P, I, P, P, P, P, I, float*, I, float*, float*, I, I, I, I, I, int);
+int densekit_bn_relu_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
+int densekit_bn_relu_pool_backward(P, I, P, P, P, P, I, float*, I, float*, float*, I, I, I, I, I, int);
 int densekit_digest(const P*, const I*, I, std::uint64_t*, int);
 int densekit_dense_block(P, I, const P*, P, P, I, float*, I, I, I, I, I, I, I, int);
 I densekit_dense_layer_size(I, I, I);
@@ -91,7 +91,7 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     mean.check("mean"), variance.check("variance");
     done("normalise", densekit_normalise(bare, bare.ld, centre, scale, out.blank(), out.ld, M, C, threads));
     out.check("normalise");
-    done("dots", densekit_dots(bare, bare.ld, out, out.ld, mean.blank(), variance.blank(), M, C, threads));
+    done("column_reductions", densekit_column_reductions(bare, bare.ld, out, out.ld, mean.blank(), variance.blank(), M, C, threads));
     mean.check("sums"), variance.check("products");
     const Matrix down = whole(M, C);
     for (P extra : {P(nullptr), P(direct)}) {
@@ -101,23 +101,23 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     }
 
     const Matrix h = whole(M, width);
-    done("pointwise", densekit_pointwise(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h.blank(), h.ld, nullptr, nullptr, M,
+    done("conv1x1", densekit_conv1x1(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h.blank(), h.ld, nullptr, nullptr, M,
                                          C, width, threads));
-    h.check("pointwise");
+    h.check("conv1x1");
     for (I few : {I(1), (C + 1) / 2, C}) {
-        done("pointwise", densekit_pointwise(few == C ? x.blank() : x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1,
+        done("conv1x1", densekit_conv1x1(few == C ? x.blank() : x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1,
                                              h.blank(), h.ld, mean2.blank(), variance2.blank(), M, C, width, threads));
-        x.check("normalised maps"), h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
+        x.check("normalised maps"), h.check("conv1x1"), mean2.check("its mean"), variance2.check("its variance");
     }
-    for (I closing : {I(0), I(1), (C + 1) / 2, C}) {
+    for (I finalised : {I(0), I(1), (C + 1) / 2, C}) {
         const Matrix dx = whole(M, C);
-        const Values sums(closing), products(closing);
-        done("pointwise_backward",
-             densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
-                                         dscale.blank(), dshift.blank(), dw1.blank(), closing, sums.blank(), products.blank(), M, C, width,
+        const Values sums(finalised), products(finalised);
+        done("conv1x1_backward",
+             densekit_conv1x1_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
+                                         dscale.blank(), dshift.blank(), dw1.blank(), finalised, sums.blank(), products.blank(), M, C, width,
                                          threads));
-        dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
-        products.check("closing");
+        dx.check("conv1x1_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("finalised");
+        products.check("finalised");
     }
 
     const Matrix y = whole(M, K), dx = whole(M, C);
@@ -137,11 +137,11 @@ void primitives(I N, I H, I W, I C, I width, I K, int threads) {
     for (I pool : {1, 2, 3}) {
         if (H < pool || W < pool) continue;
         const Matrix pooled = tight(N * (H / pool) * (W / pool), C), up = tight(pooled.rows, C);
-        done("rectify_pool", densekit_rectify_pool(x, x.ld, scale, shift, pooled.blank(), pooled.ld, N, H, W, C, pool, threads));
-        pooled.check("rectify_pool");
-        done("rectify_pool_backward", densekit_rectify_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down.blank(),
+        done("bn_relu_pool", densekit_bn_relu_pool(x, x.ld, scale, shift, pooled.blank(), pooled.ld, N, H, W, C, pool, threads));
+        pooled.check("bn_relu_pool");
+        done("bn_relu_pool_backward", densekit_bn_relu_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down.blank(),
                                                                      down.ld, dscale.blank(), dshift.blank(), N, H, W, C, pool, threads));
-        down.check("rectify_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
+        down.check("bn_relu_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
     }
     const P arrays[] = {x, scale};
     const I sizes[] = {M * x.ld, C};

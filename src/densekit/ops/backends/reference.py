@@ -19,7 +19,7 @@ def matrix(pixels: int, columns: int, like: Tensor) -> Tensor:
     return like.new_empty(pixels, columns)
 
 
-def whole(x: Tensor) -> Tensor:
+def padded(x: Tensor) -> Tensor:
     """x, as the other functions read it."""
     return x
 
@@ -35,7 +35,7 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
     torch.mul(x - mean, rstd, out=out)
 
 
-class Normalise(NamedTuple):
+class PendingNorm(NamedTuple):
     """The arguments of `normalise` but the last, for a primitive that does it on its way: (M, K), (K,) and (K,)."""
 
     maps: Tensor
@@ -43,20 +43,20 @@ class Normalise(NamedTuple):
     rstd: Tensor
 
 
-def pointwise(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, fresh: Normalise | None = None, *, moments: bool
+def conv1x1(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, pending_norm: PendingNorm | None = None, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """relu(x * scale + shift) @ weight.T: (M, C), (N, C) -> (M, N), and its `statistics` if asked for.
 
-    `fresh` maps are first normalised into the last columns of x.
+    `pending_norm` maps are first normalised into the last columns of x.
     """
-    if fresh is not None:
-        normalise(*fresh, x[:, x.shape[1] - fresh.maps.shape[1] :])
-    h = rectify(x, scale, shift) @ weight.T
+    if pending_norm is not None:
+        normalise(*pending_norm, x[:, x.shape[1] - pending_norm.maps.shape[1] :])
+    h = bn_relu(x, scale, shift) @ weight.T
     return h, *(statistics(h) if moments else (None, None))
 
 
-def pointwise_backward(
+def conv1x1_backward(
     x: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -66,29 +66,29 @@ def pointwise_backward(
     h: Tensor,
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
-    closing: int,
+    finalised_channels: int,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Backward of `pointwise` whose output h went through a batch norm.
+    """Backward of `conv1x1` whose output h went through a batch norm.
 
     The gradient of h is a*dz + b*h + c with the three (N,) coefficients. Adds to dx (M, C) what flows to x, and returns
-    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the `dots` of dx and x in the
-    last `closing` columns, the maps that nobody else reads.
+    the gradients of scale, as sum of dz * (x - centre), of shift, of weight (N, C), and the
+    `column_reductions` of dx and x in the last `finalised_channels` columns, the maps that nobody else reads.
     """
     a, b, c = coefficients
     dh = dz * a + h * b + c
-    z = rectify(x, scale, shift)
+    z = bn_relu(x, scale, shift)
     gradient = torch.ops.aten.threshold_backward(dh @ weight, z, 0)
     dx.addcmul_(gradient, scale)
-    last = slice(x.shape[1] - closing, None)
-    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, dots(dx[:, last], x[:, last])
+    last = slice(x.shape[1] - finalised_channels, None)
+    return (gradient * (x - centre)).sum(0), gradient.sum(0), dh.T @ z, column_reductions(dx[:, last], x[:, last])
 
 
 def conv3x3(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, size: Size) -> Tensor:
     """3x3 convolution, zero padded, of relu(x * scale + shift): (M, C), (K, C, 3, 3) -> (M, K)."""
-    return rows(F.conv2d(maps(rectify(x, scale, shift), size), weight, padding=1))
+    return rows(F.conv2d(maps(bn_relu(x, scale, shift), size), weight, padding=1))
 
 
-class NormaliseBackward(NamedTuple):
+class PendingNormBackward(NamedTuple):
     """The arguments of `normalise_backward`, for a primitive that does it on its way: three (M, K), three (K,)."""
 
     dx: Tensor
@@ -105,7 +105,7 @@ def conv3x3_backward(
     shift: Tensor,
     centre: Tensor,
     weight: Tensor,
-    dy: Tensor | NormaliseBackward,
+    dy: Tensor | PendingNormBackward,
     size: Size,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of `conv3x3` up to z = x * scale + shift.
@@ -114,7 +114,7 @@ def conv3x3_backward(
     and the gradient of weight.
     """
     dy = dy if isinstance(dy, Tensor) else normalise_backward(*dy)
-    z = rectify(x, scale, shift)
+    z = bn_relu(x, scale, shift)
     da, dweight, _ = torch.ops.aten.convolution_backward(
         maps(dy, size), maps(z, size), weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
     )
@@ -122,7 +122,7 @@ def conv3x3_backward(
     return dz, (dz * (x - centre)).sum(0), dz.sum(0), dweight
 
 
-def dots(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def column_reductions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of the columns of x, and of x * y."""
     return x.sum(0), (x * y).sum(0)
 
@@ -135,19 +135,19 @@ def normalise_backward(
     return gradient if direct is None else gradient + direct
 
 
-def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
+def bn_relu_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
     """relu(x * scale + shift) averaged over pool x pool: (M, C) -> (N, C, H // pool, W // pool) in channels_last."""
     if pool > 1:
-        return F.avg_pool2d(maps(rectify(x, scale, shift), size), pool)
-    output, pixels = blank(size, x.shape[1], x)
+        return F.avg_pool2d(maps(bn_relu(x, scale, shift), size), pool)
+    output, pixels = empty_maps(size, x.shape[1], x)
     torch.addcmul(shift, x, scale, out=pixels).relu_()
     return output
 
 
-def rectify_pool_backward(
+def bn_relu_pool_backward(
     x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, dy: Tensor, size: Size, pool: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward of `rectify_pool`, dy being (M / pool**2, C).
+    """Backward of `bn_relu_pool`, dy being (M / pool**2, C).
 
     Returns the gradient of x, and the sums of dz * (x - centre) and of dz.
     """
@@ -158,13 +158,13 @@ def rectify_pool_backward(
         da = torch.ops.aten.avg_pool2d_backward(
             da, da.new_empty(shape), [pool, pool], [pool, pool], [0, 0], False, True, None
         )
-    dz = torch.ops.aten.threshold_backward(rows(da), rectify(x, scale, shift), 0)
+    dz = torch.ops.aten.threshold_backward(rows(da), bn_relu(x, scale, shift), 0)
     return dz * scale, (dz * (x - centre)).sum(0), dz.sum(0)
 
 
-def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
+def pack_dense_layer(conv1x1: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
     """(N, C, 1, 1), (N,), (K, N, 3, 3) -> one vector of weights, the 1x1's times scale, in this module's own order."""
-    return torch.cat(((pointwise.flatten(1) * scale[:, None]).flatten(), kernel.flatten()))
+    return torch.cat(((conv1x1.flatten(1) * scale[:, None]).flatten(), kernel.flatten()))
 
 
 def block_weights(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -175,30 +175,30 @@ def block_weights(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 def dense_block(
     x: Tensor,
     weights: Sequence[Tensor],
-    tail: tuple[Tensor, Tensor, int] | None,
+    epilogue: tuple[Tensor, Tensor, int] | None,
     size: Size,
     layers: int,
     width: int,
     growth: int,
 ) -> Tensor:
-    """A block of bottleneck layers in evaluation, (M, C) -> (N, C + L*k, H, W) or what `rectify_pool` makes of that.
+    """A block of bottleneck layers in evaluation, (M, C) -> (N, C + L*k, H, W) or what `bn_relu_pool` makes of that.
 
-    `width` is a bottleneck's, `growth` k. `tail`: scale, shift and pool.
+    `width` is a bottleneck's, `growth` k. `epilogue`: scale, shift and pool.
     """
     channels = x.shape[1]
-    output, features = blank(size, channels + layers * growth, x)
+    output, features = empty_maps(size, channels + layers * growth, x)
     features[:, :channels] = x
     for i in range(layers):
         scale, shift, packed, bias = weights[4 * i : 4 * i + 4]
         seen = channels + i * growth
-        pointwise, kernel = packed[: width * seen].view(width, seen), packed[width * seen :].view(growth, width, 3, 3)
-        h = torch.addmm(bias, rectify(features[:, :seen], scale, shift), pointwise.T).relu_()
+        conv1x1, kernel = packed[: width * seen].view(width, seen), packed[width * seen :].view(growth, width, 3, 3)
+        h = torch.addmm(bias, bn_relu(features[:, :seen], scale, shift), conv1x1.T).relu_()
         new = F.conv2d(maps(h, size), kernel, padding=1)
         features[:, seen : seen + growth] = rows(new)
-    return output if tail is None else rectify_pool(features, *tail[:2], size, tail[2])
+    return output if epilogue is None else bn_relu_pool(features, *epilogue[:2], size, epilogue[2])
 
 
-def rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def bn_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """relu(x * scale + shift)."""
     return torch.addcmul(shift, x, scale).relu_()
 
@@ -216,7 +216,7 @@ def rows(x: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def blank(size: Size, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def empty_maps(size: Size, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """An empty (N, C, H, W) in channels_last of `like`'s dtype and device, and its rows, to be written through.
 
     To be returned it must be the tensor, not its view: autograd refuses changes in place of views.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densekit.ops.backends.cpu.library import library
-from densekit.ops.backends.reference import Normalise, NormaliseBackward, Size, blank
+from densekit.ops.backends.reference import PendingNorm, PendingNormBackward, Size, empty_maps
 
 LANES = 16  # floats of the widest vector, to which rows and vectors are padded
 _HUGE = 4 << 20  # bytes from which huge pages are asked for
@@ -52,20 +52,20 @@ def normalise(x: Tensor, mean: Tensor, rstd: Tensor, out: Tensor) -> None:
     _call("normalise", x, x.stride(0), mean, rstd, out, out.stride(0), *x.shape)
 
 
-def pointwise(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, fresh: Normalise | None = None, *, moments: bool
+def conv1x1(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, pending_norm: PendingNorm | None = None, *, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     h, weight = matrix(len(x), len(weight), x), weight.contiguous()
     mean, variance = (x.new_empty(len(weight)), x.new_empty(len(weight))) if moments else (None, None)
-    maps, maps_mean, rstd = (None, None, None) if fresh is None else fresh
+    maps, maps_mean, rstd = (None, None, None) if pending_norm is None else pending_norm
     _call(
-        "pointwise", x, x.stride(0), *_strided(maps), maps_mean, rstd, 0 if maps is None else maps.shape[1],
+        "conv1x1", x, x.stride(0), *_strided(maps), maps_mean, rstd, 0 if maps is None else maps.shape[1],
         scale, shift, weight, h, h.stride(0), mean, variance, *x.shape, len(weight)
     )  # fmt: skip
     return h, mean, variance
 
 
-def pointwise_backward(
+def conv1x1_backward(
     x: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -75,14 +75,15 @@ def pointwise_backward(
     h: Tensor,
     coefficients: tuple[Tensor, Tensor, Tensor],
     dx: Tensor,
-    closing: int,
+    finalised_channels: int,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    weight, dz, h = weight.contiguous(), whole(dz), whole(h)
+    weight, dz, h = weight.contiguous(), padded(dz), padded(h)
     dscale, dshift, dweight = scale.new_empty(scale.shape), scale.new_empty(scale.shape), weight.new_empty(weight.shape)
-    sums, products = x.new_empty(closing), x.new_empty(closing)
+    sums, products = x.new_empty(finalised_channels), x.new_empty(finalised_channels)
     _call(
-        "pointwise_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
-        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, closing, sums, products, *x.shape, len(weight)
+        "conv1x1_backward", x, x.stride(0), scale, shift, centre, weight, dz, dz.stride(0), h, h.stride(0),
+        *coefficients, dx, dx.stride(0), dscale, dshift, dweight, finalised_channels, sums, products,
+        *x.shape, len(weight)
     )  # fmt: skip
     return dscale, dshift, dweight, (sums, products)
 
@@ -99,7 +100,7 @@ def conv3x3_backward(
     shift: Tensor,
     centre: Tensor,
     weight: Tensor,
-    dy: Tensor | NormaliseBackward,
+    dy: Tensor | PendingNormBackward,
     size: Size,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dz = matrix(x.shape[0], x.shape[1], x)
@@ -112,9 +113,9 @@ def conv3x3_backward(
     return dz, dscale, dshift, dweight
 
 
-def dots(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def column_reductions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     sums, products = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    _call("dots", x, x.stride(0), y, y.stride(0), sums, products, *x.shape)
+    _call("column_reductions", x, x.stride(0), y, y.stride(0), sums, products, *x.shape)
     return sums, products
 
 
@@ -129,29 +130,29 @@ def normalise_backward(
     return out
 
 
-def rectify_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
-    output, y = blank((size[0], size[1] // pool, size[2] // pool), x.shape[1], x)
-    _call("rectify_pool", x, x.stride(0), scale, shift, y, x.shape[1], *size, x.shape[1], pool)
+def bn_relu_pool(x: Tensor, scale: Tensor, shift: Tensor, size: Size, pool: int) -> Tensor:
+    output, y = empty_maps((size[0], size[1] // pool, size[2] // pool), x.shape[1], x)
+    _call("bn_relu_pool", x, x.stride(0), scale, shift, y, x.shape[1], *size, x.shape[1], pool)
     return output
 
 
-def rectify_pool_backward(
+def bn_relu_pool_backward(
     x: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, dy: Tensor, size: Size, pool: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx = matrix(x.shape[0], x.shape[1], x)
     dscale, dshift = scale.new_empty(scale.shape), scale.new_empty(scale.shape)
     _call(
-        "rectify_pool_backward", x, x.stride(0), scale, shift, centre, dy, dy.stride(0), dx, dx.stride(0),
+        "bn_relu_pool_backward", x, x.stride(0), scale, shift, centre, dy, dy.stride(0), dx, dx.stride(0),
         dscale, dshift, *size, x.shape[1], pool
     )  # fmt: skip
     return dx, dscale, dshift
 
 
-def pack_dense_layer(pointwise: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
+def pack_dense_layer(conv1x1: Tensor, scale: Tensor, kernel: Tensor) -> Tensor:
     built = _library()
-    width, channels = pointwise.shape[:2]
-    packed = pointwise.new_empty(built.densekit_dense_layer_size(channels, width, len(kernel)))
-    sources = [t.detach().contiguous() for t in (pointwise.flatten(1), scale, kernel)]
+    width, channels = conv1x1.shape[:2]
+    packed = conv1x1.new_empty(built.densekit_dense_layer_size(channels, width, len(kernel)))
+    sources = [t.detach().contiguous() for t in (conv1x1.flatten(1), scale, kernel)]
     built.densekit_pack_dense_layer(*(t.data_ptr() for t in (*sources, packed)), channels, width, len(kernel))
     return packed
 
@@ -171,7 +172,7 @@ def block_weights(tensors: Sequence[Tensor]) -> BlockWeights:
 def dense_block(
     x: Tensor,
     weights: BlockWeights,
-    tail: tuple[Tensor, Tensor, int] | None,
+    epilogue: tuple[Tensor, Tensor, int] | None,
     size: Size,
     layers: int,
     width: int,
@@ -179,9 +180,9 @@ def dense_block(
 ) -> Tensor:
     images, height, width_ = size
     channels = x.shape[1]
-    scale, shift, pool = tail or (None, None, 0)
+    scale, shift, pool = epilogue or (None, None, 0)
     shape = (images, height // max(pool, 1), width_ // max(pool, 1))
-    output, out = blank(shape, channels + layers * growth, x)
+    output, out = empty_maps(shape, channels + layers * growth, x)
     _call(
         "dense_block", x, x.stride(0), weights.addresses, scale, shift, pool, out, *size,
         channels, layers, width, growth,
@@ -196,7 +197,7 @@ def digest(pointers: Any, sizes: Any) -> int:
     return found.value
 
 
-def whole(x: Tensor) -> Tensor:
+def padded(x: Tensor) -> Tensor:
     """x, or a padded copy where a whole vector of its last row would leave its memory, as in a slice of columns."""
     if x.stride(1) != 1 and x.shape[1] > 1:
         return matrix(x.shape[0], x.shape[1], x).copy_(x)

@@ -40,7 +40,7 @@ struct Block {
 inline void layer_strip(const Block& block, const LayerWeights& weights, float* x, Index C, const Strip& strip, Index first, Index last,
                         Index before, float* a, float* h) {
     const Index W = block.W, H = block.H, ldx = block.ld(), width = block.width;
-    const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
+    const Index lda = round_up(C, V) + 16, tile = mc_for(lda);
     // The border of zeros: above and below the image, left and right of each row.
     const auto clear_floats = [](float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); };
     if (first == 0) clear_floats(h, strip.pitch);
@@ -48,22 +48,22 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
     if (last == H) clear_floats(h + (H - first + 1) * strip.pitch, strip.pitch);
     const Index top = before ? first + 1 : std::max<Index>(first - 1, 0), bottom = std::min(last + 1, H);
     const Index from = top * W, to = bottom * W;
-    float* pixels[4 * ROW_GROUP];
+    float* pixels[4 * MR_MULTIPLE];
     for (Index p0 = from; p0 < to; p0 += tile) {
         const Index rows = std::min(tile, to - p0);
         for (Index i = 0, y = p0 / W, column = p0 % W; i < rows; ++i) {
-            rectify(x + (p0 + i) * ldx, weights.scale, weights.shift, a + i * lda, C);
+            bn_relu(x + (p0 + i) * ldx, weights.scale, weights.shift, a + i * lda, C);
             pixels[i] = h + (y - first + 1) * strip.pitch + (column + 1) * width;
             if (++column == W) column = 0, ++y;
         }
         for_panels(width, C, weights.packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
-            constexpr int P = decltype(p)::value, R = rows_for(P);
+            constexpr int P = decltype(p)::value, R = mr_for(P);
             Vector bias[P];
             for (int v = 0; v < P; ++v) bias[v] = load(weights.bias + n + v * V);
             for (Index i = 0; i < rows; i += R) {
                 Vector acc[R][P];
                 clear(acc);
-                multiply<R, P>(a + i * lda, lda, panel, C, acc);
+                micro_kernel<R, P>(a + i * lda, lda, panel, C, acc);
 #pragma GCC unroll 12
                 for (int j = 0; j < R; ++j)
                     if (i + j < rows)
@@ -78,11 +78,11 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
         clear_floats(row, width);
         clear_floats(row + strip.pitch - width, width);
     }
-    Ahead none(0, 1);
-    convolve(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
+    Prefetcher none(0, 1);
+    conv3x3_strip(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
 }
 
-// x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what rectify_pool makes of them where pool > 0.
+// x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what bn_relu_pool makes of them where pool > 0.
 inline void dense_block(const float* x, Index ldx, const float* const* weights, const float* scale, const float* shift, Index pool,
                         float* out, Index N, Index H, Index W, Index C, Index layers, Index width, Index growth, int threads) {
     const Block block{H, W, C, layers, width, growth};
@@ -95,7 +95,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
     const Strips strips(1, H, W, width, inner, LAYER_FLOATS);
     const Index lda = round_up(total, V) + 16;
     PerThread<float> matrices(outer, pixels * ld, Fill::none);
-    PerThread<float> activations(threads, std::max(L1_FLOATS, ROW_GROUP * lda));  // of the largest tile
+    PerThread<float> activations(threads, std::max(FORWARD_TILE_FLOATS, MR_MULTIPLE * lda));  // of the largest tile
     PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
     const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // here, as memory may run out in no thread
     const Index out_pixels = pool ? (H / pool) * (W / pool) : pixels;
@@ -113,7 +113,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                 });
             float* to = out + image * out_pixels * total;
             if (pool)
-                rectify_pool(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
+                bn_relu_pool(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
             else
                 for (Index i = 0; i < pixels; ++i) std::memcpy(to + i * total, matrix + i * ld, static_cast<std::size_t>(total) * sizeof(float));
         }

@@ -27,14 +27,14 @@ extern "C" const char* densekit_sources() noexcept { return SOURCES; }
 
 EXPORT(statistics, (P x, I ldx, float* mean, float* variance, I M, I C, int threads), (x, ldx, mean, variance, M, C, threads))
 EXPORT(normalise, (P x, I ldx, P mean, P rstd, float* out, I ldo, I M, I C, int threads), ({x, ldx, mean, rstd, C}, out, ldo, M, threads))
-EXPORT(pointwise,
+EXPORT(conv1x1,
        (float* x, I ldx, P maps, I ldmaps, P maps_mean, P maps_rstd, I K, P scale, P shift, P w, float* h, I ldh, float* mean,
         float* variance, I M, I C, I N, int threads),
        (x, ldx, {maps, ldmaps, maps_mean, maps_rstd, K}, scale, shift, w, h, ldh, mean, variance, M, C, N, threads))
-EXPORT(pointwise_backward,
+EXPORT(conv1x1_backward,
        (P x, I ldx, P scale, P shift, P centre, P w, P dz, I lddz, P h, I ldh, P dz_scale, P h_scale, P offset, float* acc, I ldacc,
-        float* dscale, float* dshift, float* dw, I closing, float* sums, float* products, I M, I C, I N, int threads),
-       (x, ldx, scale, shift, centre, w, dz, lddz, h, ldh, dz_scale, h_scale, offset, acc, ldacc, dscale, dshift, dw, closing, sums,
+        float* dscale, float* dshift, float* dw, I finalised, float* sums, float* products, I M, I C, I N, int threads),
+       (x, ldx, scale, shift, centre, w, dz, lddz, h, ldh, dz_scale, h_scale, offset, acc, ldacc, dscale, dshift, dw, finalised, sums,
         products, M, C, N, threads))
 EXPORT(conv3x3, (P x, I ldx, P scale, P shift, P w, float* y, I ldy, I N, I H, I W, I C, I K, int threads),
        (x, ldx, scale, shift, w, y, ldy, N, H, W, C, K, threads))
@@ -43,15 +43,15 @@ EXPORT(conv3x3_backward,
         float* dz, I lddz, float* dscale, float* dshift, float* dw, I N, I H, I W, I C, I K, int threads),
        (x, ldx, scale, shift, centre, w, {dy, lddy, y, ldy, direct, lddirect, rstd, mean_dy, mean_product}, dz, lddz, dscale, dshift, dw,
         N, H, W, C, K, threads))
-EXPORT(dots, (P x, I ldx, P y, I ldy, float* sums, float* products, I M, I C, int threads),
+EXPORT(column_reductions, (P x, I ldx, P y, I ldy, float* sums, float* products, I M, I C, int threads),
        (x, ldx, y, ldy, sums, products, M, C, threads))
 EXPORT(normalise_backward,
        (P dx, I lddx, P x, I ldx, P direct, I lddirect, P rstd, P mean_dx, P mean_product, float* out, I ldo, I M, I C, int threads),
        ({dx, lddx, x, ldx, direct, lddirect, rstd, mean_dx, mean_product}, out, ldo, M, C, threads))
-EXPORT(rectify_pool,
+EXPORT(bn_relu_pool,
        (P x, I ldx, P scale, P shift, float* y, I ldy, I N, I H, I W, I C, I pool, int threads),
        (x, ldx, densekit::Padded(scale, C), densekit::Padded(shift, C), y, ldy, N, H, W, C, pool, threads))
-EXPORT(rectify_pool_backward,
+EXPORT(bn_relu_pool_backward,
        (P x, I ldx, P scale, P shift, P centre, P dy, I lddy, float* dx, I lddx, float* dscale, float* dshift, I N, I H, I W, I C,
         I pool, int threads),
        (x, ldx, scale, shift, centre, dy, lddy, dx, lddx, dscale, dshift, N, H, W, C, pool, threads))

@@ -9,35 +9,35 @@
 
 namespace densekit {
 
-constexpr Index L1_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
-constexpr Index BACKWARD_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
+constexpr Index FORWARD_TILE_FLOATS = 6 * 1024;     // of a 32 or 48 KiB cache, what a tile of activations may take
+constexpr Index BACKWARD_TILE_FLOATS = 12 * 1024;  // a backward tile may spill: larger ones add to the weight gradient less often
 // Rows of an image that a 3x3 convolution holds at once, in the second-level cache. It holds one more above and below them, so
-// there are at least FEW_ROWS, or as many as a wide strip may take.
-constexpr Index STRIP_FLOATS = 24 * 1024, WIDE_STRIP_FLOATS = 48 * 1024, FEW_ROWS = 4;
-constexpr Index STATS_ROWS = 128;
-// A product pauses so often to fetch what comes next: many lines at once would fill all that can wait for memory.
-constexpr Index PAUSE_COLUMNS = 32, PAUSE_ROWS = 12, PAUSE_DEPTH = 144;
+// there are at least MIN_STRIP_ROWS, or as many as a wide strip may take.
+constexpr Index STRIP_FLOATS = 24 * 1024, WIDE_STRIP_FLOATS = 48 * 1024, MIN_STRIP_ROWS = 4;
+constexpr Index STATISTICS_ROWS = 128;
+// A product intervals so often to fetch what comes next: many lines at once would fill all that can wait for memory.
+constexpr Index PREFETCH_INTERVAL_COLUMNS = 32, PREFETCH_INTERVAL_ROWS = 12, PREFETCH_INTERVAL_DEPTH = 144;
 
-INLINE Index tile_rows(Index columns, Index floats = L1_FLOATS, Index fewest_groups = 1) {
-    return std::clamp<Index>(floats / columns / ROW_GROUP, fewest_groups, 4) * ROW_GROUP;
+INLINE Index mc_for(Index columns, Index floats = FORWARD_TILE_FLOATS, Index fewest_groups = 1) {
+    return std::clamp<Index>(floats / columns / MR_MULTIPLE, fewest_groups, 4) * MR_MULTIPLE;
 }
 
 // How many products of the registers' size make rows by columns.
-INLINE Index products_of(Index rows, Index columns) {
+INLINE Index micro_tiles(Index rows, Index columns) {
     Index count = 0;
-    for_panels(columns, 0, nullptr, [&](auto p, Index, const float*) { count += (rows + rows_for(p.value) - 1) / rows_for(p.value); });
+    for_panels(columns, 0, nullptr, [&](auto p, Index, const float*) { count += (rows + mr_for(p.value) - 1) / mr_for(p.value); });
     return count;
 }
-INLINE Index pauses_of(Index length, Index pause) { return (length + pause - 1) / pause; }
+INLINE Index prefetch_intervals(Index length, Index interval) { return (length + interval - 1) / interval; }
 
 // to[i] = relu(x[i] * scale + shift), whole vectors.
-INLINE void rectify(const float* x, const float* scale, const float* shift, float* to, Index C) {
+INLINE void bn_relu(const float* x, const float* scale, const float* shift, float* to, Index C) {
     for (Index c = 0; c < C; c += V) store(to + c, relu(load(x + c) * load(scale + c) + load(shift + c)));
 }
 
 // Few columns of a wide matrix: memory sees a row here and there, which its own guesses do not follow.
-constexpr Index ROWS_AHEAD = 16;
-INLINE void fetch_rows(const float* row, Index ld, Index rows, Index columns) {
+constexpr Index PREFETCH_ROWS = 16;
+INLINE void prefetch_rows(const float* row, Index ld, Index rows, Index columns) {
     for (Index i = 0; i < rows; ++i, row += ld) {
         for (Index c = 0; c < columns; c += 16) __builtin_prefetch(row + c);
         __builtin_prefetch(row + columns - 1);
@@ -50,9 +50,9 @@ INLINE void add_to(double* total, const float* part, Index count) {
 
 // Fetches the next tile or strip into the second-level cache, a little at each call, while this tile is multiplied:
 // otherwise memory and arithmetic take turns.
-class Ahead {
+class Prefetcher {
 public:
-    Ahead(Index rows, Index calls) : rows_(std::max<Index>(rows, 0)), calls_(std::max<Index>(calls, 1)) {}
+    Prefetcher(Index rows, Index calls) : rows_(std::max<Index>(rows, 0)), calls_(std::max<Index>(calls, 1)) {}
 
     void add(const float* first, Index ld, Index columns) {
         if (rows_ == 0) return;
@@ -84,18 +84,18 @@ private:
 
 inline void statistics(const float* x, Index ldx, float* mean, float* variance, Index M, Index C, int threads) {
     Moments moments(threads, C);
-    const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
+    const Index tiles = (M + STATISTICS_ROWS - 1) / STATISTICS_ROWS;
     // Whole vectors may be read of all rows that another one follows.
     const bool whole = round_up(C, V) - C <= ldx;
     parallel(threads, tiles, [&](Index begin, Index end, int thread) {
         for (Index u = begin; u < end; ++u)
-            moments.add(thread, x + u * STATS_ROWS * ldx, ldx, std::min(STATS_ROWS, M - u * STATS_ROWS), whole && u + 1 < tiles);
+            moments.add(thread, x + u * STATISTICS_ROWS * ldx, ldx, std::min(STATISTICS_ROWS, M - u * STATISTICS_ROWS), whole && u + 1 < tiles);
     });
     moments.finish(mean, variance);
 }
 
 // Maps, normalised by their mean and 1 / standard deviation.
-struct Normalise {
+struct PendingNorm {
     const float* maps;
     Index ld;
     const float *mean, *rstd;
@@ -111,20 +111,20 @@ struct Normalise {
     }
 };
 
-inline void normalise(const Normalise& fresh, float* out, Index ldo, Index M, int threads) {
+inline void normalise(const PendingNorm& pending, float* out, Index ldo, Index M, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; i += ROWS_AHEAD) {
-            const Index count = std::min(ROWS_AHEAD, end - i);
-            fetch_rows(out + (i + ROWS_AHEAD) * ldo, ldo, count, fresh.columns);
-            fresh.rows(i, count, out + i * ldo, ldo);
+        for (Index i = begin; i < end; i += PREFETCH_ROWS) {
+            const Index count = std::min(PREFETCH_ROWS, end - i);
+            prefetch_rows(out + (i + PREFETCH_ROWS) * ldo, ldo, count, pending.columns);
+            pending.rows(i, count, out + i * ldo, ldo);
         }
     });
 }
 
-// The last columns of x are first made of `fresh`, if it has any.
-inline void pointwise(float* x, Index ldx, const Normalise& fresh, const float* scale, const float* shift, const float* w, float* h,
+// The last columns of x are first made of `pending`, if it has any.
+inline void conv1x1(float* x, Index ldx, const PendingNorm& pending, const float* scale, const float* shift, const float* w, float* h,
                       Index ldh, float* mean, float* variance, Index M, Index C, Index N, int threads) {
-    const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
+    const Index lda = round_up(C, V) + 16, tile = mc_for(lda);
     const Padded s(scale, C), t(shift, C);
     Buffer<float> packed(C * round_up(N, V));
     pack(packed, C, N, [&](Index c, Index n) { return w[n * C + c]; });
@@ -134,22 +134,22 @@ inline void pointwise(float* x, Index ldx, const Normalise& fresh, const float* 
         float* a = scratch[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(u + 1 < end ? std::min(tile, M - next) : 0, products_of(rows, N) * pauses_of(C, PAUSE_COLUMNS));
-            ahead.add(x + next * ldx, ldx, C);
-            ahead.add(h + next * ldh, ldh, N);
-            if (fresh.columns) {
-                ahead.add(fresh.maps + next * fresh.ld, fresh.ld, fresh.columns);
-                fresh.rows(first, rows, x + first * ldx + C - fresh.columns, ldx);
+            Prefetcher prefetcher(u + 1 < end ? std::min(tile, M - next) : 0, micro_tiles(rows, N) * prefetch_intervals(C, PREFETCH_INTERVAL_COLUMNS));
+            prefetcher.add(x + next * ldx, ldx, C);
+            prefetcher.add(h + next * ldh, ldh, N);
+            if (pending.columns) {
+                prefetcher.add(pending.maps + next * pending.ld, pending.ld, pending.columns);
+                pending.rows(first, rows, x + first * ldx + C - pending.columns, ldx);
             }
-            for (Index i = 0; i < rows; ++i) rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
+            for (Index i = 0; i < rows; ++i) bn_relu(x + (first + i) * ldx, s, t, a + i * lda, C);
             for_panels(N, C, packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
-                constexpr int P = decltype(p)::value, R = rows_for(P);
+                constexpr int P = decltype(p)::value, R = mr_for(P);
                 for (Index i = 0; i < rows; i += R) {
                     Vector acc[R][P];
                     clear(acc);
-                    for (Index k = 0; k < C; k += PAUSE_COLUMNS) {
-                        ahead.fetch();
-                        multiply<R, P>(a + i * lda + k, lda, panel + k * P * V, std::min(PAUSE_COLUMNS, C - k), acc);
+                    for (Index k = 0; k < C; k += PREFETCH_INTERVAL_COLUMNS) {
+                        prefetcher.fetch();
+                        micro_kernel<R, P>(a + i * lda + k, lda, panel + k * P * V, std::min(PREFETCH_INTERVAL_COLUMNS, C - k), acc);
                     }
 #pragma GCC unroll 12
                     for (int j = 0; j < R; ++j)
@@ -166,7 +166,7 @@ inline void pointwise(float* x, Index ldx, const Normalise& fresh, const float* 
 
 // total[c] += sum of x, total[C + c] += sum of x * y, over rows; `part` holds 2 * C floats for as few rows as cost no digits: a
 // batch norm backward subtracts these from each of the gradients that they are sums of.
-INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, double* total, float* part, Index rows, Index C) {
+INLINE void add_column_reductions(const float* x, Index ldx, const float* y, Index ldy, double* total, float* part, Index rows, Index C) {
     constexpr Index FEW = 8;
     for (Index first = 0; first < rows; first += FEW, x += FEW * ldx, y += FEW * ldy) {
         const Index few = std::min(FEW, rows - first);
@@ -184,29 +184,29 @@ INLINE void add_dots(const float* x, Index ldx, const float* y, Index ldy, doubl
     }
 }
 
-inline void pointwise_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
+inline void conv1x1_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
                                const float* w, const float* dz, Index lddz, const float* h, Index ldh, const float* dz_scale,
                                const float* h_scale, const float* offset, float* acc_x, Index ldacc, float* dscale, float* dshift, float* dw,
-                               Index closing, float* sums, float* products, Index M, Index C, Index N, int threads) {
+                               Index finalised, float* sums, float* products, Index M, Index C, Index N, int threads) {
     const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
     // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
-    const Index tile = tile_rows(lda + ldd, BACKWARD_FLOATS, M >= 4 * ROW_GROUP * threads ? 2 : 1);
+    const Index tile = mc_for(lda + ldd, BACKWARD_TILE_FLOATS, M >= 4 * MR_MULTIPLE * threads ? 2 : 1);
     const Padded s(scale, C), t(shift, C), m(centre, C), ca(dz_scale, N), cb(h_scale, N), cc(offset, N);
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
     PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), parts(threads, 2 * Cv), dws(threads, C * Nv);
-    PerThread<double> totals(threads, 2 * Cv + 2 * closing);  // of dscale and dshift, then of what closes
+    PerThread<double> totals(threads, 2 * Cv + 2 * finalised);  // of dscale and dshift, then of what closes
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
             const Index first = u * tile, rows = std::min(tile, M - first), next = first + rows;
-            Ahead ahead(u + 1 < end ? std::min(tile, M - next) : 0, products_of(C, N) * pauses_of(rows, PAUSE_ROWS));
-            ahead.add(x + next * ldx, ldx, C);
-            ahead.add(dz + next * lddz, lddz, N);
-            ahead.add(h + next * ldh, ldh, N);
-            ahead.add(acc_x + next * ldacc, ldacc, C);
+            Prefetcher prefetcher(u + 1 < end ? std::min(tile, M - next) : 0, micro_tiles(C, N) * prefetch_intervals(rows, PREFETCH_INTERVAL_ROWS));
+            prefetcher.add(x + next * ldx, ldx, C);
+            prefetcher.add(dz + next * lddz, lddz, N);
+            prefetcher.add(h + next * ldh, ldh, N);
+            prefetcher.add(acc_x + next * ldacc, ldacc, C);
             for (Index i = 0; i < rows; ++i) {
-                rectify(x + (first + i) * ldx, s, t, a + i * lda, C);
+                bn_relu(x + (first + i) * ldx, s, t, a + i * lda, C);
                 // The batch norm behind this convolution, backward.
                 const float *from = dz + (first + i) * lddz, *value = h + (first + i) * ldh;
                 for (Index n = 0; n < N; n += V)
@@ -214,11 +214,11 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             }
             std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
             for_panels(C, N, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
-                constexpr int P = decltype(p)::value, R = rows_for(P);
+                constexpr int P = decltype(p)::value, R = mr_for(P);
                 for (Index i = 0; i < rows; i += R) {
                     Vector acc[R][P];
                     clear(acc);
-                    multiply<R, P>(d + i * ldd, ldd, panel, N, acc);
+                    micro_kernel<R, P>(d + i * ldd, ldd, panel, N, acc);
 #pragma GCC unroll 4
                     for (int v = 0; v < P; ++v) {
                         const Index column = c + v * V;
@@ -240,16 +240,16 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
             add_to(totals[thread], sum, 2 * Cv);
             // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
-            add_dots(acc_x + first * ldacc + C - closing, ldacc, x + first * ldx + C - closing, ldx, totals[thread] + 2 * Cv, sum, rows,
-                     closing);
+            add_column_reductions(acc_x + first * ldacc + C - finalised, ldacc, x + first * ldx + C - finalised, ldx, totals[thread] + 2 * Cv, sum, rows,
+                     finalised);
             for_panels(N, 0, nullptr, [&](auto p, Index n, const float*) __attribute__((always_inline)) {
-                constexpr int P = decltype(p)::value, R = rows_for(P);
+                constexpr int P = decltype(p)::value, R = mr_for(P);
                 for (Index c = 0; c < C; c += R) {
                     Vector acc[R][P];
                     clear(acc);
-                    for (Index i = 0; i < rows; i += PAUSE_ROWS) {
-                        ahead.fetch();
-                        multiply_transposed<R, P>(a + i * lda + c, lda, d + i * ldd + n, ldd, std::min(PAUSE_ROWS, rows - i), acc);
+                    for (Index i = 0; i < rows; i += PREFETCH_INTERVAL_ROWS) {
+                        prefetcher.fetch();
+                        micro_kernel_transposed<R, P>(a + i * lda + c, lda, d + i * ldd + n, ldd, std::min(PREFETCH_INTERVAL_ROWS, rows - i), acc);
                     }
 #pragma GCC unroll 12
                     for (int q = 0; q < R; ++q)
@@ -263,9 +263,9 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
             });
         }
     });
-    for (Index c = 0; c < closing; ++c) {
+    for (Index c = 0; c < finalised; ++c) {
         sums[c] = static_cast<float>(totals.sum(2 * Cv + c));
-        products[c] = static_cast<float>(totals.sum(2 * Cv + closing + c));
+        products[c] = static_cast<float>(totals.sum(2 * Cv + finalised + c));
     }
     for (Index c = 0; c < C; ++c) {
         dscale[c] = static_cast<float>(totals.sum(c));
@@ -280,7 +280,7 @@ inline void pointwise_backward(const float* x, Index ldx, const float* scale, co
 
 // The gradient of raw maps, of that of the normalised maps x: rstd * (dx - mean_dx - x * mean_product) + direct, if any.
 // Without x it is dx itself.
-struct NormaliseBackward {
+struct PendingNormBackward {
     const float* dx;
     Index lddx;
     const float* x;
@@ -305,10 +305,10 @@ struct NormaliseBackward {
             }
         });
     }
-    void fetch(Ahead& ahead, Index first, Index C) const {
-        ahead.add(dx + first * lddx, lddx, C);
-        if (x) ahead.add(x + first * ldx, ldx, C);
-        if (direct) ahead.add(direct + first * lddirect, lddirect, C);
+    void fetch(Prefetcher& prefetcher, Index first, Index C) const {
+        prefetcher.add(dx + first * lddx, lddx, C);
+        if (x) prefetcher.add(x + first * ldx, ldx, C);
+        if (direct) prefetcher.add(direct + first * lddirect, lddirect, C);
     }
 };
 
@@ -336,7 +336,7 @@ struct Strip {
 struct Strips {
     Index H, W, rows, per_image, units;
     Strips(Index N, Index H, Index W, Index C, int threads)
-        : Strips(N, H, W, C, threads, std::clamp((FEW_ROWS + 2) * (W + 2) * C, STRIP_FLOATS, WIDE_STRIP_FLOATS)) {}
+        : Strips(N, H, W, C, threads, std::clamp((MIN_STRIP_ROWS + 2) * (W + 2) * C, STRIP_FLOATS, WIDE_STRIP_FLOATS)) {}
     Strips(Index N, Index H_, Index W_, Index C, int threads, Index floats) : H(H_), W(W_) {
         rows = std::clamp<Index>(floats / ((W + 2) * C) - 2, 1, H);
         rows = (H + (H + rows - 1) / rows - 1) / ((H + rows - 1) / rows);  // of nearly equal heights
@@ -349,16 +349,16 @@ struct Strips {
     Index first(Index u) const { return u % per_image * rows; }
     Index height(Index u) const { return std::min(rows, H - first(u)); }
     // Fetches strip u + 1, if it is before `end`, during the products of strip u: `columns` wide, of 9 * depth terms.
-    Ahead ahead(Index u, Index end, Index columns, Index depth) const {
-        const Index pauses = height(u) * products_of(W, columns) * 3 * pauses_of(3 * depth, PAUSE_DEPTH);
-        return Ahead(u + 1 < end ? height(u + 1) * W : 0, pauses);
+    Prefetcher prefetcher(Index u, Index end, Index columns, Index depth) const {
+        const Index intervals = height(u) * micro_tiles(W, columns) * 3 * prefetch_intervals(3 * depth, PREFETCH_INTERVAL_DEPTH);
+        return Prefetcher(u + 1 < end ? height(u + 1) * W : 0, intervals);
     }
 };
 
 // Outputs of one row of pixels by 3x3 taps: body(constant R, first pixel) on groups of nearly equal size.
 template <int P, class Body>
-INLINE void for_groups(Index count, Body&& body) {
-    constexpr int R = rows_for(P);
+INLINE void for_row_groups(Index count, Body&& body) {
+    constexpr int R = mr_for(P);
     const Index groups = (count + R - 1) / R;
     for (Index g = 0; g < groups; ++g) {
         const Index first = count * g / groups, size = count * (g + 1) / groups - first;
@@ -367,29 +367,29 @@ INLINE void for_groups(Index count, Body&& body) {
 }
 
 template <int R, int P>
-INLINE void multiply_taps(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P], Ahead& ahead) {
+INLINE void micro_kernel_3x3(const float* row, Index pitch, Index C, const float* panel, Vector (&acc)[R][P], Prefetcher& prefetcher) {
     for (int dy = 0; dy < 3; ++dy)
-        // The three taps of a kernel's row lie side by side in memory: one product of depth 3C, but for the pauses.
-        for (Index k = 0; k < 3 * C; k += PAUSE_DEPTH) {
-            ahead.fetch();
-            multiply<R, P>(row + dy * pitch + k, C, panel + (dy * 3 * C + k) * P * V, std::min(PAUSE_DEPTH, 3 * C - k), acc);
+        // The three taps of a kernel's row lie side by side in memory: one product of depth 3C, but for the intervals.
+        for (Index k = 0; k < 3 * C; k += PREFETCH_INTERVAL_DEPTH) {
+            prefetcher.fetch();
+            micro_kernel<R, P>(row + dy * pitch + k, C, panel + (dy * 3 * C + k) * P * V, std::min(PREFETCH_INTERVAL_DEPTH, 3 * C - k), acc);
         }
 }
 
 // Rows of a strip held in a -> y, by weights packed as [9 * C][K]. Writes whole vectors.
-inline void convolve(const float* a, const Strip& strip, const float* packed, float* y, Index ldy, Index rows, Index K,
-                     Ahead& ahead) {
+inline void conv3x3_strip(const float* a, const Strip& strip, const float* packed, float* y, Index ldy, Index rows, Index K,
+                     Prefetcher& prefetcher) {
     const Index C = strip.C, W = strip.W;
     for_panels(K, 9 * C, packed, [&](auto p, Index k, const float* panel) __attribute__((always_inline)) {
         constexpr int P = decltype(p)::value;
         for (Index row = 0; row < rows; ++row) {
             const float* source = a + row * strip.pitch;
             float* to = y + row * W * ldy + k;
-            for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
+            for_row_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
                 constexpr int R = decltype(r)::value;
                 Vector acc[R][P];
                 clear(acc);
-                multiply_taps<R, P>(source + pixel * C, strip.pitch, C, panel, acc, ahead);
+                micro_kernel_3x3<R, P>(source + pixel * C, strip.pitch, C, panel, acc, prefetcher);
 #pragma GCC unroll 12
                 for (int j = 0; j < R; ++j)
 #pragma GCC unroll 4
@@ -412,19 +412,19 @@ inline void conv3x3(const float* x, Index ldx, const float* scale, const float* 
         for (Index u = begin; u < end; ++u) {
             const Index image = u / strips.per_image, first = strips.first(u), last = first + strips.height(u);
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
-                for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
+                for (Index p = 0; p < W; ++p) bn_relu(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
             const Index next = (image * H + last) * W;
-            Ahead ahead = strips.ahead(u, end, K, C);
-            ahead.add(x + (next + W) * ldx, ldx, C);  // this strip held the next one's first row, but at an image's end
-            ahead.add(y + next * ldy, ldy, K);
-            convolve(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, ahead);
+            Prefetcher prefetcher = strips.prefetcher(u, end, K, C);
+            prefetcher.add(x + (next + W) * ldx, ldx, C);  // this strip held the next one's first row, but at an image's end
+            prefetcher.add(y + next * ldy, ldy, K);
+            conv3x3_strip(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, prefetcher);
         }
     });
 }
 
 inline void conv3x3_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre, const float* w,
-                             const NormaliseBackward& dy, float* dz, Index lddz, float* dscale, float* dshift, float* dw, Index N,
+                             const PendingNormBackward& dy, float* dz, Index lddz, float* dscale, float* dshift, float* dw, Index N,
                              Index H, Index W, Index C, Index K, int threads) {
     const Index Cv = round_up(C, V);
     const Padded s(scale, C), t(shift, C), m(centre, C);
@@ -442,16 +442,16 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
         for (Index u = begin; u < end; ++u) {
             const Index image = u / strips.per_image, first = strips.first(u), last = first + strips.height(u);
             strip.load_rows(a, first, last, H, [&](Index row, float* to) {
-                for (Index p = 0; p < W; ++p) rectify(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
+                for (Index p = 0; p < W; ++p) bn_relu(x + ((image * H + row) * W + p) * ldx, s, t, to + p * C, C);
             });
             gradient.load_rows(d, first, last, H, [&](Index row, float* to) {
                 dy.rows((image * H + row) * W, W, to, K, K);
             });
             const Index next = (image * H + last) * W;
-            Ahead ahead = strips.ahead(u, end, C, K);
-            ahead.add(x + (next + W) * ldx, ldx, C);
-            dy.fetch(ahead, next + W, K);
-            ahead.add(dz + next * lddz, lddz, C);
+            Prefetcher prefetcher = strips.prefetcher(u, end, C, K);
+            prefetcher.add(x + (next + W) * ldx, ldx, C);
+            dy.fetch(prefetcher, next + W, K);
+            prefetcher.add(dz + next * lddz, lddz, C);
             std::memset(sum, 0, static_cast<std::size_t>(2 * Cv) * sizeof(float));
             for_panels(C, 9 * K, packed, [&](auto p, Index c, const float* panel) __attribute__((always_inline)) {
                 constexpr int P = decltype(p)::value;
@@ -459,11 +459,11 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                     const float* source = d + (row - first) * gradient.pitch;
                     const float* rectified = a + (row - first + 1) * strip.pitch + C + c;
                     const Index pixels = (image * H + row) * W;
-                    for_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
+                    for_row_groups<P>(W, [&](auto r, Index pixel) __attribute__((always_inline)) {
                         constexpr int R = decltype(r)::value;
                         Vector acc[R][P];
                         clear(acc);
-                        multiply_taps<R, P>(source + pixel * K, gradient.pitch, K, panel, acc, ahead);
+                        micro_kernel_3x3<R, P>(source + pixel * K, gradient.pitch, K, panel, acc, prefetcher);
 #pragma GCC unroll 4
                         for (int v = 0; v < P; ++v) {
                             const Index column = v * V;
@@ -491,12 +491,12 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
                 constexpr int P = decltype(p)::value;
                 for (Index tap = 0; tap < 9; ++tap) {
                     const float* shifted = a + tap / 3 * strip.pitch + tap % 3 * C + c;
-                    for_groups<P>(K, [&](auto r, Index k) __attribute__((always_inline)) {
+                    for_row_groups<P>(K, [&](auto r, Index k) __attribute__((always_inline)) {
                         constexpr int R = decltype(r)::value;
                         Vector acc[R][P];
                         clear(acc);
                         for (Index row = 0; row < last - first; ++row)
-                            multiply_transposed<R, P>(d + (row + 1) * gradient.pitch + K + k, K, shifted + row * strip.pitch, C, W, acc);
+                            micro_kernel_transposed<R, P>(d + (row + 1) * gradient.pitch + K + k, K, shifted + row * strip.pitch, C, W, acc);
 #pragma GCC unroll 12
                         for (int q = 0; q < R; ++q)
 #pragma GCC unroll 4
@@ -520,14 +520,14 @@ inline void conv3x3_backward(const float* x, Index ldx, const float* scale, cons
     });
 }
 
-inline void dots(const float* x, Index ldx, const float* y, Index ldy, float* sums, float* products, Index M, Index C, int threads) {
+inline void column_reductions(const float* x, Index ldx, const float* y, Index ldy, float* sums, float* products, Index M, Index C, int threads) {
     PerThread<double> totals(threads, 2 * C);
     PerThread<float> parts(threads, 2 * C);
-    const Index tiles = (M + STATS_ROWS - 1) / STATS_ROWS;
+    const Index tiles = (M + STATISTICS_ROWS - 1) / STATISTICS_ROWS;
     parallel(threads, tiles, [&](Index begin, Index end, int thread) {
         for (Index u = begin; u < end; ++u) {
-            const Index first = u * STATS_ROWS;
-            add_dots(x + first * ldx, ldx, y + first * ldy, ldy, totals[thread], parts[thread], std::min(STATS_ROWS, M - first), C);
+            const Index first = u * STATISTICS_ROWS;
+            add_column_reductions(x + first * ldx, ldx, y + first * ldy, ldy, totals[thread], parts[thread], std::min(STATISTICS_ROWS, M - first), C);
         }
     });
     for (Index c = 0; c < C; ++c) {
@@ -536,19 +536,19 @@ inline void dots(const float* x, Index ldx, const float* y, Index ldy, float* su
     }
 }
 
-inline void normalise_backward(const NormaliseBackward& dy, float* out, Index ldo, Index M, Index C, int threads) {
+inline void normalise_backward(const PendingNormBackward& dy, float* out, Index ldo, Index M, Index C, int threads) {
     parallel(threads, M, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; i += ROWS_AHEAD) {
-            const Index count = std::min(ROWS_AHEAD, end - i);
-            fetch_rows(dy.dx + (i + ROWS_AHEAD) * dy.lddx, dy.lddx, count, C);
-            fetch_rows(dy.x + (i + ROWS_AHEAD) * dy.ldx, dy.ldx, count, C);
+        for (Index i = begin; i < end; i += PREFETCH_ROWS) {
+            const Index count = std::min(PREFETCH_ROWS, end - i);
+            prefetch_rows(dy.dx + (i + PREFETCH_ROWS) * dy.lddx, dy.lddx, count, C);
+            prefetch_rows(dy.x + (i + PREFETCH_ROWS) * dy.ldx, dy.ldx, count, C);
             dy.rows(i, count, out + i * ldo, ldo, C);
         }
     });
 }
 
 // y: rows of C floats, not padded; the last vector of a row is cut.
-inline void rectify_pool(const float* x, Index ldx, const Padded& s, const Padded& t, float* y, Index ldy, Index N, Index H, Index W,
+inline void bn_relu_pool(const float* x, Index ldx, const Padded& s, const Padded& t, float* y, Index ldy, Index N, Index H, Index W,
                          Index C, Index pool, int threads) {
     const Index h = H / pool, w = W / pool;
     const float share = 1.0f / static_cast<float>(pool * pool);
@@ -572,7 +572,7 @@ inline void rectify_pool(const float* x, Index ldx, const Padded& s, const Padde
     });
 }
 
-inline void rectify_pool_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
+inline void bn_relu_pool_backward(const float* x, Index ldx, const float* scale, const float* shift, const float* centre,
                                   const float* dy, Index lddy, float* dx, Index lddx, float* dscale, float* dshift, Index N, Index H,
                                   Index W, Index C, Index pool, int threads) {
     const Index Cv = round_up(C, V), h = H / pool, w = W / pool;

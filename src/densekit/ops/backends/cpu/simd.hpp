@@ -47,17 +47,17 @@ INLINE Vector masked(Vector gradient, Vector rectified) { return rectified <= ze
 
 // Registers decide how many rows a product keeps in flight: 32 vectors on AVX-512 and NEON, 16 elsewhere.
 #if V == 16 || defined(__aarch64__)
-constexpr int MAX_PANEL = 4;
-constexpr int rows_for(int panel) { return panel == 1 ? 12 : panel == 2 ? 12 : panel == 3 ? 8 : 6; }
+constexpr int MAX_NR_VECTORS = 4;
+constexpr int mr_for(int panel) { return panel == 1 ? 12 : panel == 2 ? 12 : panel == 3 ? 8 : 6; }
 #else
-constexpr int MAX_PANEL = 2;
-constexpr int rows_for(int panel) { return panel == 1 ? 12 : 6; }
+constexpr int MAX_NR_VECTORS = 2;
+constexpr int mr_for(int panel) { return panel == 1 ? 12 : 6; }
 #endif
-constexpr int ROW_GROUP = 24;  // a multiple of every rows_for
+constexpr int MR_MULTIPLE = 24;  // a multiple of every mr_for
 
 // Vectors of the next panel when `left` remain: the widest that leaves no lone vector behind.
 INLINE int next_panel(Index left) {
-    if (MAX_PANEL == 2) return left >= 2 ? 2 : 1;
+    if (MAX_NR_VECTORS == 2) return left >= 2 ? 2 : 1;
     return left % 4 == 0 ? 4 : left >= 3 ? 3 : static_cast<int>(left);
 }
 
@@ -65,7 +65,7 @@ INLINE Index round_up(Index n, Index multiple) { return (n + multiple - 1) / mul
 
 // acc[r][v] += sum over k < K of a[r * lda + k] * w[k * P * V + v * V ..]: R rows by P vectors of columns.
 template <int R, int P>
-INLINE void multiply(const float* a, Index lda, const float* w, Index K, Vector (&acc)[R][P]) {
+INLINE void micro_kernel(const float* a, Index lda, const float* w, Index K, Vector (&acc)[R][P]) {
     const float* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = a + r * lda;
     for (Index k = 0; k < K; ++k, w += P * V) {
@@ -83,7 +83,7 @@ INLINE void multiply(const float* a, Index lda, const float* w, Index K, Vector 
 
 // acc[r][v] += sum over i < n of a[i * lda + r] * b[i * ldb + v * V ..]: the product of a weight gradient.
 template <int R, int P>
-INLINE void multiply_transposed(const float* a, Index lda, const float* b, Index ldb, Index n, Vector (&acc)[R][P]) {
+INLINE void micro_kernel_transposed(const float* a, Index lda, const float* b, Index ldb, Index n, Vector (&acc)[R][P]) {
     for (Index i = 0; i < n; ++i, a += lda, b += ldb) {
         Vector column[P];
 #pragma GCC unroll 4
@@ -121,10 +121,10 @@ INLINE void with_rows(int rows, Body&& body) {
             with_rows<MAX - 1>(rows, body);
     }
 }
-// Calls body(constant P) for a panel of 1..MAX_PANEL vectors.
+// Calls body(constant P) for a panel of 1..MAX_NR_VECTORS vectors.
 template <class Body>
 INLINE void with_panel(int panel, Body&& body) {
-    with_rows<MAX_PANEL>(panel, body);
+    with_rows<MAX_NR_VECTORS>(panel, body);
 }
 
 // Columns c < C of w packed into panels: [panel][row][P * V], absent columns zero. element(row, column) reads w.

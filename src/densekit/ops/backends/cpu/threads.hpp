@@ -68,13 +68,13 @@ template <class T>
 class PerThread {
 public:
     PerThread(int threads, Index count, Fill fill = Fill::zeros)
-        : stride_(block(count) + (threads > 1 ? APART / static_cast<Index>(sizeof(T)) : 0)),
+        : stride_(block(count) + (threads > 1 ? SCRATCH_PADDING / static_cast<Index>(sizeof(T)) : 0)),
           data_(stride_ * threads, Fill::none),
           threads_(threads) {
         if (fill == Fill::none) return;
         const std::size_t bytes = static_cast<std::size_t>(block(count)) * sizeof(T);
         // By its own thread if that is worth waking it: one alone would be long about many large blocks.
-        parallel(bytes * static_cast<std::size_t>(threads) < LARGE ? 1 : threads, threads, [&](Index begin, Index end, int) {
+        parallel(bytes * static_cast<std::size_t>(threads) < PARALLEL_CLEAR_BYTES ? 1 : threads, threads, [&](Index begin, Index end, int) {
             for (Index t = begin; t < end; ++t) std::memset(static_cast<void*>((*this)[static_cast<int>(t)]), 0, bytes);
         });
     }
@@ -87,7 +87,7 @@ public:
     }
 
 private:
-    static constexpr Index APART = 256 * 1024 + 64, LARGE = 128 * 1024;  // bytes
+    static constexpr Index SCRATCH_PADDING = 256 * 1024 + 64, PARALLEL_CLEAR_BYTES = 128 * 1024;  // bytes
     static Index block(Index count) { return round_up(count + 16, 64); }
 
     Index stride_;
