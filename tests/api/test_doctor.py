@@ -4,27 +4,36 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from densekit import train
 from densekit.api import doctor, rehearsal
 from densekit.errors import BadData, ProofFailed
-from densekit.ops.backends import cpu
+from densekit.ops.backends.base import Moments
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from tests.faults.command import run
 
 
 def test_an_installation_in_order_passes() -> None:
     found = doctor.examine()
     assert {check["name"]: check["passed"] for check in found["checks"]} == {"kernels": True, "threads": True}
-    assert found["kernels"] == cpu.build_name()
+    assert found["kernels"] == library.build_name()
 
 
 def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not cpu.available():
+    if not library.available():
         pytest.skip("no compiler was there at installation")
-    real = cpu.conv3x3
-    monkeypatch.setattr(cpu, "conv3x3", lambda *words: real(*words).mul_(1.01))
+    real = CpuKernels.conv3x3
+
+    def wrong(*arguments: Any, moments: bool) -> tuple[Tensor, Moments]:
+        y, found = real(*arguments, moments=moments)
+        return y.mul_(1.01), found
+
+    monkeypatch.setattr(CpuKernels, "conv3x3", wrong)
     failed = [check for check in doctor.examine()["checks"] if not check["passed"]]
     assert [check["name"] for check in failed] == ["kernels"]
     assert "differ" in failed[0]["found"]

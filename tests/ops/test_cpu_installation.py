@@ -1,6 +1,5 @@
 """Installed without a compiler, with a broken one, with libraries that are stale or cut short: torch does the work."""
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -12,21 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from densekit.ops import plans
-from densekit.ops.backends import cpu
+from densekit.ops import backends, plans
 from densekit.ops.backends.cpu import build as compiling
+from densekit.ops.backends.cpu import library
 from tests.ops.test_plans import images, network, with_plan
 
 ROOT = Path(__file__).parents[2]
-library = importlib.import_module("densekit.ops.backends.cpu.library")  # the package has the function of that name
-needs_kernels = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
+needs_kernels = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
 def looked_up_anew() -> Iterator[None]:
-    library.library.cache_clear()
+    library.load.cache_clear()
     yield
-    library.library.cache_clear()
+    library.load.cache_clear()
 
 
 def build_wheel(folder: Path, *, kernels_beside_the_source: bool, **environment: str) -> tuple[Path, str]:
@@ -62,9 +60,9 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
     code = f"""
 import torch, densekit
 from densekit.ops import inference, shared
-from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import library
 assert densekit.__file__.startswith({str(folder)!r}), densekit.__file__
-assert not cpu.available() and cpu.build_name() == "none"
+assert not library.available() and library.build_name() == "none"
 torch.manual_seed(0)
 model = densekit.create_model("densenet_bc_10_4", plan="shared", num_classes=3)
 x = torch.randn(2, 3, 8, 8)
@@ -122,7 +120,7 @@ def test_libraries_older_than_their_sources_are_not_called(tmp_path, monkeypatch
         file.write("// edited\n")
     monkeypatch.setattr(compiling, "SOURCE", tmp_path / "kernels.cpp")
     with pytest.warns(UserWarning, match="older than its sources; python -m densekit.ops.backends.cpu.build"):
-        assert not cpu.available()
+        assert not library.available()
     works()
 
 
@@ -136,7 +134,7 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:100])
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     with pytest.warns(UserWarning, match=f"densekit_{best}.so cannot be loaded: "):
-        assert cpu.build_name() == (others[0] if others else "none")
+        assert library.build_name() == (others[0] if others else "none")
     works()
 
 
@@ -144,9 +142,10 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wanted", ["none", *library.available_builds()])
 def test_the_environment_chooses(wanted, monkeypatch):
     monkeypatch.setenv("DENSEKIT_KERNELS", wanted)
-    assert cpu.build_name() == wanted
-    assert cpu.available() == (wanted != "none")
-    assert plans.resolve("auto", images(dtype=torch.float32)) == ("concat" if wanted == "none" else "shared")
+    assert library.build_name() == wanted
+    assert library.available() == (wanted != "none")
+    kernels = plans.kernels_for("auto", backends.call_of(images(dtype=torch.float32)))
+    assert (kernels and kernels.name) == (None if wanted == "none" else "cpu")
     works()
 
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ops
 from densekit.ops import batch_norm
-from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import library
 from tests.ops.test_plans import images, network, with_plan
 
 RANKS = 2
@@ -146,7 +146,7 @@ def test_what_one_rank_cannot_run_as_one_none_does(plan: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
+@pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 def test_kernels_pool_theirs(tmp_path: Path):
     _assert_whole_batch(tmp_path, Case("shared", dtype=torch.float32), tolerance=1e-3)
 

@@ -327,7 +327,9 @@ def test_weights_elsewhere_or_of_another_type_do_not_reach_the_kernels(used):
     for change in (lambda w: torch.empty_like(w, device="meta"), lambda w: TwoTensor(w, w.clone())):
         model = with_plan(network(dtype=torch.float32), "shared")
         layer(model).conv2.weight = nn.Parameter(change(layer(model).conv2.weight.detach()))
-        assert not guards.can_run(images(2, 24, 8, 8, dtype=torch.float32), tuple(model.features.denseblock1.values()))
+        assert not guards.can_run(
+            images(2, 24, 8, 8, dtype=torch.float32), model.features.denseblock1.layers(), torch.float32
+        )
     assert not used
 
 

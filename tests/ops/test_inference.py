@@ -1,7 +1,6 @@
 """Evaluation without gradients folds weights; it must compute the same, and notice when they change."""
 
 import copy
-import ctypes
 import gc
 from collections.abc import Callable
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from densekit.ops import inference
-from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from tests.ops.test_plans import images, network, with_plan
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
@@ -220,8 +220,7 @@ def test_every_bit_counts():
     """Also of a tensor that fills no vector, and the order of tensors."""
 
     def digest(*tensors: Tensor) -> int:
-        pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-        return cpu.digest(pointers, (ctypes.c_ssize_t * len(tensors))(*(t.numel() for t in tensors)))
+        return CpuKernels().content_digest(tensors)()
 
     for size in (1, 7, 64, 129, 1000):
         x, other = torch.randn(size), torch.randn(size)

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from tests.ops.test_plans import images, network, with_plan
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 ROOT = Path(__file__).parents[2]
 # A shape each that gives images to threads, and one that gives them strips of one image.
@@ -104,13 +105,14 @@ def test_kernels_follow_torch_in_the_number_of_threads(threads, monkeypatch):
             asked.append(arguments[-1])
             return 0
 
-    monkeypatch.setattr(cpu, "_library", Library)
+    monkeypatch.setattr(library, "load", lambda: library.Library("avx2", Library()))
+    kernels = CpuKernels()
     for count in (1, 3, 2):
         threads(count)
-        cpu.statistics(torch.zeros(4, 4))
+        kernels.statistics(torch.zeros(4, 4))
         # A thread of Python that torch has not seen yet, as a server has them.
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(cpu.statistics, torch.zeros(4, 4)).result()
+            pool.submit(kernels.statistics, torch.zeros(4, 4)).result()
     assert asked == [1, 1, 3, 3, 2, 2]
 
 
@@ -201,21 +203,21 @@ from pathlib import Path
 {first}
 import torch
 from tests.ops.test_threads import block
-from densekit.ops.backends import cpu
+from densekit.ops.backends.cpu import library
 
 class Info(ctypes.Structure):
     _fields_ = [(n, t) for n, t in zip("path base name at".split(), (ctypes.c_char_p, ctypes.c_void_p) * 2)]
 
-def home(library):
-    # The file that a library's OpenMP calls end in.
+def home(handle):
+    # The file that its OpenMP calls end in.
     info = Info()
-    address = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p)
+    address = ctypes.cast(handle.omp_get_num_threads, ctypes.c_void_p)
     assert ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
     return os.path.realpath(info.path.decode())
 
 torch.set_num_threads(2)
 block()
-kernels, theirs = cpu.library()[1], ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
+kernels, theirs = library.load().handle, ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
 mapped = {{os.path.realpath(line.split()[-1]) for line in Path("/proc/self/maps").open()
           if Path(line.split()[-1]).name.startswith(("libgomp", "libomp", "libiomp"))}}
 others = {{path for path in mapped if "scikit_learn" in path}}

@@ -12,7 +12,7 @@ import torch
 from densekit.api.run import data_folder
 from densekit.engine import runs
 from densekit.models import create_model
-from densekit.ops.backends.cpu.library import library
+from densekit.ops.backends.cpu.library import load as library
 
 _EXTRAS = (
     *("timm", "h5py", "pydicom", "datasets", "captum", "onnx", "onnxruntime", "openvino"),

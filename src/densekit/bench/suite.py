@@ -22,7 +22,7 @@ from densekit.engine.threads import cores
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
 from densekit.ops import PLANS
-from densekit.ops.backends.cpu.library import library
+from densekit.ops.backends.cpu.library import load as library
 from densekit.weights import atomic
 
 ROUNDS: dict[Kind, int] = {"train": 5, "infer": 20, "memory": 1}

@@ -6,17 +6,17 @@ of `densekit.models` runs module by module.
 
 from collections.abc import Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from densekit.ops.backends.reference import memory_format
+from densekit.ops.backends.base import memory_format
 from densekit.ops.batch_norm import SyncedBatchNorm, is_synchronised
+from densekit.ops.fusable import is_unpatched
 
 TENSORS = (Tensor, nn.Parameter)
-_FLOATS = (torch.float32, torch.float64)  # less precise ones have rules of their own about what is rounded when
 _NORM = (nn.BatchNorm2d, SyncedBatchNorm)
 _RELU, _CONV, _DROP = (nn.ReLU,), (nn.Conv2d,), (nn.Dropout, nn.Identity)
 # What a layer consists of: a role, and the types that may play it, whose subclasses may not.
@@ -41,8 +41,15 @@ _GLOBAL_HOOKS = (
 )
 
 
-def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
-    """Whether one node may stand for these layers on x."""
+class Place(NamedTuple):
+    """Where and of which type a block's parameters and statistics have to be."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def can_run(x: Tensor, layers: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether one node may stand for these layers on x, with parameters of type `dtype`."""
     # This runs in every forward pass, which for one small image takes milliseconds: hence modules' own dictionaries.
     if not _supported_input(x) or is_hooked(*layers) or not all(map(is_unpatched, layers)):
         return False
@@ -55,7 +62,7 @@ def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
         for role, kinds in roles.items():
             if type(modules[role]) not in kinds or not unhooked(modules[role]):
                 return False
-    return _fits(x, parts, bottleneck) and _norms_agree(x, parts) and _dropout_order_is_known(x, parts)
+    return _fits(x, parts, bottleneck, dtype) and _norms_agree(x, parts) and _dropout_order_is_known(x, parts)
 
 
 class Snapshot:
@@ -94,7 +101,7 @@ def _facts(layers: Sequence[Any]) -> list[object]:
     return facts
 
 
-def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:
+def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int, dtype: torch.dtype) -> bool:
     """After `can_run`: whether that batch norm behind the layers, its ReLU and an average pool may join them."""
     first = layers[0].norm1
     growth = len((layers[0].conv2 if layers[0].bottleneck else layers[0].conv1).weight)
@@ -103,7 +110,7 @@ def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) ->
         and unhooked(norm)
         and norm.training == first.training
         and norm.eps == first.eps
-        and _norm_fits(norm, x, x.shape[1] + len(layers) * growth)
+        and _norm_fits(norm, Place(x.device, dtype), x.shape[1] + len(layers) * growth)
         and min(x.shape[2:]) >= pool  # of smaller maps torch says that they are too small
     )
 
@@ -119,18 +126,6 @@ def is_hooked(*modules: nn.Module) -> bool:
     """Whether a hook watches one of them, or all modules."""
     return any(_GLOBAL_HOOKS) or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
-    )
-
-
-def is_unpatched(module: nn.Module) -> bool:
-    """Whether it is a module of ours that still does what its class wrote: the methods in the class's `_plain`.
-
-    A subclass that overrides one, a patched class and a patched instance do something else; a wrapper has none.
-    """
-    kind = type(module)
-    methods = getattr(kind, "_plain", ())
-    return bool(methods) and all(
-        getattr(kind, method.__name__) is method and method.__name__ not in module.__dict__ for method in methods
     )
 
 
@@ -158,11 +153,9 @@ def _supported_input(x: Tensor) -> bool:
     return not (
         is_traced(x)
         or x.dim() != 4
-        or x.dtype not in _FLOATS
         or not x.numel()
         or x.layout is not torch.strided
         or x.is_neg()
-        or (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()  # counters of operations
         or forward_ad._current_level >= 0
@@ -182,57 +175,57 @@ def unhooked(module: nn.Module) -> bool:
     )
 
 
-def _fits(x: Tensor, parts: Sequence[dict[str, Any]], bottleneck: bool) -> bool:
+def _fits(x: Tensor, parts: Sequence[dict[str, Any]], bottleneck: bool, dtype: torch.dtype) -> bool:
     """Whether each layer takes all maps before it, and all have one width and one growth rate."""
     last = parts[0]["conv2" if bottleneck else "conv1"]._parameters.get("weight")
     width = parts[0]["conv1"]._parameters.get("weight")
     if last is None or width is None:
         return False
-    growth, width, seen = last.shape[0], width.shape[0], x.shape[1]
+    growth, width, seen, place = last.shape[0], width.shape[0], x.shape[1], Place(x.device, dtype)
     for modules in parts:
-        if not _norm_fits(modules["norm1"], x, seen):
+        if not _norm_fits(modules["norm1"], place, seen):
             return False
         if bottleneck:
             fit = (
-                _conv_fits(modules["conv1"], x, (width, seen, 1, 1), _CONV1X1)
-                and _norm_fits(modules["norm2"], x, width)
-                and _conv_fits(modules["conv2"], x, (growth, width, 3, 3), _CONV3X3)
+                _conv_fits(modules["conv1"], place, (width, seen, 1, 1), _CONV1X1)
+                and _norm_fits(modules["norm2"], place, width)
+                and _conv_fits(modules["conv2"], place, (growth, width, 3, 3), _CONV3X3)
             )
         else:
-            fit = _conv_fits(modules["conv1"], x, (growth, seen, 3, 3), _CONV3X3)
+            fit = _conv_fits(modules["conv1"], place, (growth, seen, 3, 3), _CONV3X3)
         if not fit:
             return False
         seen += growth
     return True
 
 
-def _conv_fits(conv: nn.Module, x: Tensor, shape: tuple[int, ...], geometry: tuple[Any, ...]) -> bool:
+def _conv_fits(conv: nn.Module, place: Place, shape: tuple[int, ...], geometry: tuple[Any, ...]) -> bool:
     own, parameters = conv.__dict__, conv._parameters
     return (
-        parameters.get("bias", x) is None
-        and _tensor_fits(parameters.get("weight"), x, shape)
+        parameters.get("bias", place) is None
+        and _tensor_fits(parameters.get("weight"), place, shape)
         and tuple([own[name] for name in _GEOMETRY]) == geometry
     )
 
 
-def _norm_fits(norm: nn.Module, x: Tensor, channels: int) -> bool:
+def _norm_fits(norm: nn.Module, place: Place, channels: int) -> bool:
     parameters, buffers, shape = norm._parameters, norm._buffers, (channels,)
     return (
         bool(norm.track_running_stats)
         and buffers.get("num_batches_tracked") is not None
-        and _tensor_fits(parameters.get("weight"), x, shape)
-        and _tensor_fits(parameters.get("bias"), x, shape)
-        and _tensor_fits(buffers.get("running_mean"), x, shape)
-        and _tensor_fits(buffers.get("running_var"), x, shape)
+        and _tensor_fits(parameters.get("weight"), place, shape)
+        and _tensor_fits(parameters.get("bias"), place, shape)
+        and _tensor_fits(buffers.get("running_mean"), place, shape)
+        and _tensor_fits(buffers.get("running_var"), place, shape)
     )
 
 
-def _tensor_fits(tensor: Any, x: Tensor, shape: tuple[int, ...]) -> bool:
+def _tensor_fits(tensor: Any, place: Place, shape: tuple[int, ...]) -> bool:
     return (
         type(tensor) in TENSORS
         and tensor.shape == shape
-        and tensor.dtype is x.dtype
-        and tensor.device == x.device
+        and tensor.dtype is place.dtype
+        and tensor.device == place.device
         and tensor.layout is torch.strided
         and not tensor.is_neg()
     )

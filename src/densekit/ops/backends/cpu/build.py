@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "kernels.cpp"
-FILES = ("kernels.cpp", "dense_block.hpp", "primitives.hpp", "digest.hpp", "threads.hpp", "simd.hpp")
+FILES = tuple(sorted(path.name for path in SOURCE.parent.iterdir() if path.suffix in (".cpp", ".h", ".hpp")))
 # Contraction is fused multiply-add, no more: NaN and infinity behave as torch's (no -ffast-math).
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 _X86 = {

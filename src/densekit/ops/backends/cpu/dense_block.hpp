@@ -1,7 +1,14 @@
-// A dense block in evaluation. Nothing ties one image to another, so a thread takes an image through all layers while its
-// maps are in the cache; the bottleneck's never leave it.
+// A dense block of bottlenecks in evaluation. Nothing ties one image to another, so a thread takes an image through all layers
+// while its maps are in the cache; the bottleneck's never leave it.
+//
+//     for each image                                       a thread's unit of work, or its strips where images are few
+//         for each layer
+//             for each strip of rows                       its bottleneck maps fill LAYER_FLOATS; two rows are kept from the strip above
+//                 for each tile of MC rows                 the nest of gemm.hpp: relu(norm1(x)) * conv1, norm2 folded in, + bias, relu
+//                 the nest of conv3x3.hpp                  into the next K columns of the image's maps
+//         epilogue: batch norm, ReLU and pool of all maps, or a copy
 #pragma once
-#include "primitives.hpp"
+#include "conv3x3.hpp"
 
 namespace densekit {
 
@@ -12,12 +19,16 @@ struct LayerWeights {
     const float *scale, *shift, *packed, *bias;
 };
 
-inline Index dense_layer_size(Index C, Index N, Index K) { return C * round_up(N, V) + 9 * N * round_up(K, V); }
+inline Index dense_layer_floats(Index C, Index N, Index K) { return C * round_up(N, V) + 9 * N * round_up(K, V); }
+
+inline void dense_layer_size(const dense_layer_size_args& args, int) { *args.size = dense_layer_floats(args.C, args.N, args.K); }
 
 // norm2's factor goes into the 1x1 convolution; its offset is the bias.
-inline void pack_dense_layer(const float* w1, const float* scale2, const float* w2, float* packed, Index C, Index N, Index K) {
-    pack(packed, C, N, [&](Index c, Index n) { return w1[n * C + c] * scale2[n]; });
-    pack(packed + C * round_up(N, V), 9 * N, K, [&](Index row, Index k) { return w2[(k * N + row % N) * 9 + row / N]; });
+inline void pack_dense_layer(const pack_dense_layer_args& args, int) {
+    const float *const w1 = args.conv1x1_weight, *const w2 = args.conv3x3_weight;
+    const Index C = args.C, N = args.N, K = args.K;
+    pack(args.packed, C, N, [&](Index c, Index n) { return w1[n * C + c] * args.scale[n]; });
+    pack(args.packed + C * round_up(N, V), 9 * N, K, [&](Index row, Index k) { return w2[(k * N + row % N) * 9 + row / N]; });
 }
 
 // The first `columns` of a vector, where the next pixel's memory follows at once.
@@ -82,11 +93,13 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
     conv3x3_strip(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
 }
 
-// x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what bn_relu_pool makes of them where pool > 0.
-inline void dense_block(const float* x, Index ldx, const float* const* weights, const float* scale, const float* shift, Index pool,
-                        float* out, Index N, Index H, Index W, Index C, Index layers, Index width, Index growth, int threads) {
+inline void dense_block(const dense_block_args& args, int threads) {
+    const float *const x = args.x.data, *const scale = args.epilogue.scale, *const shift = args.epilogue.shift;
+    float* const out = args.y;
+    const Index ldx = args.x.ld, pool = args.pool, N = args.size.images, H = args.size.height, W = args.size.width;
+    const Index C = args.C, layers = args.layers, width = args.N, growth = args.K;
     const Block block{H, W, C, layers, width, growth};
-    const LayerWeights* each = reinterpret_cast<const LayerWeights*>(weights);
+    const LayerWeights* each = reinterpret_cast<const LayerWeights*>(args.weights);
     const Index pixels = H * W, total = block.channels(), ld = block.ld();
     // Whole images to threads where that shares the work evenly, else all threads on each image's strips.
     const bool by_image = threads == 1 || N % threads == 0 || N >= 4 * threads;
@@ -113,7 +126,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                 });
             float* to = out + image * out_pixels * total;
             if (pool)
-                bn_relu_pool(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
+                bn_relu_pool_rows(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
             else
                 for (Index i = 0; i < pixels; ++i) std::memcpy(to + i * total, matrix + i * ld, static_cast<std::size_t>(total) * sizeof(float));
         }

@@ -1,7 +1,6 @@
 // A digest of arrays: what tells that weights were written by ways that torch does not count (Tensor.data, NumPy).
 #pragma once
-#include <cstdint>
-
+#include "kernels.h"
 #include "threads.hpp"
 
 namespace densekit {
@@ -40,17 +39,18 @@ inline std::uint64_t digest_of(const float* array, Index size) {
     return static_cast<std::uint64_t>(digests[0]) << 32 | digests[1];
 }
 
-inline void digest(const float* const* arrays, const Index* sizes, Index count, std::uint64_t* found, int threads) {
+inline void digest(const digest_args& args, int threads) {
+    const Index count = args.count;
     Buffer<std::uint64_t> each(count);
     parallel(threads, count, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; ++i) each[i] = digest_of(arrays[i], sizes[i]);
+        for (Index i = begin; i < end; ++i) each[i] = digest_of(args.arrays[i], args.sizes[i]);
     });
     std::uint32_t high = 0, low = 0;
     for (Index i = 0; i < count; ++i) {
         high = hash_mix(high, static_cast<std::uint32_t>(each[i] >> 32));
         low = hash_mix(low, static_cast<std::uint32_t>(each[i]));
     }
-    *found = static_cast<std::uint64_t>(high) << 32 | low;
+    *args.digest = static_cast<std::uint64_t>(high) << 32 | low;
 }
 
 }  // namespace densekit

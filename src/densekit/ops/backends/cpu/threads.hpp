@@ -95,62 +95,9 @@ private:
     int threads_;
 };
 
-// Mean and sum of squared deviations of columns, merged tile by tile (Chan, Golub and LeVeque 1979): a tile's are taken
-// about its own mean, so a large common offset costs no digits.
-class Moments {
-public:
-    Moments(int threads, Index columns)
-        : columns_(columns), threads_(threads), found_(threads, 1 + 2 * columns) {}
-
-    // Rows of `ld` floats; whole vectors are read where `whole`, else only the columns there are.
-    void add(int thread, const float* x, Index ld, Index rows, bool whole) {
-        double *count = found_[thread], *mean = count + 1, *square = mean + columns_;
-        const double before = *count, total = before + static_cast<double>(rows);
-        for_columns(whole ? round_up(columns_, V) : columns_, [&](auto lanes, Index c) __attribute__((always_inline)) {
-            typename decltype(lanes)::Type about{}, sum{}, deviation{};
-            for (Index i = 0; i < rows; ++i) about += lanes.load(x + i * ld + c);
-            about /= static_cast<float>(rows);
-            for (Index i = 0; i < rows; ++i) {
-                const auto d = lanes.load(x + i * ld + c) - about;
-                sum += d;
-                deviation += d * d;
-            }
-            constexpr Index W = sizeof(sum) / sizeof(float);
-            for (Index j = 0; j < std::min(W, columns_ - c); ++j)
-                merge(mean[c + j], square[c + j], about[j], sum[j], deviation[j], before, total);
-        });
-        *count = total;
-    }
-
-    // Mean and biased variance over all threads.
-    void finish(float* mean, float* variance) const {
-        for (Index c = 0; c < columns_; ++c) {
-            double m = 0, s = 0, count = 0;
-            for (int t = 0; t < threads_; ++t) {
-                const double* found = found_[t];
-                const double more = found[0];
-                if (more == 0) continue;
-                const double delta = found[1 + c] - m;
-                m += delta * (more / (count + more));
-                s += found[1 + columns_ + c] + delta * delta * (count * more / (count + more));
-                count += more;
-            }
-            mean[c] = static_cast<float>(m);
-            variance[c] = static_cast<float>(s / count);
-        }
-    }
-
-private:
-    // `about` is the tile's mean but for its rounding, which the sum of deviations from it tells.
-    static void merge(double& mean, double& square, double about, double sum, double deviation, double before, double total) {
-        const double rows = total - before, delta = about + sum / rows - mean;
-        mean += delta * (rows / total);
-        square += deviation - sum * sum / rows + delta * delta * (before * rows / total);
-    }
-
-    Index columns_;
-    int threads_;
-    PerThread<double> found_;  // how many rows, the means, the sums of squares
-};
+// Adds what a thread summed in float32 over a few rows to its sums in float64.
+INLINE void add_to(double* total, const float* part, Index count) {
+    for (Index i = 0; i < count; ++i) total[i] += part[i];
+}
 
 }  // namespace densekit
