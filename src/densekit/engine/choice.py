@@ -144,7 +144,7 @@ def _images_at_once(prepared: Prepared) -> int:
 def _key(prepared: Prepared) -> str:
     """Everything that the speed of a plan may depend on."""
     recipe = prepared.recipe
-    facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer"})
+    facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer", "kernels"})
     environment = runs.environment()
     machine = [environment[name] for name in ("densekit", "torch", "processor", "threads", "kernels", "cuda")]
     everything = [facts, str(prepared.device), machine, fingerprint(), _MEASURED]
