@@ -123,7 +123,7 @@ class DenseNet(ImageClassifier):
         self.config = config
         self.features = nn.Sequential(_stem(config))
         channels = config.stem_channels
-        self._stages: list[str] = []  # module whose output ends each stage: a transition, or norm5 for the last
+        self._stages: list[str] = []  # names of the dense blocks
         for i, layers in enumerate(config.blocks, start=1):
             block = DenseBlock(channels, layers, config)
             self.features.add_module(f"denseblock{i}", block)

@@ -157,7 +157,8 @@ void block(MapSize size, I C, I layers, I width, I K, I pool, int threads) {
         I floats;
         CALL(dense_layer_size, seen, width, K, &floats);
         kept.push_back(tight(1, floats));
-        CALL(pack_dense_layer, Values(width * seen), Values(width), Values(K * width * 9), seen, width, K, kept.back());
+        const Values w1(width * seen), factor(width), w3(K * width * 9);
+        CALL(pack_dense_layer, w1, factor, w3, seen, width, K, kept.back());
         kept.push_back(zeros_behind(width));
     }
     const std::vector<P> weights(kept.begin(), kept.end());

@@ -71,14 +71,14 @@ inline void conv1x1_backward(const conv1x1_backward_args& args, int threads) {
     const Index ldx = args.x.ld, lddz = args.dh.dz.ld, ldh = args.dh.h.ld, lddx = args.dx.ld;
     const Index M = args.M, C = args.C, N = args.N, finalised = args.finalised;
     const Index Cv = round_up(C, V), Nv = round_up(N, V), lda = Cv + 16, ldd = Nv + 16;
-    // Each tile reads and writes the weight gradient, which of a wide net fills the cache: two groups, if every thread gets a few.
+    // Two row groups a tile, if every thread gets a few tiles.
     const Index tile = mc_for(lda + ldd, BACKWARD_TILE_FLOATS, M >= 4 * MR_MULTIPLE * threads ? 2 : 1);
     const Padded s(args.prologue.scale, C), t(args.prologue.shift, C), m(args.prologue.centre, C);
     const Padded ca(args.dh.dz_scale, N), cb(args.dh.h_scale, N), cc(args.dh.offset, N);
     Buffer<float> packed(N * Cv);
     pack(packed, N, C, [&](Index n, Index c) { return w[n * C + c]; });
     PerThread<float> activations(threads, tile * lda), gradients(threads, tile * ldd), parts(threads, 2 * Cv), dws(threads, C * Nv);
-    PerThread<double> totals(threads, 2 * Cv + 2 * finalised);  // of dscale and dshift, then of what closes
+    PerThread<double> totals(threads, 2 * Cv + 2 * finalised);  // of dscale and dshift, then of the finalised columns
     parallel(threads, (M + tile - 1) / tile, [&](Index begin, Index end, int thread) {
         float *a = activations[thread], *d = gradients[thread], *sum = parts[thread], *dw_part = dws[thread];
         for (Index u = begin; u < end; ++u) {
@@ -122,7 +122,7 @@ inline void conv1x1_backward(const conv1x1_backward_args& args, int threads) {
                 }
             });
             add_to(totals[thread], sum, 2 * Cv);
-            // No consumer of these maps is left: their batch norm backward can begin, while they are in the cache.
+            // No other reader of these maps is left: what their batch norm backward needs is summed while they are in the cache.
             add_column_reductions(dx + first * lddx + C - finalised, lddx, x + first * ldx + C - finalised, ldx,
                                   totals[thread] + 2 * Cv, sum, rows,
                      finalised);

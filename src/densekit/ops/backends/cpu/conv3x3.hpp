@@ -131,7 +131,7 @@ inline void conv3x3(const conv3x3_args& args, int threads) {
             });
             const Index next = (image * H + last) * W;
             Prefetcher prefetcher = strips.prefetcher(u, end, K, C);
-            prefetcher.add(x + (next + W) * ldx, ldx, C);  // this strip held the next one's first row, but at an image's end
+            prefetcher.add(x + (next + W) * ldx, ldx, C);  // the next strip's first row is here already, but at an image's end
             prefetcher.add(y + next * ldy, ldy, K);
             conv3x3_strip(a, strip, packed, y + (image * H + first) * W * ldy, ldy, last - first, K, prefetcher);
         }

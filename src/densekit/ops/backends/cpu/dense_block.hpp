@@ -110,7 +110,7 @@ inline void dense_block(const dense_block_args& args, int threads) {
     PerThread<float> matrices(outer, pixels * ld, Fill::none);
     PerThread<float> activations(threads, std::max(FORWARD_TILE_FLOATS, MR_MULTIPLE * lda));  // of the largest tile
     PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
-    const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // here, as memory may run out in no thread
+    const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // allocated here: a thread could not report that memory ran out
     const Index out_pixels = pool ? (H / pool) * (W / pool) : pixels;
     parallel(outer, N, [&](Index begin, Index end, int thread) {
         float* matrix = matrices[thread];

@@ -8,10 +8,11 @@
 //                 epilogue: store; in backward mask and add to sums, too
 //
 // NR: P vectors of V floats, P at most MAX_NR_VECTORS; next_panel cuts N so that no lone vector is left behind.
-// MR: mr_for(P), as many rows as registers hold: MR * P accumulators, P vectors of B and a broadcast value of A are at most 28
-//     of the 32 vector registers of AVX-512 and NEON, and 15 of the 16 of AVX2 and SSE2.
+// MR: mr_for(P), as many rows as the vector registers hold: MR * P accumulators and P vectors of B take at most 28 of the 32 of
+//     AVX-512 and NEON, and 14 of the 16 of AVX2 and SSE2, which need one more for a value of A.
 // MC: mc_for, multiples of MR_MULTIPLE rows whose A~ fills a part of a cache (FORWARD_TILE_FLOATS, BACKWARD_TILE_FLOATS).
-// KC: all of K, which is some hundred channels: a panel of B stays in the second-level cache, no result is read back to be added to.
+// KC: all of K, some hundred channels, of which a panel of B stays in the second-level cache: accumulators never leave the
+//     registers before they are complete.
 #pragma once
 #include "threads.hpp"
 
@@ -134,7 +135,7 @@ INLINE void for_panels(Index columns, Index rows, const float* packed, Body&& bo
     }
 }
 
-// How many micro-kernel tiles, MR x NR, cover rows by columns.
+// How many micro-kernel calls, of MR x NR results each, cover rows by columns.
 INLINE Index micro_tiles(Index rows, Index columns) {
     Index count = 0;
     for_panels(columns, 0, nullptr, [&](auto p, Index, const float*) { count += (rows + mr_for(p.value) - 1) / mr_for(p.value); });

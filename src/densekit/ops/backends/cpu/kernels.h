@@ -32,7 +32,7 @@ struct MapSize {
     Index width;
 };
 
-// A convolution's prologue: relu(x * scale + shift). The gradient of scale is the sum of dz * (x - centre); null in forward.
+// A convolution's prologue: relu(x * scale + shift). The gradient of scale is the sum of dz * (x - centre); a null centre is 0.
 struct BnRelu {
     const float* scale;
     const float* shift;

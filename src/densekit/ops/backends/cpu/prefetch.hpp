@@ -21,7 +21,7 @@ constexpr Index PREFETCH_INTERVAL_COLUMNS = 32, PREFETCH_INTERVAL_ROWS = 12, PRE
 // Into how many intervals a length is cut.
 INLINE Index prefetch_intervals(Index length, Index interval) { return (length + interval - 1) / interval; }
 
-// Few columns of a wide matrix: memory sees a row here and there, which its own guesses do not follow.
+// A few columns of a wide matrix: hardware prefetchers do not follow such strides.
 constexpr Index PREFETCH_ROWS = 16;
 INLINE void prefetch_rows(const float* row, Index ld, Index rows, Index columns) {
     for (Index i = 0; i < rows; ++i, row += ld) {

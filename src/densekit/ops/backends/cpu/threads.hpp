@@ -1,4 +1,11 @@
-// Scratch memory, partial sums of threads, and the split of work between threads.
+// The split of work between threads, their scratch memory, and their partial sums.
+//
+//     each kernel                                          is cut into units: tiles of rows, strips or images
+//         for each thread                                  a contiguous share of the units, its own scratch and sums
+//             for each unit of its share                   the kernel's loop nest
+//         add up the threads' sums, in order               so that equal runs on equally many threads give equal bits
+//
+// SCRATCH_PADDING keeps the threads' scratch apart; PARALLEL_CLEAR_BYTES is from where clearing it is worth waking them.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
@@ -60,10 +67,10 @@ public:
     }
 };
 
-// One block a thread. Blocks lie far apart: a hardware prefetcher that follows a tile's rows runs on behind the last one, and
-// would take those lines from the thread that writes them there. That cost two threads from next to nothing to a fifth of
-// the backward 1x1's time, and changed by the minute. 64 KiB were too few for rows of 4 KiB, 256 were enough; one line more, as
-// blocks a power of two apart would share the same sets of a cache.
+// One block of memory a thread. Blocks lie SCRATCH_PADDING apart: the hardware prefetcher that follows the rows of one thread's
+// tile runs on behind the last row, and would take those cache lines from the thread that writes them. On two threads that cost
+// up to a fifth of the backward 1x1's time. 64 KiB were too few for rows of 4 KiB, 256 KiB are enough; one line more, as blocks a
+// power of two apart would share the sets of a cache.
 template <class T>
 class PerThread {
 public:
@@ -73,13 +80,13 @@ public:
           threads_(threads) {
         if (fill == Fill::none) return;
         const std::size_t bytes = static_cast<std::size_t>(block(count)) * sizeof(T);
-        // By its own thread if that is worth waking it: one alone would be long about many large blocks.
+        // Large blocks are cleared by their own threads.
         parallel(bytes * static_cast<std::size_t>(threads) < PARALLEL_CLEAR_BYTES ? 1 : threads, threads, [&](Index begin, Index end, int) {
             for (Index t = begin; t < end; ++t) std::memset(static_cast<void*>((*this)[static_cast<int>(t)]), 0, bytes);
         });
     }
     T* operator[](int thread) const { return static_cast<T*>(data_) + thread * stride_; }
-    // Always in the order of the threads, so that equal runs give equal bits.
+    // In the order of the threads, so that equal runs give equal bits.
     double sum(Index i) const {
         double total = 0;
         for (int t = 0; t < threads_; ++t) total += (*this)[t][i];
