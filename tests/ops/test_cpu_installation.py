@@ -52,10 +52,10 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith((".so", ".part"))]
-        # Without this one type checkers do not look; without those no report and no model card can be written.
-        assert {"densekit/py.typed", "densekit/report/page.html", "densekit/report/model_card.md"} <= {
-            *archive.namelist()
-        }
+        # Without py.typed type checkers do not look; without the others no report and no model card can be written, and
+        # no kernel be called.
+        needed = {"py.typed", "report/page.html", "report/model_card.md", "ops/backends/cpu/kernels.h"}
+        assert {f"densekit/{name}" for name in needed} <= {*archive.namelist()}
         archive.extractall(folder / "installed")
     code = f"""
 import torch, densekit

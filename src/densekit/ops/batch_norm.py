@@ -1,8 +1,8 @@
-"""Batch statistics: what a batch norm keeps of them, and how several processes pool theirs.
+"""Synchronised batch norm, and the running statistics of any batch norm.
 
-Processes that share a batch pool mean and variance of every feature map, so that a step has the statistics, and the
-gradients, of the whole batch. What travels is each one's count, mean and variance, a few numbers a map in float64; they
-are merged about the common mean, so that pooling costs no digit however far that is from 0.
+Processes that share a batch exchange mean and variance of every feature map, so that a step has the statistics, and the
+gradients, of the whole batch. Each process sends its count, mean and variance, a few float64 numbers a map; they are
+merged about the common mean, so that no digit is lost however far that is from 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_together = True
+_enabled = True
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -43,18 +43,18 @@ def convert_sync_batch_norm(model: nn.Module) -> None:
 
 @contextmanager
 def unsynchronised() -> Iterator[None]:
-    """Within it no process waits for another: for a batch that all of them have whole."""
-    global _together
-    before, _together = _together, False
+    """Within it batch norms use the statistics of their own process: for a batch that every process has in full."""
+    global _enabled
+    before, _enabled = _enabled, False
     try:
         yield
     finally:
-        _together = before
+        _enabled = before
 
 
 def is_distributed() -> bool:
-    """Whether there are other processes to share statistics with now."""
-    return _together and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Whether there are other processes to share statistics with, outside of `unsynchronised`."""
+    return _enabled and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def is_synchronised(norm: nn.Module) -> bool:
@@ -63,15 +63,15 @@ def is_synchronised(norm: nn.Module) -> bool:
 
 
 def any_synchronised(layers: Sequence[nn.Module]) -> bool:
-    """Whether a norm anywhere in these layers, or in what wraps them, does."""
+    """Whether a norm anywhere in these layers, or in what wraps them, `is_synchronised`."""
     return is_distributed() and any(is_synchronised(module) for layer in layers for module in layer.modules())
 
 
-def all_reduce_min(offers: Sequence[int], device: torch.device) -> list[int]:
-    """Of each number the least that any process offers: one that alone left a fused way would wait for ever."""
-    offered = torch.tensor(offers, dtype=torch.int32, device=device)
-    dist.all_reduce(offered, dist.ReduceOp.MIN)
-    return offered.tolist()
+def all_reduce_min(values: Sequence[int], device: torch.device) -> list[int]:
+    """The minimum of each value over all processes."""
+    minima = torch.tensor(values, dtype=torch.int32, device=device)
+    dist.all_reduce(minima, dist.ReduceOp.MIN)
+    return minima.tolist()
 
 
 def all_reduce_moments(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, int]:

@@ -1,7 +1,8 @@
-"""The `checkpoint` plan: forget each layer's concatenation, norm1, ReLU and conv1, and recompute them in backward.
+"""The `checkpoint` plan: drop each layer's concatenation, norm1, ReLU and conv1, and recompute them in backward.
 
-Batch norm buffers are updated once, in the forward pass proper; peers update them again when they recompute (gpleiss
-#33, pytorch #96136). What autograd would have kept is looked at again: the same tensors, and an error if they changed.
+Batch norm buffers are updated once, in the forward pass proper; other implementations update them again when they
+recompute (gpleiss #33, pytorch #96136). The tensors that are read again are checked as autograd checks those that it
+saves: an error if they were changed in place.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def run(x: Tensor, layers: Sequence[Any]) -> Tensor:
     features = [x]
     for layer, again in zip(layers, recomputed, strict=True):
         if again:
-            # Nothing in there is random.
+            # Nothing in it is random.
             entry = checkpoint(_RecomputedConv1(layer), *features, use_reentrant=False, preserve_rng_state=False)
             features.append(layer.after_conv1(entry))
         else:
@@ -39,7 +40,7 @@ def _concatenate(features: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 class _RecomputedConv1:
-    """norm1, ReLU and conv1 of a layer, and what they were when they were first called."""
+    """norm1, ReLU and conv1 of a layer, as they were when they were first called."""
 
     def __init__(self, layer: Any) -> None:
         self._layer, self._called = layer, False
@@ -70,7 +71,7 @@ class _RecomputedConv1:
 
 
 def _shallow_copy(module: nn.Module) -> Any:
-    """Another module of the same tensors, which keeps them, its mode and its settings when the first gets others."""
+    """A module of the same tensors, mode and settings, which keeps them when the original gets others."""
     twin = type(module).__new__(type(module))
     twin.__dict__ = {
         name: dict(value) if name in ("_parameters", "_buffers") else value for name, value in module.__dict__.items()

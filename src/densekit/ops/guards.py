@@ -1,7 +1,7 @@
-"""Whether a dense block is the one that plans know, so that running it whole gives what calling its modules would.
+"""Whether running a dense block as a whole gives what calling its modules would.
 
-Users put other modules in, cut weights, patch `forward` and hang hooks on everything. Whatever is not exactly the block
-of `densekit.models` runs module by module.
+Users replace modules, prune weights, patch `forward` and register hooks. Whatever is not exactly the block of
+`densekit.models` runs module by module.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def can_run(x: Tensor, layers: Sequence[nn.Module], dtype: torch.dtype) -> bool:
 
 
 class Snapshot:
-    """What `can_run` saw of layers that said yes in evaluation: that it would again is known in a third of the time."""
+    """The facts by which `can_run` accepted layers in evaluation; comparing them takes a third of the time."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._facts = _facts(layers)
@@ -116,26 +116,26 @@ def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int, dt
 
 
 def is_traced(x: Any) -> bool:
-    """Whether a compiler, an exporter or a tracer is looking on, who wants to see single operators."""
+    """Whether a compiler, an exporter or a tracer records what is called, and needs single operators."""
     return (
         torch.compiler.is_compiling() or type(x) not in TENSORS or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
     )
 
 
 def is_hooked(*modules: nn.Module) -> bool:
-    """Whether a hook watches one of them, or all modules."""
+    """Whether one of them has a hook, or all modules have."""
     return any(_GLOBAL_HOOKS) or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
     )
 
 
 def is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether it is exactly of one of these types of torch, unpatched and unwatched."""
+    """Whether it is exactly of one of these types of torch, unpatched and unhooked."""
     return type(module) in kinds and unhooked(module)
 
 
 def is_recomputable(layer: nn.Module) -> bool:
-    """Whether norm1, ReLU and conv1 of a layer are what they are called, and nobody would notice calling them again."""
+    """Whether norm1, ReLU and conv1 of a layer are the expected modules, and calling them again has no side effects."""
     modules: dict[str, Any] = layer._modules
     return (
         is_unpatched(layer)
@@ -164,7 +164,7 @@ def _supported_input(x: Tensor) -> bool:
 
 
 def unhooked(module: nn.Module) -> bool:
-    """Neither patched nor watched."""
+    """Whether it has no hooks, and no patched methods."""
     own = module.__dict__
     return not (
         own["_forward_hooks"]
@@ -232,7 +232,7 @@ def _tensor_fits(tensor: Any, place: Place, shape: tuple[int, ...]) -> bool:
 
 
 def _norms_agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
-    """Whether the norms, that share statistics, would compute them in the same way, and can."""
+    """Whether all norms would compute the statistics that they share in the same way, and can."""
     norms = [modules[role] for modules in parts for role in ("norm1", "norm2") if role in modules]
     # torch refuses statistics of one value, and says so.
     enough = x.numel() > x.shape[1] or not norms[0].training or is_synchronised(norms[0])
@@ -240,7 +240,7 @@ def _norms_agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
 
 
 def _dropout_order_is_known(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
-    """Whether masks can be drawn in the order that torch draws them in, which is that of the maps in memory."""
+    """Whether masks can be drawn in torch's order, which is that of the maps in memory."""
     found = [m for modules in parts for role, m in modules.items() if role in ("drop1", "drop2") and is_dropping(m)]
     if not found:
         return True

@@ -85,7 +85,7 @@ def _run_whole(
 
 
 def _agree(extent: int, x: Tensor, layers: Layers) -> int:
-    """The least that any process can run as one: one that alone left a fused way would wait for ever."""
+    """The least that any process can run as one, so that all take part in the same collectives."""
     if batch_norm.any_synchronised(layers):
         (extent,) = batch_norm.all_reduce_min([extent], x.device)
     return extent
