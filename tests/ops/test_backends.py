@@ -123,6 +123,17 @@ def test_calls_that_it_does_not_serve_are_left_to_others(counting):
     assert counting.calls == 0
 
 
+def test_a_backend_may_serve_some_shapes_alone(counting, monkeypatch):
+    monkeypatch.setattr(Counting, "serves", lambda self, call: call.dtype == torch.float64 and call.shape[0] > 1)
+    model = with_plan(network(), "shared").eval()
+    for count, called in ((1, False), (2, True)):
+        counting.calls = 0
+        torch.testing.assert_close(
+            model(images(count, 3, 8, 8)), with_plan(model, "concat")(images(count, 3, 8, 8)), rtol=1e-9, atol=1e-9
+        )
+        assert (counting.calls > 0) is called
+
+
 def test_a_backend_stores_less_precisely_than_it_accumulates(used):
     """What a network's gradients lose by it is of the size of the rounding, and all of them are float32."""
     model, x = network(dtype=torch.float32), images(dtype=torch.float32)

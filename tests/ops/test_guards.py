@@ -11,7 +11,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from densekit.models.densenet import DenseLayer
+from densekit.models.densenet import DenseBlock, DenseLayer, Transition
 from densekit.ops import guards, inference, shared
 from tests.ops.test_plans import PLANS, images, network, with_plan
 
@@ -186,6 +186,16 @@ def test_surgery_changes_every_plan_alike(plan, change, mode, used):
     tolerance = 1e-4 if inferring else 1e-10
     torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance * float(found[0].abs().max()))
     assert len(used) == (blocks if plan == "shared" else 0)
+
+
+@pytest.mark.parametrize("kind", [DenseLayer, DenseBlock, Transition])
+def test_a_class_that_is_patched_after_its_networks_were_built_does_what_it_was_patched_to(kind, monkeypatch, used):
+    model = network().eval()
+    real = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: real(self, x) * 3)
+    expected, actual = (with_plan(model, plan)(images()) for plan in ("concat", "shared"))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    assert len(used) == (0 if kind is DenseLayer else 3)
 
 
 @pytest.mark.parametrize("name", ["", "norm1", "relu2", "conv1"])
