@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard src/densekit/ops/native/*pp)
+KERNELS := $(wildcard src/densekit/ops/backends/cpu/*.h src/densekit/ops/backends/cpu/*pp)
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help

@@ -453,6 +453,11 @@ class Recipe(Frozen):
     """Weights to start from: a MODEL, torchvision:NAME or timm:NAME."""
     plan: Literal["auto", "concat", "checkpoint", "shared"] = "auto"
     """How dense blocks are executed; changes speed and memory, never the function."""
+    kernels: str = "auto"
+    """What plan shared computes with: cpu (compiled), reference (torch's operators), or auto, the best that can.
+
+    A block that the named one cannot compute runs by plan concat.
+    """
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """The lower two by autocast; float16 with a scaled loss."""
     device: str = "auto"

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ops
-from densekit.ops import batch_norm, native
+from densekit.ops import batch_norm
+from densekit.ops.backends.cpu import library
 from tests.ops.test_plans import images, network, with_plan
 
 RANKS = 2
@@ -68,7 +69,7 @@ def _rank(rank: int, folder: str, cases: Sequence[Case]) -> None:
 def _step(rank: int, case: Case) -> State:
     net = with_plan(network().to(case.dtype), case.plan)  # drawn in float64, as what it is compared with
     if case.synced:
-        ops.convert(net)
+        ops.convert_sync_batch_norm(net)
     if rank == 0:
         case.alone(net)
     model = DistributedDataParallel(net, broadcast_buffers=False)
@@ -145,7 +146,7 @@ def test_what_one_rank_cannot_run_as_one_none_does(plan: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+@pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 def test_kernels_pool_theirs(tmp_path: Path):
     _assert_whole_batch(tmp_path, Case("shared", dtype=torch.float32), tolerance=1e-3)
 
@@ -155,7 +156,7 @@ def _pooling(rank: int, folder: str) -> None:
     try:
         x = _far_from_zero()[SHARES[rank]]
         variance, mean = torch.var_mean(x, 0, unbiased=False)
-        torch.save(batch_norm.pooled(mean, variance, len(x)), f"{folder}/{rank}.pt")
+        torch.save(batch_norm.all_reduce_moments(mean, variance, len(x)), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -177,8 +178,8 @@ def test_a_large_offset_costs_pooling_no_digits(tmp_path: Path):
 
 
 def test_being_apart_within_being_apart_ends_with_the_outer_one():
-    with ops.apart():
-        with ops.apart():
+    with ops.unsynchronised():
+        with ops.unsynchronised():
             pass
         assert not batch_norm._together
     assert batch_norm._together
@@ -186,7 +187,7 @@ def test_being_apart_within_being_apart_ends_with_the_outer_one():
 
 def test_conversion_keeps_the_state_and_what_a_single_process_computes():
     model, converted = with_plan(network(), "shared"), with_plan(network(), "shared")
-    ops.convert(converted)
+    ops.convert_sync_batch_norm(converted)
     x = images(5, 3, 8, 8)
     torch.testing.assert_close(converted(x), model(x), rtol=0, atol=0)
     assert list(converted.state_dict()) == list(model.state_dict())

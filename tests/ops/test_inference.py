@@ -1,7 +1,6 @@
 """Evaluation without gradients folds weights; it must compute the same, and notice when they change."""
 
 import copy
-import ctypes
 import gc
 from collections.abc import Callable
 
@@ -9,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import inference, native
+from densekit.ops import inference
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from tests.ops.test_plans import images, network, with_plan
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
@@ -219,8 +220,7 @@ def test_every_bit_counts():
     """Also of a tensor that fills no vector, and the order of tensors."""
 
     def digest(*tensors: Tensor) -> int:
-        pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-        return native.digest(pointers, (ctypes.c_ssize_t * len(tensors))(*(t.numel() for t in tensors)))
+        return CpuKernels().content_digest(tensors)()
 
     for size in (1, 7, 64, 129, 1000):
         x, other = torch.randn(size), torch.randn(size)
@@ -243,13 +243,13 @@ def test_weights_made_in_inference_mode_are_not_folded(used):
 
 def test_copies_and_pickles_carry_no_folded_weights():
     model = with_plan(network(dtype=torch.float32), "shared").eval()
-    before = len(inference._kept)
+    before = len(inference._cache)
     assert_exact(model, images(dtype=torch.float32))
-    assert len(inference._kept) == before + 3
+    assert len(inference._cache) == before + 3
     twin = copy.deepcopy(model)
-    assert len(inference._kept) == before + 3
+    assert len(inference._cache) == before + 3
     nn.init.normal_(twin.features.denseblock1.denselayer1.conv1.weight)
     assert_exact(twin, images(dtype=torch.float32))
     del model, twin
     gc.collect()
-    assert len(inference._kept) == before
+    assert len(inference._cache) == before

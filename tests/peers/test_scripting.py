@@ -20,7 +20,7 @@ NETS = ["densenet_bc_16_8", "densenet_10_8", "resnet_8", "preact_resnet_20"]
 PLANNED = [*((name, "auto") for name in NETS), *(("densenet_bc_16_8", plan) for plan in PLANS if plan != "auto")]
 
 
-def network(name: str, plan: str = "auto", **settings: object) -> ImageClassifier:
+def network(name: str, plan: str = "auto", **settings: Any) -> ImageClassifier:
     """In evaluation, with running statistics that fit."""
     model = create_model(name, plan=plan, **settings)
     with torch.no_grad():

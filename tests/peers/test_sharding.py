@@ -79,7 +79,7 @@ def _rank(rank: int, folder: str) -> None:
         for case in CASES:
             model = network(case)
             if case.mode == "synced":
-                ops.convert(model)
+                ops.convert_sync_batch_norm(model)
             for module in parts(model, case.wrap):
                 if list(module.parameters()):
                     fully_shard(module, mesh=mesh)

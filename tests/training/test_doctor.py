@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from densekit import train
 from densekit.errors import BadData, ProofFailed
-from densekit.ops import native
+from densekit.ops.backends.base import Moments
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from densekit.runs import run_folder
 from densekit.training import doctor, resume_test
 from tests.faults.command import run
@@ -19,14 +23,19 @@ from tests.narrow import expect_type
 def test_an_installation_in_order_passes() -> None:
     found = doctor.examine()
     assert {check["name"]: check["passed"] for check in found["checks"]} == {"kernels": True, "threads": True}
-    assert found["kernels"] == native.build()
+    assert found["kernels"] == library.build_name()
 
 
 def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native.available():
+    if not library.available():
         pytest.skip("no compiler was there at installation")
-    real = native.conv3x3
-    monkeypatch.setattr(native, "conv3x3", lambda *words: real(*words).mul_(1.01))
+    real = CpuKernels.conv3x3
+
+    def wrong(*arguments: Any, moments: bool) -> tuple[Tensor, Moments]:
+        y, found = real(*arguments, moments=moments)
+        return y.mul_(1.01), found
+
+    monkeypatch.setattr(CpuKernels, "conv3x3", wrong)
     failed = [check for check in doctor.examine()["checks"] if not check["passed"]]
     assert [check["name"] for check in failed] == ["kernels"]
     assert "differ" in failed[0]["found"]

@@ -21,7 +21,7 @@ from densekit.config import DenseNetConfig
 from densekit.errors import BadData, DensekitError, InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
 from densekit.ops import PLANS
-from densekit.ops.native.library import library
+from densekit.ops.backends.cpu.library import load as library
 from densekit.runs.run_folder import environment
 from densekit.threads import cores
 

@@ -5,7 +5,6 @@ Shapes: N images, C channels, H x W pixels, k growth rate, L layers in a block. 
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from densekit.models.counts import check_size, transition_channels
 from densekit.models.initialisation import INITIALISERS
 
 
-class DenseLayer(nn.Module):
+class DenseLayer(ops.Fusable, nn.Module):
     """BN-ReLU-Conv3x3, after BN-ReLU-Conv1x1 if bottlenecked: (N, C, H, W) -> (N, k, H, W). Paper sec. 3."""
 
     __constants__ = ("bottleneck",)  # torch.jit.script looks for no module that is not there
@@ -44,50 +43,42 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, k, H, W)."""
-        return self.leave(self.enter(x))
+        return self.after_conv1(self.through_conv1(x))
 
-    def enter(self, x: Tensor) -> Tensor:
+    def through_conv1(self, x: Tensor) -> Tensor:
         """Through the first convolution; what a plan may forget and recompute."""
         return self.conv1(self.relu1(self.norm1(x)))
 
-    def leave(self, x: Tensor) -> Tensor:
+    def after_conv1(self, x: Tensor) -> Tensor:
         """The rest."""
         if self.bottleneck:
             x = self.conv2(self.relu2(self.norm2(self.drop1(x))))
         return self.drop2(x)
 
-    _plain = (forward, enter, leave)  # what a plan may do in their stead
 
-
-class DenseBlock(nn.ModuleDict):
+class DenseBlock(ops.FusableBlock, nn.ModuleDict):
     """(N, C, H, W) -> (N, C + L*k, H, W). How it is computed is `plan`'s business; what it computes never changes."""
 
-    def __init__(self, in_channels: int, layers: int, config: DenseNetConfig, plan: str) -> None:
+    def __init__(self, in_channels: int, layers: int, config: DenseNetConfig) -> None:
         growth = config.growth_rate
         super().__init__({f"denselayer{i + 1}": DenseLayer(in_channels + i * growth, config) for i in range(layers)})
-        self.plan = plan
         self.out_channels = in_channels + layers * growth
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + L*k, H, W)."""
         # A block that is scripted by itself: whole networks are as graphs.
         if not is_scripting():
-            return ops.run_block(x, tuple(self.values()), self.plan)
+            return ops.run_block(self, x)
         for layer in self.values():
             x = torch.cat((x, layer(x)), dim=1)
         return x
 
-    def forward_with(self, tail: ops.Tail, x: Tensor) -> tuple[Tensor, bool]:
-        """(N, C, H, W) -> (N, C + L*k, H // pool, W // pool), as batch norm, ReLU and pool leave it, and true.
-
-        What `forward` gives, and false, where the plan cannot take them along.
-        """
-        return ops.run_with_tail(x, tuple(self.values()), self.plan, tail)
-
-    _plain = (forward, forward_with)
+    def layers(self) -> tuple[nn.Module, ...]:
+        """In order; users may have put others in."""
+        return tuple(self.values())
 
 
-class Transition(nn.Module):
+class Transition(ops.FusableTransition, nn.Module):
     """BN-ReLU-Conv1x1-AvgPool2x2: (N, C, H, W) -> (N, floor(theta*C), H//2, W//2). Paper sec. 3."""
 
     def __init__(self, in_channels: int, config: DenseNetConfig) -> None:
@@ -115,10 +106,8 @@ class Transition(nn.Module):
             if not self.pool_first or not isinstance(self.drop, nn.Dropout):
                 return self.pool_first and isinstance(self.drop, nn.Identity)
             # A symbolic graph may be put into training later.
-            return not (ops.drops(self.drop) or is_fx_symbolic_tracing())
+            return not (ops.is_dropping(self.drop) or is_fx_symbolic_tracing())
         return False
-
-    _plain = (forward, reduce, pools_first)
 
 
 class DenseNet(ImageClassifier):
@@ -129,14 +118,14 @@ class DenseNet(ImageClassifier):
 
     config: DenseNetConfig
 
-    def __init__(self, config: DenseNetConfig, plan: str = "auto") -> None:
+    def __init__(self, config: DenseNetConfig, plan: str = "auto", kernels: str = "auto") -> None:
         super().__init__()
         self.config = config
         self.features = nn.Sequential(_stem(config))
         channels = config.stem_channels
-        self._stages: list[str] = []  # module whose output ends each stage: a transition, or norm5 for the last
+        self._stages: list[str] = []  # names of the dense blocks
         for i, layers in enumerate(config.blocks, start=1):
-            block = DenseBlock(channels, layers, config, plan)
+            block = DenseBlock(channels, layers, config)
             self.features.add_module(f"denseblock{i}", block)
             channels = block.out_channels
             self._stages.append(f"denseblock{i}")
@@ -150,6 +139,8 @@ class DenseNet(ImageClassifier):
         self.relu5 = nn.ReLU()
         self.num_features = channels
         self.classifier: nn.Module = _classifier(channels, config.num_classes)
+        self.use_plan(plan)
+        self.use_kernels(kernels)
         INITIALISERS[config.initialisation](self)
         self.check_size(*config.image_size)
 
@@ -159,30 +150,19 @@ class DenseNet(ImageClassifier):
             if isinstance(module, DenseBlock):
                 module.plan = plan
 
+    def use_kernels(self, kernels: str) -> None:
+        """Executes the dense blocks' `shared` plan on that backend from now on; auto: the best that serves a call."""
+        for module in self.features:
+            if isinstance(module, DenseBlock):
+                module.kernels = kernels
+
     def check_size(self, height: int, width: int) -> None:
         """Raises InvalidInput if an image of this size does not survive the stem and the transitions."""
         check_size(self.config, height, width)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu(features(x))."""
-        features = self.features
-        if ops.traced(x) or not ops.is_a(features, nn.Sequential):
-            return self.relu5(features(x))
-        modules = [*features, self.relu5]
-        while modules:
-            module = modules.pop(0)
-            tail = _tail(module, modules)
-            if tail is None:
-                x = module(x)
-                continue
-            x, taken_along = cast(DenseBlock, module).forward_with(tail, x)
-            if taken_along:
-                follower = modules.pop(0)
-                if isinstance(follower, Transition):
-                    x = follower.reduce(x)
-                else:
-                    modules.pop(0)  # the ReLU
-        return x
+        """(N, C, H, W) -> (N, num_features, h, w), normalised and rectified: relu5(features(x))."""
+        return ops.run_features(self.features, self.relu5, x)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """(N, num_features, h, w) -> (N, num_classes), or the pooled (N, num_features)."""
@@ -204,29 +184,6 @@ class DenseNet(ImageClassifier):
         device = next(self.parameters()).device
         self.classifier = _classifier(self.num_features, num_classes).to(device)
         self.config = self.config.model_copy(update={"num_classes": num_classes})
-
-
-def _tail(module: nn.Module, followers: Sequence[nn.Module]) -> ops.Tail | None:
-    """What a dense block may take along of the module behind it: of a transition, or the last batch norm and ReLU.
-
-    None where either is not what the paper has there: others' modules are called one by one.
-    """
-    if not (followers and isinstance(module, DenseBlock) and ops.as_written(module) and not ops.observed(module)):
-        return None
-    follower = followers[0]
-    if ops.is_a(follower, nn.BatchNorm2d, ops.SyncedBatchNorm):
-        return ops.Tail(follower, 1) if len(followers) == 2 and ops.is_a(followers[1], nn.ReLU) else None
-    if not isinstance(follower, Transition) or not ops.as_written(follower) or ops.observed(follower):
-        return None
-    pool = follower.pool
-    if (
-        ops.is_a(follower.relu, nn.ReLU)
-        and ops.is_a(pool, nn.AvgPool2d)
-        and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override)
-        == (2, 2, 0, False, None)
-    ):
-        return ops.Tail(follower.norm, 2 if follower.pools_first() else 1)
-    return None
 
 
 def _stem(config: DenseNetConfig) -> OrderedDict[str, nn.Module]:

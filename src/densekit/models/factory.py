@@ -9,15 +9,26 @@ from densekit.errors import InvalidInput, UnknownName
 from densekit.models.base import ImageClassifier
 from densekit.models.densenet import DenseNet
 from densekit.models.names import config_for
-from densekit.ops import PLANS
+from densekit.ops import PLANS, backends
 
 
-def build(config: ModelConfig, plan: str = "auto") -> ImageClassifier:
-    """A freshly initialised network. Raises InvalidInput for an impossible configuration."""
+def build(config: ModelConfig, plan: str = "auto", kernels: str = "auto") -> ImageClassifier:
+    """A freshly initialised network.
+
+    Args:
+        config: of any family.
+        plan: how a DenseNet's blocks are executed.
+        kernels: the backend of the `shared` plan.
+
+    Raises:
+        InvalidInput: an impossible configuration, or kernels that cannot run here.
+        UnknownName: no plan, or no kernels, of that name.
+    """
     if plan not in PLANS:
         raise UnknownName("plan", plan, PLANS)
+    backends.check(kernels)
     if isinstance(config, DenseNetConfig):
-        return DenseNet(config, plan)
+        return DenseNet(config, plan, kernels)
     if isinstance(config, ResNetConfig):
         from densekit.models.resnet import ResNet
 
@@ -28,13 +39,13 @@ def build(config: ModelConfig, plan: str = "auto") -> ImageClassifier:
     return build_peer(config)
 
 
-def create_model(name: str, *, plan: str = "auto", **settings: Any) -> ImageClassifier:
+def create_model(name: str, *, plan: str = "auto", kernels: str = "auto", **settings: Any) -> ImageClassifier:
     """A freshly initialised network by name; `settings` are fields of its configuration.
 
     >>> create_model("densenet_bc_100_12", num_classes=10, in_channels=1)
 
     `plan` is how dense blocks are executed: auto, concat, checkpoint or shared; all compute the same, and all can be
-    differentiated any number of times.
+    differentiated any number of times. `kernels` is the backend of the `shared` plan: auto, cpu or reference.
 
     Raises UnknownName or InvalidInput, naming the closest alternatives.
     """
@@ -44,6 +55,6 @@ def create_model(name: str, *, plan: str = "auto", **settings: Any) -> ImageClas
         if key not in known:
             raise UnknownName("model setting", key, known)
     try:
-        return build(type(config).model_validate(config.model_dump() | settings), plan)
+        return build(type(config).model_validate(config.model_dump() | settings), plan, kernels)
     except ValidationError as error:
         raise InvalidInput(describe(error)) from error

@@ -1,8 +1,8 @@
-"""Batch statistics: what a batch norm keeps of them, and how several processes pool theirs.
+"""Synchronised batch norm, and the running statistics of any batch norm.
 
-Processes that share a batch pool mean and variance of every feature map, so that a step has the statistics, and the
-gradients, of the whole batch. What travels is each one's count, mean and variance, a few numbers a map in float64; they
-are merged about the common mean, so that pooling costs no digit however far that is from 0.
+Processes that share a batch exchange mean and variance of every feature map, so that a step has the statistics, and the
+gradients, of the whole batch. Each process sends its count, mean and variance, a few float64 numbers a map; they are
+merged about the common mean, so that no digit is lost however far that is from 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_together = True
+_enabled = True
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -26,12 +26,12 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W); N may differ between the processes, but is nowhere 0."""
-        if not pools(self):
+        if not is_synchronised(self):
             return super().forward(x)
         return cast(Tensor, _Normalise.apply(x, self.weight, self.bias, self))
 
 
-def convert(model: nn.Module) -> None:
+def convert_sync_batch_norm(model: nn.Module) -> None:
     """Makes every BatchNorm2d below `model` a SyncedBatchNorm with the same tensors, so the same names in state."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -42,39 +42,39 @@ def convert(model: nn.Module) -> None:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Within it no process waits for another: for a batch that all of them have whole."""
-    global _together
-    before, _together = _together, False
+def unsynchronised() -> Iterator[None]:
+    """Within it batch norms use the statistics of their own process: for a batch that every process has in full."""
+    global _enabled
+    before, _enabled = _enabled, False
     try:
         yield
     finally:
-        _together = before
+        _enabled = before
 
 
-def together() -> bool:
-    """Whether there are other processes to share statistics with now."""
-    return _together and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def is_distributed() -> bool:
+    """Whether there are other processes to share statistics with, outside of `unsynchronised`."""
+    return _enabled and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def pools(norm: nn.Module) -> bool:
+def is_synchronised(norm: nn.Module) -> bool:
     """Whether this norm takes statistics over several processes now; also one that FSDP2 gave a class of its own."""
-    return isinstance(norm, SyncedBatchNorm) and norm.training and together()
+    return isinstance(norm, SyncedBatchNorm) and norm.training and is_distributed()
 
 
-def any_pools(layers: Sequence[nn.Module]) -> bool:
-    """Whether a norm anywhere in these layers, or in what wraps them, does."""
-    return together() and any(pools(module) for layer in layers for module in layer.modules())
+def any_synchronised(layers: Sequence[nn.Module]) -> bool:
+    """Whether a norm anywhere in these layers, or in what wraps them, `is_synchronised`."""
+    return is_distributed() and any(is_synchronised(module) for layer in layers for module in layer.modules())
 
 
-def least(offers: Sequence[int], device: torch.device) -> list[int]:
-    """Of each number the least that any process offers: one that alone left a fused way would wait for ever."""
-    offered = torch.tensor(offers, dtype=torch.int32, device=device)
-    dist.all_reduce(offered, dist.ReduceOp.MIN)
-    return offered.tolist()
+def all_reduce_min(values: Sequence[int], device: torch.device) -> list[int]:
+    """The minimum of each value over all processes."""
+    minima = torch.tensor(values, dtype=torch.int32, device=device)
+    dist.all_reduce(minima, dist.ReduceOp.MIN)
+    return minima.tolist()
 
 
-def pooled(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+def all_reduce_moments(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
     """(C,) means and biased variances of `count` values here -> those of all processes' values, and their number.
 
     Chan, Golub and LeVeque's rule, in the order of ranks: all of them get the same bits.
@@ -90,7 +90,7 @@ def pooled(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, 
     return first.to(mean.dtype), second.to(mean.dtype), int(every[:, -1].sum())
 
 
-def summed(*vectors: Tensor) -> list[Tensor]:
+def all_reduce_sum(*vectors: Tensor) -> list[Tensor]:
     """(C,) vectors, each summed over all processes."""
     sums = torch.stack(vectors).double()
     dist.all_reduce(sums)
@@ -112,7 +112,7 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         values = x.to(gamma.dtype)  # autocast gives less precise ones
         variance, mean = torch.var_mean(values, (0, 2, 3), unbiased=False)
-        mean, variance, count = pooled(mean, variance, x.numel() // x.shape[1])
+        mean, variance, count = all_reduce_moments(mean, variance, x.numel() // x.shape[1])
         with torch.no_grad():
             update_running(norm, mean, variance, count)
         ctx.save_for_backward(x, gamma, mean, (variance + norm.eps).rsqrt())
@@ -126,6 +126,6 @@ class _Normalise(torch.autograd.Function):
         dy = dy.to(gamma.dtype)
         normalised = (x - mean[:, None, None]) * rstd[:, None, None]
         dbeta, dgamma = dy.sum((0, 2, 3)), (dy * normalised).sum((0, 2, 3))
-        mean_dy, mean_product = (each[:, None, None] / ctx.count for each in summed(dbeta, dgamma))
+        mean_dy, mean_product = (each[:, None, None] / ctx.count for each in all_reduce_sum(dbeta, dgamma))
         dx = (gamma * rstd)[:, None, None] * (dy - mean_dy - normalised * mean_product)
         return dx.to(x.dtype), dgamma, dbeta, None

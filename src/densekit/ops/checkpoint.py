@@ -1,7 +1,8 @@
-"""The `checkpoint` plan: forget each layer's concatenation, norm1, ReLU and conv1, and recompute them in backward.
+"""The `checkpoint` plan: drop each layer's concatenation, norm1, ReLU and conv1, and recompute them in backward.
 
-Batch norm buffers are updated once, in the forward pass proper; peers update them again when they recompute (gpleiss
-#33, pytorch #96136). What autograd would have kept is looked at again: the same tensors, and an error if they changed.
+Batch norm buffers are updated once, in the forward pass proper; other implementations update them again when they
+recompute (gpleiss #33, pytorch #96136). The tensors that are read again are checked as autograd checks those that it
+saves: an error if they were changed in place.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densekit.ops import batch_norm
-from densekit.ops.plain import is_entry
+from densekit.ops.guards import is_recomputable
 
 
 def run(x: Tensor, layers: Sequence[Any]) -> Tensor:
@@ -20,31 +21,31 @@ def run(x: Tensor, layers: Sequence[Any]) -> Tensor:
     if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         recomputed = [False] * len(layers)
     else:
-        recomputed = [is_entry(layer) for layer in layers]
-    if batch_norm.any_pools(layers):
-        recomputed = [bool(each) for each in batch_norm.least(recomputed, x.device)]
+        recomputed = [is_recomputable(layer) for layer in layers]
+    if batch_norm.any_synchronised(layers):
+        recomputed = [bool(each) for each in batch_norm.all_reduce_min(recomputed, x.device)]
     features = [x]
     for layer, again in zip(layers, recomputed, strict=True):
         if again:
-            # Nothing in there is random.
-            entry = checkpoint(_Entry(layer), *features, use_reentrant=False, preserve_rng_state=False)
-            features.append(layer.leave(entry))
+            # Nothing in it is random.
+            entry = checkpoint(_RecomputedConv1(layer), *features, use_reentrant=False, preserve_rng_state=False)
+            features.append(layer.after_conv1(entry))
         else:
-            features.append(layer(_joined(features)))
+            features.append(layer(_concatenate(features)))
     return torch.cat(features, dim=1)
 
 
-def _joined(features: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def _concatenate(features: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     return torch.cat(features, dim=1) if len(features) > 1 else features[0]
 
 
-class _Entry:
-    """norm1, ReLU and conv1 of a layer, and what they were when they were first called."""
+class _RecomputedConv1:
+    """norm1, ReLU and conv1 of a layer, as they were when they were first called."""
 
     def __init__(self, layer: Any) -> None:
         self._layer, self._called = layer, False
-        self._norm, self._relu, self._conv = _twin(layer.norm1), layer.relu1, _twin(layer.conv1)
-        if not batch_norm.pools(layer.norm1):
+        self._norm, self._relu, self._conv = _shallow_copy(layer.norm1), layer.relu1, _shallow_copy(layer.conv1)
+        if not batch_norm.is_synchronised(layer.norm1):
             self._norm.__class__ = nn.BatchNorm2d  # also if backward is called where it would
         kept = [*self._norm._parameters.values(), *self._conv._parameters.values()]
         if not self._norm.training:
@@ -55,7 +56,7 @@ class _Entry:
         if not self._called:
             self._called = True
             self._versions += [(t, t._version) for t in features if not t.is_inference()]
-            return self._layer.enter(_joined(features))
+            return self._layer.through_conv1(_concatenate(features))
         for tensor, version in self._versions:
             if tensor._version != version:
                 raise RuntimeError(
@@ -66,11 +67,11 @@ class _Entry:
             self._norm._buffers = {
                 name: None if buffer is None else buffer.clone() for name, buffer in self._norm._buffers.items()
             }
-        return self._conv(self._relu(self._norm(_joined(features))))
+        return self._conv(self._relu(self._norm(_concatenate(features))))
 
 
-def _twin(module: nn.Module) -> Any:
-    """Another module of the same tensors, which keeps them, its mode and its settings when the first gets others."""
+def _shallow_copy(module: nn.Module) -> Any:
+    """A module of the same tensors, mode and settings, which keeps them when the original gets others."""
     twin = type(module).__new__(type(module))
     twin.__dict__ = {
         name: dict(value) if name in ("_parameters", "_buffers") else value for name, value in module.__dict__.items()

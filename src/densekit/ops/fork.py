@@ -1,8 +1,7 @@
-"""OpenMP and `fork`: a child has none of its parent's threads, and libgomp would wait for them without end.
+"""OpenMP and `fork`: a child has none of its parent's threads, and libgomp would wait for them for ever.
 
-So the threads are ended before each fork; parent and child start new ones at their next parallel region, in as many as
-before, hence with the same bits. This mends torch's own operators, too. Runtimes other than libgomp look after forks
-themselves.
+So the threads are ended before each fork; parent and child start as many new ones at their next parallel region, hence
+with the same bits. This repairs torch's own operators, too. Runtimes other than libgomp handle forks themselves.
 """
 
 import ctypes

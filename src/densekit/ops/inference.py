@@ -1,100 +1,104 @@
 """A dense block in evaluation without gradients: one call, its weights folded and packed once.
 
 norm2 goes into the 1x1 convolution; norm1 stays a factor and an offset, as each layer normalises the same maps in its
-own way. What was folded for the kernels is kept while the block's layers live, and made anew when a weight or a
-statistic was changed, replaced or moved. Torch's operators get theirs folded each time.
+own way. Where the backend can digest their content, folded weights are kept while the block's layers live, and made
+anew when a weight or a statistic was changed, replaced or moved; other backends get theirs folded each time.
 """
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native, plain, primitives
-from densekit.ops.native import BlockWeights
-from densekit.ops.shared import Tail
+from densekit.ops import guards
+from densekit.ops.backends.base import BlockShape, BnRelu, KernelBackend, PooledBnRelu, Size, memory_format, rows
+from densekit.ops.shared.spec import Epilogue
 
 
-def can_run(x: Tensor, layers: Sequence[Any]) -> bool:
-    """After `plain.can_run`: whether nobody will ask for gradients, and nothing is random."""
+def can_run(layers: Sequence[Any], kernels: KernelBackend) -> bool:
+    """After `guards.can_run`: whether nobody will ask for gradients, and nothing is random."""
     return (
         not torch.is_grad_enabled()
         and layers[0].bottleneck
         and not layers[0].norm1.training
-        and not any(plain.drops(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
-        # Such tensors carry no version to watch.
-        and not (native.suits(x) and any(t.is_inference() for t in _sources(layers)))
+        and not any(guards.is_dropping(layer._modules[name]) for layer in layers for name in ("drop1", "drop2"))
+        and (not _made_in_inference_mode(layers) or kernels.content_digest(_sources(layers)) is None)
     )
 
 
-def recall(x: Tensor, layers: Sequence[Any]) -> BlockWeights | None:
-    """What was folded of these layers before, if nothing has changed since that would make it or `can_run` another."""
-    if torch.is_grad_enabled() or not native.suits(x):
+def cache_get(x: Tensor, layers: Sequence[Any], kernels: KernelBackend) -> Any:
+    """The folded weights of these layers, if nothing has changed since that would make them or `can_run` another."""
+    if torch.is_grad_enabled():
         return None
-    found = _kept.get(layers[0])
-    return found.weights if found is not None and found.holds(x, layers) else None
+    found = _cache.get(layers[0])
+    return found.weights if found is not None and found.is_current(x, layers, kernels) else None
 
 
-def run(x: Tensor, layers: Sequence[Any], tail: Tail | None, weights: Any = None) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W), through `tail` if there is one; in x's memory format.
+def run(
+    x: Tensor, layers: Sequence[Any], epilogue: Epilogue | None, kernels: KernelBackend, weights: Any = None
+) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W), through `epilogue` if there is one; in x's memory format.
 
-    `weights` are what `recall` recalled.
+    `weights` are what `cache_get` returned.
     """
-    kernels: Any = native if native.suits(x) else primitives
     if weights is None:
-        weights = _keep(x, layers) if kernels is native else primitives.block_weights(_fold(layers, primitives))
+        weights = _cache_put(x, layers, kernels)
     images, _, height, width = x.shape
     output = kernels.dense_block(
-        primitives.rows(x),
+        rows(x),
         weights,
-        None if tail is None else (*_affine(tail.norm), tail.pool),
-        (images, height, width),
-        len(layers),
-        layers[0].conv1.out_channels,
-        layers[0].conv2.out_channels,
+        None if epilogue is None else PooledBnRelu(BnRelu(*_affine(epilogue.norm)), epilogue.pool),
+        Size(images, height, width),
+        BlockShape(len(layers), layers[0].conv1.out_channels, layers[0].conv2.out_channels),
     )
-    return output.contiguous(memory_format=primitives.memory_format(x))
+    return output.contiguous(memory_format=memory_format(x))
 
 
-class _Folded:
-    """A block's weights as `native.dense_block` reads them, and what they were made from."""
+class _FoldedWeights:
+    """A block's weights as a backend's `dense_block` reads them, and what they were made from."""
 
-    def __init__(self, x: Tensor, layers: Sequence[Any]) -> None:
-        self._channels = x.shape[1]
-        self._seen = plain.Seen(layers)
+    def __init__(
+        self, x: Tensor, layers: Sequence[Any], kernels: KernelBackend, digest: Callable[[], int], weights: Any
+    ) -> None:
+        self.weights = weights
+        self._kernels, self._channels, self._dtype = kernels, x.shape[1], x.dtype
+        self._snapshot = guards.Snapshot(layers)
         # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
         self._sources = _sources(layers)
         self._storages = [t.untyped_storage() for t in self._sources]
         self._state = _state(self._sources)
-        self._pointers = (ctypes.c_void_p * len(self._sources))(*(t.data_ptr() for t in self._sources))
-        self._sizes = (ctypes.c_ssize_t * len(self._sources))(*(_extent(t) for t in self._sources))
-        self._digest = native.digest(self._pointers, self._sizes)
-        self.weights = native.block_weights(_fold(layers, native))
+        self._digest = digest
+        self._content = digest()
 
-    def holds(self, x: Tensor, layers: Sequence[Any]) -> bool:
+    def is_current(self, x: Tensor, layers: Sequence[Any], kernels: KernelBackend) -> bool:
         # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
         return (
-            x.shape[1] == self._channels
-            and self._seen.again(x, layers)
+            kernels is self._kernels
+            and x.shape[1] == self._channels
+            and x.dtype == self._dtype
+            and self._snapshot.matches(x, layers)
             and _state(self._sources) == self._state
-            and native.digest(self._pointers, self._sizes) == self._digest
+            and self._digest() == self._content
         )
 
 
-_kept: WeakKeyDictionary[nn.Module, _Folded] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, _FoldedWeights] = WeakKeyDictionary()
 
 
-def _keep(x: Tensor, layers: Sequence[Any]) -> BlockWeights:
-    """Folds, for this call and those that `recall` it."""
+def _cache_put(x: Tensor, layers: Sequence[Any], kernels: KernelBackend) -> Any:
+    """Folds, for this call and, if the backend digests, for those that `cache_get` them."""
+    digest = kernels.content_digest(_sources(layers))
+    if digest is None:
+        return kernels.block_weights(_fold(layers, kernels))
     with torch.inference_mode(False), torch.no_grad():
-        found = _kept[layers[0]] = _Folded(x, layers)
-    return found.weights
+        weights = kernels.block_weights(_fold(layers, kernels))
+        _cache[layers[0]] = _FoldedWeights(x, layers, kernels, digest, weights)
+    return weights
 
 
-def _fold(layers: Sequence[Any], kernels: Any) -> list[Tensor]:
+def _fold(layers: Sequence[Any], kernels: KernelBackend) -> list[Tensor]:
     """For each layer norm1's scale and shift, packed weights, and bias."""
     tensors: list[Tensor] = []
     for layer in layers:
@@ -102,6 +106,11 @@ def _fold(layers: Sequence[Any], kernels: Any) -> list[Tensor]:
         packed = kernels.pack_dense_layer(layer.conv1.weight, scale, layer.conv2.weight)
         tensors += [*_affine(layer.norm1), packed, bias]
     return tensors
+
+
+def _made_in_inference_mode(layers: Sequence[Any]) -> bool:
+    """Such tensors carry no version by which a change would be seen."""
+    return any(t.is_inference() for t in _sources(layers))
 
 
 def _sources(layers: Sequence[Any]) -> list[Tensor]:
@@ -114,11 +123,6 @@ def _sources(layers: Sequence[Any]) -> list[Tensor]:
             found += (norm._buffers["running_mean"], norm._buffers["running_var"])
         found += (modules["conv1"]._parameters["weight"], modules["conv2"]._parameters["weight"])
     return found
-
-
-def _extent(tensor: Tensor) -> int:
-    """Values from the first to the last in memory: an expanded parameter has fewer than elements."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _state(sources: Sequence[Tensor]) -> list[tuple[Any, ...]]:

@@ -3,74 +3,89 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from densekit.ops import batch_norm, checkpoint, inference, native, plain, shared
-from densekit.ops.shared import Tail
+from densekit.ops import backends, batch_norm, checkpoint, concat, guards, inference, shared
+from densekit.ops.backends.base import Call, KernelBackend
+from densekit.ops.fusable import FusableBlock
+from densekit.ops.shared import Epilogue
 
 Layers = Sequence[Any]  # dense layers: nn.Modules that look like shared.Layer
-_MODULES, _BLOCK, _TAIL = range(3)  # how much runs as one
 
-
-def concat(x: Tensor, layers: Layers) -> Tensor:
-    """The plain form and the reference: (N, C, H, W) -> (N, C + L*k, H, W)."""
-    features = x
-    for layer in layers:
-        # Never a concatenation of one tensor: quantisers of exported graphs fail on it.
-        features = torch.cat((features, layer(features)), dim=1)
-    return features
-
-
-_BY_LAYERS: dict[str, Callable[[Tensor, Layers], Tensor]] = {"concat": concat, "checkpoint": checkpoint.run}
+_BY_LAYERS: dict[str, Callable[[Tensor, Layers], Tensor]] = {"concat": concat.run, "checkpoint": checkpoint.run}
 NAMES = ("auto", *_BY_LAYERS, "shared")
+_MODULES, _BLOCK, _WITH_EPILOGUE = range(3)  # how much runs as one
 
 
-def resolve(plan: str, x: Tensor) -> str:
-    """`auto`, where nobody measured: shared where its kernels are compiled, else concat."""
-    if plan != "auto":
-        return plan
-    return "shared" if not plain.traced(x) and native.suits(x) else "concat"
+def run_block(block: FusableBlock, x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C + L*k, H, W) by the block's plan, or by concat where that would not be exact."""
+    return run_with_epilogue(block, x, None)[0]
 
 
-def run_block(x: Tensor, layers: Layers, plan: str) -> Tensor:
-    """(N, C, H, W) -> (N, C + L*k, H, W) by the plan of that name, or by concat where it would not be exact."""
-    return _run(x, layers, plan, None)[0]
+def run_with_epilogue(block: FusableBlock, x: Tensor, epilogue: Epilogue | None) -> tuple[Tensor, bool]:
+    """A block, and what reads all of it: the batch norm, ReLU and pool of the epilogue.
 
+    Args:
+        block: of L layers and growth rate k.
+        x: (N, C, H, W).
+        epilogue: what follows the block, if that is one.
 
-def run_with_tail(x: Tensor, layers: Layers, plan: str, tail: Tail) -> tuple[Tensor, bool]:
-    """A block, and what reads all of it: the batch norm, ReLU and pool of `tail`.
-
-    (N, C, H, W) -> (N, C + L*k, H // pool, W // pool) and true; or what `run_block` gives, and false, where the plan
-    cannot take the tail along.
+    Returns:
+        (N, C + L*k, H // pool, W // pool) and true; or what `run_block` gives, and false, where there is no epilogue or
+        the plan cannot fuse it.
     """
-    return _run(x, layers, plan, tail)
+    layers = block.layers()
+    if guards.is_traced(x):
+        return concat.run(x, layers), False
+    if block.plan in _BY_LAYERS:
+        return _BY_LAYERS[block.plan](x, layers), False
+    call = backends.call_of(x)
+    kernels = kernels_for(block.plan, call, block.kernels)
+    if kernels is None:
+        _agree(_MODULES, x, layers)
+        return concat.run(x, layers), False
+    return _run_whole(x, layers, epilogue, kernels, call)
 
 
-def _run(x: Tensor, layers: Layers, plan: str, tail: Tail | None) -> tuple[Tensor, bool]:
-    if plain.traced(x):
-        return concat(x, layers), False
+def kernels_for(plan: str, call: Call, kernels: str = backends.AUTO) -> KernelBackend | None:
+    """What would run a block as one; None where the plan calls its modules.
+
+    Plan `auto`, where nobody measured, is `shared` on a backend that is faster than the modules, else `concat`.
+    """
     if plan in _BY_LAYERS:
-        return _BY_LAYERS[plan](x, layers), False
-    wanted = resolve(plan, x) == "shared"
-    weights = inference.recall(x, layers) if wanted else None
+        return None
+    found = backends.resolve(call, kernels)
+    return found if found is not None and (plan == "shared" or found.fused) else None
+
+
+def _run_whole(
+    x: Tensor, layers: Layers, epilogue: Epilogue | None, kernels: KernelBackend, call: Call
+) -> tuple[Tensor, bool]:
+    """As much of block and epilogue as one as is exact."""
+    precision = kernels.precision(call)
+    dtype = precision.accumulate
+
+    def fusable() -> bool:
+        return epilogue is not None and guards.can_fuse_epilogue(x, layers, epilogue.norm, epilogue.pool, dtype)
+
+    weights = inference.cache_get(x, layers, kernels)
     if weights is not None:
-        taken = tail if _taken(x, layers, tail) else None
-        return inference.run(x, layers, taken, weights), taken is not None
-    extent = _extent(x, layers, tail) if wanted else _MODULES
-    if batch_norm.any_pools(layers):
-        (extent,) = batch_norm.least([extent], x.device)
+        fused = epilogue if fusable() else None
+        return inference.run(x, layers, fused, kernels, weights), fused is not None
+    extent = _MODULES
+    if guards.can_run(x, layers, dtype):
+        extent = _WITH_EPILOGUE if fusable() else _BLOCK
+    extent = _agree(extent, x, layers)
     if extent == _MODULES:
-        return concat(x, layers), False
-    whole = inference if inference.can_run(x, layers) else shared
-    return whole.run(x, layers, tail if extent == _TAIL else None), extent == _TAIL
+        return concat.run(x, layers), False
+    fused = epilogue if extent == _WITH_EPILOGUE else None
+    if inference.can_run(layers, kernels):
+        return inference.run(x, layers, fused, kernels), fused is not None
+    return shared.run(x, layers, fused, kernels, precision), fused is not None
 
 
-def _extent(x: Tensor, layers: Layers, tail: Tail | None) -> int:
-    if not plain.can_run(x, layers):
-        return _MODULES
-    return _TAIL if _taken(x, layers, tail) else _BLOCK
-
-
-def _taken(x: Tensor, layers: Layers, tail: Tail | None) -> bool:
-    return tail is not None and plain.can_take(x, layers, tail.norm, tail.pool)
+def _agree(extent: int, x: Tensor, layers: Layers) -> int:
+    """The least that any process can run as one, so that all take part in the same collectives."""
+    if batch_norm.any_synchronised(layers):
+        (extent,) = batch_norm.all_reduce_min([extent], x.device)
+    return extent

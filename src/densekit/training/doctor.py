@@ -10,7 +10,7 @@ import torch
 
 from densekit.folders import data_folder
 from densekit.models import create_model
-from densekit.ops.native.library import library
+from densekit.ops.backends.cpu.library import load as library
 from densekit.optional_packages import missing_of
 from densekit.runs import run_folder
 

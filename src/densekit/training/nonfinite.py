@@ -108,7 +108,7 @@ def _layers(model: nn.Module, images: Tensor, precision: str) -> list[dict[str, 
             module.register_forward_hook(
                 lambda _, __, output, name=name: outputs.__setitem__(name, _plain(output.float().norm()))
             )
-    with torch.no_grad(), ops.apart(), autocast(images.device, precision):
+    with torch.no_grad(), ops.unsynchronised(), autocast(images.device, precision):
         probe(images)
     gradients = {name: p.grad for name, p in model.named_parameters()}
     return [

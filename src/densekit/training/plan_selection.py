@@ -19,7 +19,7 @@ from densekit.errors import BadData
 from densekit.folders import cache_folder
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
-from densekit.ops.native.compile import fingerprint
+from densekit.ops.backends.cpu.build import fingerprint
 from densekit.precision import autocast
 from densekit.runs import run_folder
 from densekit.training import allocator
@@ -144,7 +144,7 @@ def _images_at_once(prepared: Prepared) -> int:
 def _key(prepared: Prepared) -> str:
     """Everything that the speed of a plan may depend on."""
     recipe = prepared.recipe
-    facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer"})
+    facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer", "kernels"})
     environment = run_folder.environment()
     machine = [environment[name] for name in ("densekit", "torch", "processor", "threads", "kernels", "cuda")]
     everything = [facts, str(prepared.device), machine, fingerprint(), _MEASURED]

@@ -137,7 +137,7 @@ def prepare(
     if start and recipe.seed:
         recipe = recipe.model_copy(update={"shuffle_by_seed": True})
     device = device_named(recipe.device, world.local_rank)
-    model = build(recipe.model, recipe.plan)
+    model = build(recipe.model, recipe.plan, recipe.kernels)
     if isinstance(model, DenseNet):
         for _, side in recipe.resize:
             model.check_size(side, side)

@@ -83,7 +83,7 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
     images, targets = inputs(batch, recipe, state.progress.epoch, len(prepared.data.classes))
     summed, correct = 0.0, 0
     state.optimizer.zero_grad(set_to_none=True)
-    with ops.apart() if whole else nullcontext():
+    with ops.unsynchronised() if whole else nullcontext():
         parts = zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
         for piece, (some, wanted) in enumerate(parts, start=1):
             with _together(state.network, last=piece == pieces):

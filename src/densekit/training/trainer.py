@@ -128,7 +128,7 @@ def start(prepared: Prepared) -> TrainState:
     network: nn.Module = model
     if world.size > 1:
         if recipe.sync_batch_norm:
-            ops.convert(model)
+            ops.convert_sync_batch_norm(model)
         devices = [prepared.device] if prepared.device.type == "cuda" else None
         # Without this it sorts gradients anew after its first step, and a sum over three processes or more depends on
         # their order: a resumed run would differ in the last bits.

@@ -1,9 +1,8 @@
 """Dense blocks as `ops` runs them, forward, backward and in evaluation, on the kernels in the folder argv[1].
 
-Run by tests/ops/test_native_sanitizers.py with the sanitizers' libraries preloaded, which see every tensor's end.
+Run by tests/ops/test_cpu_sanitizers.py with the sanitizers' libraries preloaded, which see every tensor's end.
 """
 
-import importlib
 import itertools
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import torch
 
 from densekit import create_model
-from densekit.ops import inference, native, shared
+from densekit.ops import inference, shared
+from densekit.ops.backends.cpu import library
 
 SHAPES = [(1, 3, 4, 4), (3, 3, 5, 9), (2, 3, 13, 8)]  # the last block sees 1x1, 1x2 and 3x2 maps
 # Growth that fills no vector, bottlenecks and transitions that fill none, and blocks without bottleneck.
@@ -26,7 +26,7 @@ def run(name: str, threads: int, dropout: float, last: bool) -> None:
     for shape, training in itertools.product(SHAPES, (True, False)):
         x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
         model.train(training)
-        # By itself a block has no tail, within the model it has one.
+        # By itself a block has no epilogue, within the model it has one.
         for forward in (model, model.features):
             if training and shape[0] == 1:
                 continue
@@ -41,8 +41,7 @@ def run(name: str, threads: int, dropout: float, last: bool) -> None:
 
 
 if __name__ == "__main__":
-    # By its name: the package holds the function of the same name.
-    folder = importlib.import_module("densekit.ops.native.library").FOLDER = Path(sys.argv[1])
+    folder = library.FOLDER = Path(sys.argv[1])
     ran = [0, 0]
     for i, module in enumerate((shared, inference)):
 
@@ -55,7 +54,7 @@ if __name__ == "__main__":
         torch.manual_seed(0)
         run(name, threads, dropout, last)
     assert min(ran) > 0, ran
-    found = native.library()
+    found = library.load()
     assert found is not None
-    assert Path(found[1]._name).parent == folder
-    print(*found[:1], *ran)
+    assert Path(found.handle._name).parent == folder
+    print(found.build, *ran)

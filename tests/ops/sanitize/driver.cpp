@@ -1,4 +1,4 @@
-// Every kernel on odd sizes, in memory of exactly the size that the contract in primitives.hpp allows, to be compiled
+// Every kernel on odd sizes, in memory of exactly the size that the contract in kernels.h allows, to be compiled
 // with kernels.cpp under -fsanitize=address,undefined. Argument: a number of threads. Prints how many calls it made.
 #include <algorithm>
 #include <cmath>
@@ -9,27 +9,11 @@
 #include <memory>
 #include <vector>
 
-using I = std::ptrdiff_t;
-using P = const float*;
+#include "kernels.h"
 
-extern "C" {
-int densekit_statistics(P, I, float*, float*, I, I, int);
-int densekit_normalise(P, I, P, P, float*, I, I, I, int);
-int densekit_pointwise(float*, I, P, I, P, P, I, P, P, P, float*, I, float*, float*, I, I, I, int);
-int densekit_pointwise_backward(P, I, P, P, P, P, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, float*, float*, I, I, I,
-                                int);
-int densekit_conv3x3(P, I, P, P, P, float*, I, I, I, I, I, I, int);
-int densekit_conv3x3_backward(P, I, P, P, P, P, P, I, P, I, P, I, P, P, P, float*, I, float*, float*, float*, I, I, I, I, I, int);
-int densekit_dots(P, I, P, I, float*, float*, I, I, int);
-int densekit_normalise_backward(P, I, P, I, P, I, P, P, P, float*, I, I, I, int);
-int densekit_rectify_pool(P, I, P, P, float*, I, I, I, I, I, I, int);
-int densekit_rectify_pool_backward(P, I, P, P, P, P, I, float*, I, float*, float*, I, I, I, I, I, int);
-int densekit_digest(const P*, const I*, I, std::uint64_t*, int);
-int densekit_dense_block(P, I, const P*, P, P, I, float*, I, I, I, I, I, I, I, int);
-I densekit_dense_layer_size(I, I, I);
-void densekit_pack_dense_layer(P, P, P, float*, I, I, I);
-void densekit_advise(void*, I);
-}
+using namespace densekit;
+using I = Index;
+using P = const float*;
 
 namespace {
 
@@ -49,6 +33,13 @@ void done(const char* name, int failed) {
     ++calls;
 }
 
+// A kernel, by its arguments in the order of kernels.h.
+#define CALL(name, ...)                                      \
+    do {                                                     \
+        const name##_args arguments{__VA_ARGS__};            \
+        done(#name, densekit_##name(&arguments, threads));   \
+    } while (false)
+
 void finite(const char* name, const float* values, I rows, I columns, I ld) {
     for (I i = 0; i < rows; ++i)
         for (I c = 0; c < columns; ++c)
@@ -56,11 +47,11 @@ void finite(const char* name, const float* values, I rows, I columns, I ld) {
 }
 
 // rows of `ld` floats and not one more, so that the sanitizer sees who reads on.
-struct Matrix {
+struct Rows {
     I rows, columns, ld;
     std::unique_ptr<float[]> data;
 
-    Matrix(I rows_, I columns_, I ld_) : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
+    Rows(I rows_, I columns_, I ld_) : rows(rows_), columns(columns_), ld(ld_), data(new float[static_cast<std::size_t>(rows * ld)]) {
         // What lies behind the columns is not a number: where it shows, it was used.
         for (I i = 0; i < rows; ++i)
             for (I c = 0; c < ld; ++c) data[i * ld + c] = c < columns ? draw() : NAN;
@@ -74,104 +65,109 @@ struct Matrix {
     void check(const char* name) const { finite(name, data.get(), rows, columns, ld); }
 };
 
-struct Values : Matrix {
-    explicit Values(I count) : Matrix(1, count, count) {}
+struct Values : Rows {
+    explicit Values(I count) : Rows(1, count, count) {}
 };
 
-Matrix whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
-Matrix tight(I rows, I columns) { return {rows, columns, columns}; }
+Rows whole(I rows, I columns) { return {rows, columns, padded(columns)}; }
+Rows tight(I rows, I columns) { return {rows, columns, columns}; }
 
-void primitives(I N, I H, I W, I C, I width, I K, int threads) {
-    const I M = N * H * W;
+ConstMatrix view(const Rows& m) { return {m.data.get(), m.ld}; }
+Matrix out(const Rows& m) { return {m.data.get(), m.ld}; }
+Matrix blank(const Rows& m) { return {m.blank(), m.ld}; }
+
+void primitives(MapSize size, I C, I width, I K, int threads) {
+    const I M = size.images * size.height * size.width;
     const Values scale(C), shift(C), centre(C), w1(width * C), w3(K * C * 9), scale2(width), shift2(width), offset(width);
-    const Matrix x = whole(M, C), bare = tight(M, C), direct = tight(M, C), out = tight(M, C), dz = whole(M, width), dy = tight(M, K);
+    const Rows x = whole(M, C), bare = tight(M, C), direct = tight(M, C), normal = tight(M, C), dz = whole(M, width), dy = tight(M, K);
     const Values dscale(C), dshift(C), dw1(width * C), dw3(K * C * 9), mean(C), variance(C), mean2(width), variance2(width);
+    const BnRelu forward{scale, shift, nullptr}, backward{scale, shift, centre};
 
-    done("statistics", densekit_statistics(bare, bare.ld, mean.blank(), variance.blank(), M, C, threads));
+    CALL(statistics, view(bare), M, C, mean.blank(), variance.blank());
     mean.check("mean"), variance.check("variance");
-    done("normalise", densekit_normalise(bare, bare.ld, centre, scale, out.blank(), out.ld, M, C, threads));
-    out.check("normalise");
-    done("dots", densekit_dots(bare, bare.ld, out, out.ld, mean.blank(), variance.blank(), M, C, threads));
+    CALL(normalise, {view(bare), centre, scale}, M, C, blank(normal));
+    normal.check("normalise");
+    CALL(column_reductions, view(bare), view(normal), M, C, mean.blank(), variance.blank());
     mean.check("sums"), variance.check("products");
-    const Matrix down = whole(M, C);
-    for (P extra : {P(nullptr), P(direct)}) {
-        done("normalise_backward", densekit_normalise_backward(bare, bare.ld, out, out.ld, extra, direct.ld, scale, shift, centre,
-                                                               down.blank(), down.ld, M, C, threads));
+    const Rows down = whole(M, C);
+    for (const ConstMatrix& extra : {ConstMatrix{nullptr, 0}, view(direct)}) {
+        CALL(normalise_backward, {view(bare), view(normal), extra, scale, shift, centre}, M, C, blank(down));
         down.check("normalise_backward");
     }
 
-    const Matrix h = whole(M, width);
-    done("pointwise", densekit_pointwise(x, x.ld, nullptr, 0, nullptr, nullptr, 0, scale, shift, w1, h.blank(), h.ld, nullptr, nullptr, M,
-                                         C, width, threads));
-    h.check("pointwise");
+    const Rows h = whole(M, width);
+    CALL(conv1x1, out(x), {}, 0, forward, w1, M, C, width, blank(h), nullptr, nullptr);
+    h.check("conv1x1");
     for (I few : {I(1), (C + 1) / 2, C}) {
-        done("pointwise", densekit_pointwise(few == C ? x.blank() : x, x.ld, bare, bare.ld, centre, scale, few, scale, shift, w1,
-                                             h.blank(), h.ld, mean2.blank(), variance2.blank(), M, C, width, threads));
-        x.check("normalised maps"), h.check("pointwise"), mean2.check("its mean"), variance2.check("its variance");
+        CALL(conv1x1, few == C ? blank(x) : out(x), {view(bare), centre, scale}, few, forward, w1, M, C, width, blank(h), mean2.blank(),
+             variance2.blank());
+        x.check("normalised maps"), h.check("conv1x1"), mean2.check("its mean"), variance2.check("its variance");
     }
-    for (I closing : {I(0), I(1), (C + 1) / 2, C}) {
-        const Matrix dx = whole(M, C);
-        const Values sums(closing), products(closing);
-        done("pointwise_backward",
-             densekit_pointwise_backward(x, x.ld, scale, shift, centre, w1, dz, dz.ld, h, h.ld, scale2, shift2, offset, dx, dx.ld,
-                                         dscale.blank(), dshift.blank(), dw1.blank(), closing, sums.blank(), products.blank(), M, C, width,
-                                         threads));
-        dx.check("pointwise_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("closing");
-        products.check("closing");
+    for (I finalised : {I(0), I(1), (C + 1) / 2, C}) {
+        const Rows dx = whole(M, C);
+        const Values sums(finalised), products(finalised);
+        CALL(conv1x1_backward, view(x), backward, w1, {view(dz), view(h), scale2, shift2, offset}, finalised, M, C, width, out(dx),
+             dscale.blank(), dshift.blank(), dw1.blank(), sums.blank(), products.blank());
+        dx.check("conv1x1_backward"), dscale.check("dscale"), dshift.check("dshift"), dw1.check("dw"), sums.check("finalised");
+        products.check("finalised");
     }
 
-    const Matrix y = whole(M, K), dx = whole(M, C);
-    done("conv3x3", densekit_conv3x3(x, x.ld, scale, shift, w3, y.blank(), y.ld, N, H, W, C, K, threads));
+    const Rows y = whole(M, K), dx = whole(M, C);
+    CALL(conv3x3, view(x), forward, w3, size, C, K, blank(y));
     y.check("conv3x3");
     const I few = std::min(K, C);
-    const Matrix y_direct = tight(M, K);
-    for (int way : {0, 1, 2}) {  // a gradient as it is; through a batch norm, from the last columns of matrices; and one more beside
-        const P values = way ? static_cast<float*>(bare) + C - few : nullptr, flow = way ? static_cast<float*>(direct) + C - few : dy;
-        done("conv3x3_backward",
-             densekit_conv3x3_backward(x, x.ld, scale, shift, centre, w3, flow, way ? direct.ld : dy.ld, values, bare.ld,
-                                       way == 2 ? static_cast<P>(y_direct) : nullptr, y_direct.ld, scale, shift, centre, dx.blank(), dx.ld,
-                                       dscale.blank(), dshift.blank(), way ? dw3 : dw3.blank(), N, H, W, C, way ? few : K, threads));
+    const Rows y_direct = tight(M, K);
+    // A gradient as it is; through a batch norm, from the last columns of matrices; and one more beside it.
+    const ConstMatrix values{bare.data.get() + C - few, bare.ld}, flow{direct.data.get() + C - few, direct.ld};
+    for (const PendingNormBackward& given : {PendingNormBackward{view(dy), {}, {}, nullptr, nullptr, nullptr},
+                                             PendingNormBackward{flow, values, {}, scale, shift, centre},
+                                             PendingNormBackward{flow, values, view(y_direct), scale, shift, centre}}) {
+        const bool pending = given.x.data;
+        CALL(conv3x3_backward, view(x), backward, w3, given, size, C, pending ? few : K, blank(dx), dscale.blank(), dshift.blank(),
+             pending ? static_cast<float*>(dw3) : dw3.blank());
         dx.check("conv3x3_backward"), dscale.check("dscale"), dshift.check("dshift"), dw3.check("dw");
     }
 
     for (I pool : {1, 2, 3}) {
-        if (H < pool || W < pool) continue;
-        const Matrix pooled = tight(N * (H / pool) * (W / pool), C), up = tight(pooled.rows, C);
-        done("rectify_pool", densekit_rectify_pool(x, x.ld, scale, shift, pooled.blank(), pooled.ld, N, H, W, C, pool, threads));
-        pooled.check("rectify_pool");
-        done("rectify_pool_backward", densekit_rectify_pool_backward(x, x.ld, scale, shift, centre, up, up.ld, down.blank(),
-                                                                     down.ld, dscale.blank(), dshift.blank(), N, H, W, C, pool, threads));
-        down.check("rectify_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
+        if (size.height < pool || size.width < pool) continue;
+        const Rows pooled = tight(size.images * (size.height / pool) * (size.width / pool), C), up = tight(pooled.rows, C);
+        CALL(bn_relu_pool, view(x), forward, size, C, pool, blank(pooled));
+        pooled.check("bn_relu_pool");
+        CALL(bn_relu_pool_backward, view(x), backward, view(up), size, C, pool, blank(down), dscale.blank(), dshift.blank());
+        down.check("bn_relu_pool_backward"), dscale.check("dscale"), dshift.check("dshift");
     }
     const P arrays[] = {x, scale};
     const I sizes[] = {M * x.ld, C};
     std::uint64_t digest;
-    done("digest", densekit_digest(arrays, sizes, 2, &digest, threads));
-    densekit_advise(x, M * x.ld * 4);
+    CALL(digest, arrays, sizes, 2, &digest);
+    CALL(advise_huge_pages, x, M * x.ld * 4);
 }
 
 // Its input and output are not padded; factors and offsets have zeros up to 16 floats.
-void block(I N, I H, I W, I C, I layers, I width, I K, I pool, int threads) {
+void block(MapSize size, I C, I layers, I width, I K, I pool, int threads) {
     const auto zeros_behind = [](I count) {
-        Matrix m(1, count, padded(count));
+        Rows m(1, count, padded(count));
         for (I c = count; c < m.ld; ++c) m[c] = 0;
         return m;
     };
-    std::vector<Matrix> kept;
+    std::vector<Rows> kept;
     for (I l = 0; l < layers; ++l) {
         const I seen = C + l * K;
         kept.push_back(zeros_behind(seen)), kept.push_back(zeros_behind(seen));
-        kept.push_back(tight(1, densekit_dense_layer_size(seen, width, K)));
-        densekit_pack_dense_layer(Values(width * seen), Values(width), Values(K * width * 9), kept.back(), seen, width, K);
+        I floats;
+        CALL(dense_layer_size, seen, width, K, &floats);
+        kept.push_back(tight(1, floats));
+        const Values w1(width * seen), factor(width), w3(K * width * 9);
+        CALL(pack_dense_layer, w1, factor, w3, seen, width, K, kept.back());
         kept.push_back(zeros_behind(width));
     }
     const std::vector<P> weights(kept.begin(), kept.end());
-    const I total = C + layers * K, rows = pool ? N * (H / pool) * (W / pool) : N * H * W;
-    const Matrix x = tight(N * H * W, C), out = tight(rows, total);
+    const I total = C + layers * K, up = std::max<I>(pool, 1);
+    const I rows = size.images * (size.height / up) * (size.width / up);
+    const Rows x = tight(size.images * size.height * size.width, C), y = tight(rows, total);
     const Values scale(total), shift(total);
-    done("dense_block",
-         densekit_dense_block(x, x.ld, weights.data(), scale, shift, pool, out, N, H, W, C, layers, width, K, threads));
-    out.check("dense_block");
+    CALL(dense_block, view(x), weights.data(), {scale, shift, nullptr}, pool, size, C, layers, width, K, y);
+    y.check("dense_block");
 }
 
 }  // namespace
@@ -184,9 +180,9 @@ int main(int count, char** arguments) {
     const I channels[][3] = {{1, 1, 1}, {3, 7, 3}, {24, 48, 12}, {17, 33, 19}, {5, 16, 4}, {65, 80, 40}, {130, 136, 50}};
     for (const auto& [N, H, W] : sizes)
         for (const auto& [C, width, K] : channels) {
-            primitives(N, H, W, C, width, K, threads);
+            primitives({N, H, W}, C, width, K, threads);
             for (I pool : {0, 1, 2})
-                if (H >= pool && W >= pool) block(N, H, W, C, 3, width, K, pool, threads);
+                if (H >= pool && W >= pool) block({N, H, W}, C, 3, width, K, pool, threads);
         }
     std::printf("%d calls\n", calls);
 }

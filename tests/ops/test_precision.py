@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native
+from densekit.ops.backends.cpu import library
 from tests.ops.test_plans import everything, network, with_plan
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 SEEDS = 5
 
 

@@ -1,15 +1,17 @@
-"""Loads the compiled primitives that suit this processor."""
+"""Loads the compiled kernels that suit this processor."""
 
 import ctypes
 import functools
 import os
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from densekit.errors import UnknownName
-from densekit.ops.native.compile import fingerprint
+from densekit.ops.backends.cpu import bindings
+from densekit.ops.backends.cpu.build import fingerprint
 
 # torch's word for what the processor and its operating system can do -> builds that run there, best first.
 _BUILDS = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
@@ -28,9 +30,17 @@ def available_builds() -> list[str]:
     return [name for name in able if wanted in (None, name) and _path(name).exists()]
 
 
+class Library(NamedTuple):
+    """A build of the kernels that is loaded."""
+
+    build: str
+    """avx512, avx2 or baseline."""
+    handle: ctypes.CDLL
+
+
 @functools.cache
-def library() -> tuple[str, ctypes.CDLL] | None:
-    """(name of the build, the library), or None where none was compiled at installation.
+def load() -> Library | None:
+    """The best build that this processor runs, or None where none was compiled at installation.
 
     torch is imported first, so that the loader finds its OpenMP runtime for us by the same soname: two runtimes on the
     same cores would fight.
@@ -43,9 +53,12 @@ def library() -> tuple[str, ctypes.CDLL] | None:
             continue
         loaded.densekit_sources.restype = ctypes.c_char_p
         if loaded.densekit_sources().decode() == fingerprint():
-            return name, _declare(loaded)
+            bindings.declare(loaded, bindings.read())
+            return Library(name, loaded)
         # An editable installation whose sources moved on: calling it could crash.
-        warnings.warn(f"{_path(name)} is older than its sources; python -m densekit.ops.native.compile", stacklevel=2)
+        warnings.warn(
+            f"{_path(name)} is older than its sources; python -m densekit.ops.backends.cpu.build", stacklevel=2
+        )
     return None
 
 
@@ -53,32 +66,12 @@ def _path(build: str) -> Path:
     return FOLDER / f"densekit_{build}.so"
 
 
-# As kernels.cpp declares them: p for a pointer, i for a size, t for the number of threads.
-_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_ssize_t, "t": ctypes.c_int}
-SIGNATURES = {
-    "statistics": "pi pp ii t",
-    "normalise": "pi pp pi ii t",
-    "pointwise": "pi pi pp i ppp pi pp iii t",
-    "pointwise_backward": "pi pppp pi pi ppp pi ppp ipp iii t",
-    "conv3x3": "pi ppp pi iiiii t",
-    "conv3x3_backward": "pi pppp pi pi pi ppp pi ppp iiiii t",
-    "dots": "pi pi pp ii t",
-    "normalise_backward": "pi pi pi ppp pi ii t",
-    "rectify_pool": "pi pp pi iiiii t",
-    "rectify_pool_backward": "pi ppp pi pi pp iiiii t",
-    "dense_block": "pi p ppi p iiiiiii t",
-    "digest": "pp i p t",
-}
+def available() -> bool:
+    """Whether kernels were compiled at installation and this processor runs them."""
+    return load() is not None
 
 
-def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    returning = [(name, codes, ctypes.c_int) for name, codes in SIGNATURES.items()]
-    others = [
-        ("dense_layer_size", "iii", ctypes.c_ssize_t),
-        ("pack_dense_layer", "pppp iii", None),
-        ("advise", "pi", None),
-    ]
-    for name, codes, result in [*returning, *others]:
-        function = getattr(loaded, f"densekit_{name}")
-        function.argtypes, function.restype = [_TYPES[code] for code in codes if code != " "], result
-    return loaded
+def build_name() -> str:
+    """Which kernels run here: avx512, avx2 or baseline, or none."""
+    found = load()
+    return found.build if found else "none"

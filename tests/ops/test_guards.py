@@ -11,8 +11,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from densekit.models.densenet import DenseLayer
-from densekit.ops import inference, plain, shared
+from densekit.models.densenet import DenseBlock, DenseLayer, Transition
+from densekit.ops import guards, inference, shared
 from tests.ops.test_plans import PLANS, images, network, with_plan
 
 
@@ -45,8 +45,8 @@ class Damped(DenseLayer):
 
 
 class LateRectifier(DenseLayer):
-    def leave(self, x: Tensor) -> Tensor:
-        return super().leave(x).relu()
+    def after_conv1(self, x: Tensor) -> Tensor:
+        return super().after_conv1(x).relu()
 
 
 def layer(model: nn.Module) -> DenseLayer:
@@ -144,9 +144,9 @@ SURGERY: dict[str, tuple[Callable[[nn.Module], object], int]] = {
     "conv1.forward": (lambda model: patched(layer(model).conv1), 2),
     "norm2.forward": (lambda model: patched(layer(model).norm2), 2),
     "layer.forward": (lambda model: patched(layer(model)), 2),
-    "layer.leave": (lambda model: patched(layer(model), "leave"), 2),
+    "layer.after_conv1": (lambda model: patched(layer(model), "after_conv1"), 2),
     "a layer's subclass": (as_class(Damped), 2),
-    "a subclass's leave": (as_class(LateRectifier), 2),
+    "a subclass's after_conv1": (as_class(LateRectifier), 2),
     "a block's subclass": (doubled_block, 3),
     "transition.forward": (lambda model: patched(model.features.transition1), 3),
     "transition.reduce": (lambda model: patched(model.features.transition1, "reduce"), 3),
@@ -186,6 +186,16 @@ def test_surgery_changes_every_plan_alike(plan, change, mode, used):
     tolerance = 1e-4 if inferring else 1e-10
     torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance * float(found[0].abs().max()))
     assert len(used) == (blocks if plan == "shared" else 0)
+
+
+@pytest.mark.parametrize("kind", [DenseLayer, DenseBlock, Transition])
+def test_a_class_that_is_patched_after_its_networks_were_built_does_what_it_was_patched_to(kind, monkeypatch, used):
+    model = network().eval()
+    real = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: real(self, x) * 3)
+    expected, actual = (with_plan(model, plan)(images()) for plan in ("concat", "shared"))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    assert len(used) == (0 if kind is DenseLayer else 3)
 
 
 @pytest.mark.parametrize("name", ["", "norm1", "relu2", "conv1"])
@@ -327,7 +337,9 @@ def test_weights_elsewhere_or_of_another_type_do_not_reach_the_kernels(used):
     for change in (lambda w: torch.empty_like(w, device="meta"), lambda w: TwoTensor(w, w.clone())):
         model = with_plan(network(dtype=torch.float32), "shared")
         layer(model).conv2.weight = nn.Parameter(change(layer(model).conv2.weight.detach()))
-        assert not plain.can_run(images(2, 24, 8, 8, dtype=torch.float32), tuple(model.features.denseblock1.values()))
+        assert not guards.can_run(
+            images(2, 24, 8, 8, dtype=torch.float32), model.features.denseblock1.layers(), torch.float32
+        )
     assert not used
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densekit.ops import native
+from densekit.ops.backends.cpu import library
+from densekit.ops.backends.cpu.backend import CpuKernels
 from tests.ops.test_plans import images, network, with_plan
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 ROOT = Path(__file__).parents[2]
 # A shape each that gives images to threads, and one that gives them strips of one image.
@@ -104,13 +105,14 @@ def test_kernels_follow_torch_in_the_number_of_threads(threads, monkeypatch):
             asked.append(arguments[-1])
             return 0
 
-    monkeypatch.setattr(native, "_library", Library)
+    monkeypatch.setattr(library, "load", lambda: library.Library("avx2", Library()))
+    kernels = CpuKernels()
     for count in (1, 3, 2):
         threads(count)
-        native.statistics(torch.zeros(4, 4))
+        kernels.statistics(torch.zeros(4, 4))
         # A thread of Python that torch has not seen yet, as a server has them.
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(native.statistics, torch.zeros(4, 4)).result()
+            pool.submit(kernels.statistics, torch.zeros(4, 4)).result()
     assert asked == [1, 1, 3, 3, 2, 2]
 
 
@@ -143,15 +145,15 @@ def output(process: subprocess.Popen[str]) -> str:
 
 def test_several_processes_at_once(threads):
     threads(2)
-    code = "from tests.ops.test_native_threads import digest; print(digest())"
+    code = "from tests.ops.test_threads import digest; print(digest())"
     assert {output(process) for process in [start(code), start(code)]} == {digest()}
 
 
 FORK = """
 import multiprocessing, os, torch
-from tests.ops.test_native_threads import WORK, block, differing, models, step
+from tests.ops.test_threads import WORK, block, differing, models, step
 
-def whole(expected):
+def recomputes(expected):
     torch.set_num_threads(1)  # as DataLoader's workers do
     assert not differing(step(*work), expected)
 
@@ -167,7 +169,7 @@ if not child:
     same = not differing(block(), both)
     os._exit(not same if not grandchild else os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) or not same)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-worker = multiprocessing.get_context("fork").Process(target=whole, args=(model,))
+worker = multiprocessing.get_context("fork").Process(target=recomputes, args=(model,))
 worker.start()
 worker.join(60)
 assert worker.exitcode == 0, worker.exitcode
@@ -200,22 +202,22 @@ import ctypes, os, sys
 from pathlib import Path
 {first}
 import torch
-from tests.ops.test_native_threads import block
-from densekit.ops import native
+from tests.ops.test_threads import block
+from densekit.ops.backends.cpu import library
 
 class Info(ctypes.Structure):
     _fields_ = [(n, t) for n, t in zip("path base name at".split(), (ctypes.c_char_p, ctypes.c_void_p) * 2)]
 
-def home(library):
-    # The file that a library's OpenMP calls end in.
+def home(handle):
+    # The file that its OpenMP calls end in.
     info = Info()
-    address = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p)
+    address = ctypes.cast(handle.omp_get_num_threads, ctypes.c_void_p)
     assert ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
     return os.path.realpath(info.path.decode())
 
 torch.set_num_threads(2)
 block()
-kernels, theirs = native.library()[1], ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
+kernels, theirs = library.load().handle, ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
 mapped = {{os.path.realpath(line.split()[-1]) for line in Path("/proc/self/maps").open()
           if Path(line.split()[-1]).name.startswith(("libgomp", "libomp", "libiomp"))}}
 others = {{path for path in mapped if "scikit_learn" in path}}

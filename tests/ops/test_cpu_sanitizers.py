@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from densekit.ops.native.compile import compile_all, compiler
-from densekit.ops.native.library import available_builds
+from densekit.ops.backends.cpu.bindings import HEADER
+from densekit.ops.backends.cpu.build import compile_all, compiler
+from densekit.ops.backends.cpu.library import available_builds
 
 HERE = Path(__file__).parent / "sanitize"
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
@@ -37,7 +38,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kernels with sanitizers in them, and the driver to call them, not yet linked."""
     folder = tmp_path_factory.mktemp("sanitized")
     assert compile_all(folder, FLAGS)
-    command = [str(compiler()), "-std=c++17", *FLAGS, "-c", str(HERE / "driver.cpp"), "-o", str(folder / "driver.o")]
+    include = f"-I{HEADER.parent}"
+    command = [
+        str(compiler()),
+        "-std=c++17",
+        *FLAGS,
+        include,
+        "-c",
+        str(HERE / "driver.cpp"),
+        "-o",
+        str(folder / "driver.o"),
+    ]
     subprocess.run(command, check=True)
     return folder
 

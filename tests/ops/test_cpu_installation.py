@@ -1,6 +1,5 @@
 """Installed without a compiler, with a broken one, with libraries that are stale or cut short: torch does the work."""
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -12,20 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from densekit.ops import native, plans
-from densekit.ops.native import compile as compiling
+from densekit.ops import backends, plans
+from densekit.ops.backends.cpu import build as compiling
+from densekit.ops.backends.cpu import library
 from tests.ops.test_plans import images, network, with_plan
 
 ROOT = Path(__file__).parents[2]
-library = importlib.import_module("densekit.ops.native.library")  # the package has the function of that name
-needs_kernels = pytest.mark.skipif(not native.available(), reason="no compiler was there at installation")
+needs_kernels = pytest.mark.skipif(not library.available(), reason="no compiler was there at installation")
 
 
 @pytest.fixture(autouse=True)
 def looked_up_anew() -> Iterator[None]:
-    library.library.cache_clear()
+    library.load.cache_clear()
     yield
-    library.library.cache_clear()
+    library.load.cache_clear()
 
 
 def build_wheel(folder: Path, *, kernels_beside_the_source: bool, **environment: str) -> tuple[Path, str]:
@@ -37,7 +36,7 @@ def build_wheel(folder: Path, *, kernels_beside_the_source: bool, **environment:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree)
     if kernels_beside_the_source:  # of an editable installation, on a machine with a compiler
-        (tree / "src/densekit/ops/native/densekit_baseline.so").write_bytes(b"old")
+        (tree / "src/densekit/ops/backends/cpu/densekit_baseline.so").write_bytes(b"old")
     (folder / "bin").mkdir()
     clean = {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(folder / "bin")} | environment
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -53,16 +52,17 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith((".so", ".part"))]
-        # Without this one type checkers do not look; without those no report and no model card can be written.
-        assert {"densekit/py.typed", "densekit/report/templates/page.html", "densekit/publishing/model_card.md"} <= {
-            *archive.namelist()
-        }
+        # Without py.typed type checkers do not look; without the others no report and no model card can be written, and
+        # no kernel be called.
+        needed = {"py.typed", "report/page.html", "report/model_card.md", "ops/backends/cpu/kernels.h"}
+        assert {f"densekit/{name}" for name in needed} <= {*archive.namelist()}
         archive.extractall(folder / "installed")
     code = f"""
 import torch, densekit
-from densekit.ops import inference, native, shared
+from densekit.ops import inference, shared
+from densekit.ops.backends.cpu import library
 assert densekit.__file__.startswith({str(folder)!r}), densekit.__file__
-assert not native.available() and native.build() == "none"
+assert not library.available() and library.build_name() == "none"
 torch.manual_seed(0)
 model = densekit.create_model("densenet_bc_10_4", plan="shared", num_classes=3)
 x = torch.randn(2, 3, 8, 8)
@@ -119,8 +119,8 @@ def test_libraries_older_than_their_sources_are_not_called(tmp_path, monkeypatch
     with (tmp_path / "simd.hpp").open("a") as file:
         file.write("// edited\n")
     monkeypatch.setattr(compiling, "SOURCE", tmp_path / "kernels.cpp")
-    with pytest.warns(UserWarning, match="older than its sources; python -m densekit.ops.native.compile"):
-        assert not native.available()
+    with pytest.warns(UserWarning, match="older than its sources; python -m densekit.ops.backends.cpu.build"):
+        assert not library.available()
     works()
 
 
@@ -134,7 +134,7 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:100])
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     with pytest.warns(UserWarning, match=f"densekit_{best}.so cannot be loaded: "):
-        assert native.build() == (others[0] if others else "none")
+        assert library.build_name() == (others[0] if others else "none")
     works()
 
 
@@ -142,9 +142,10 @@ def test_libraries_that_cannot_be_loaded_are_passed_over(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wanted", ["none", *library.available_builds()])
 def test_the_environment_chooses(wanted, monkeypatch):
     monkeypatch.setenv("DENSEKIT_KERNELS", wanted)
-    assert native.build() == wanted
-    assert native.available() == (wanted != "none")
-    assert plans.resolve("auto", images(dtype=torch.float32)) == ("concat" if wanted == "none" else "shared")
+    assert library.build_name() == wanted
+    assert library.available() == (wanted != "none")
+    kernels = plans.kernels_for("auto", backends.call_of(images(dtype=torch.float32)))
+    assert (kernels and kernels.name) == (None if wanted == "none" else "cpu")
     works()
 
 

@@ -1,71 +1,50 @@
-// Vectors of V floats by the compiler's vector extension: one source for AVX-512, AVX2, SSE2 and NEON.
+// The matrix product that every convolution here is made of, C (M, N) = A (M, K) * B (K, N), in the words of BLIS and oneDNN:
+//
+//     for each tile of MC rows                             a thread's unit of work
+//         prologue: A~ = relu(A * scale + shift)           the tile's rows, side by side in the first-level cache
+//         for each panel of NR columns                     B packed as [panel][k][NR], so that it is read in order
+//             for each group of MR rows                    MR x NR accumulators, all in registers
+//                 for k in K: acc += A~[MR][k] * B~[k][NR]     the micro-kernel
+//                 epilogue: store; in backward mask and add to sums, too
+//
+// NR: P vectors of V floats, P at most MAX_NR_VECTORS; next_panel cuts N so that no lone vector is left behind.
+// MR: mr_for(P), as many rows as the vector registers hold: MR * P accumulators and P vectors of B take at most 28 of the 32 of
+//     AVX-512 and NEON, and 14 of the 16 of AVX2 and SSE2, which need one more for a value of A.
+// MC: mc_for, multiples of MR_MULTIPLE rows whose A~ fills a part of a cache (FORWARD_TILE_FLOATS, BACKWARD_TILE_FLOATS).
+// KC: all of K, some hundred channels, of which a panel of B stays in the second-level cache: accumulators never leave the
+//     registers before they are complete.
 #pragma once
-#include <cstddef>
-
-#if defined(__AVX512F__)
-#define V 16
-#elif defined(__AVX2__)
-#define V 8
-#else
-#define V 4
-#endif
+#include "threads.hpp"
 
 namespace densekit {
 
-using Index = std::ptrdiff_t;
-
-#define INLINE static inline __attribute__((always_inline))
-
-// A vector of W floats, at any address of a float.
-template <int W>
-struct Lanes {
-    typedef float Type __attribute__((vector_size(4 * W)));
-    typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
-    INLINE Type load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
-    INLINE void store(float* p, Type x) { *reinterpret_cast<Loose*>(p) = x; }
-};
-
-using Vector = Lanes<V>::Type;
-
-INLINE Vector load(const float* p) { return Lanes<V>::load(p); }
-INLINE void store(float* p, Vector x) { Lanes<V>::store(p, x); }
-INLINE Vector zero() { return Vector{}; }
-
-// Columns by vectors, and what fills none by ever shorter ones: body(Lanes of W, first column), W = V, V / 2, ... 4, then 1.
-template <int W = V, class Body>
-INLINE void for_columns(Index columns, Body&& body, Index c = 0) {
-    for (; c + W <= columns; c += W) body(Lanes<W>{}, c);
-    if constexpr (W > 1) {
-        if (c < columns) for_columns<W == 4 ? 1 : W / 2>(columns, body, c);
-    }
-}
-
-// max(0, x) as torch has it: a NaN stays a NaN.
-INLINE Vector relu(Vector x) { return x < zero() ? zero() : x; }
-// The gradient passes where the rectified value is not <= 0, so it passes a NaN, as torch's threshold_backward.
-INLINE Vector masked(Vector gradient, Vector rectified) { return rectified <= zero() ? zero() : gradient; }
-
-// Registers decide how many rows a product keeps in flight: 32 vectors on AVX-512 and NEON, 16 elsewhere.
 #if V == 16 || defined(__aarch64__)
-constexpr int MAX_PANEL = 4;
-constexpr int rows_for(int panel) { return panel == 1 ? 12 : panel == 2 ? 12 : panel == 3 ? 8 : 6; }
+constexpr int MAX_NR_VECTORS = 4;
+constexpr int mr_for(int panel) { return panel == 1 ? 12 : panel == 2 ? 12 : panel == 3 ? 8 : 6; }
 #else
-constexpr int MAX_PANEL = 2;
-constexpr int rows_for(int panel) { return panel == 1 ? 12 : 6; }
+constexpr int MAX_NR_VECTORS = 2;
+constexpr int mr_for(int panel) { return panel == 1 ? 12 : 6; }
 #endif
-constexpr int ROW_GROUP = 24;  // a multiple of every rows_for
+constexpr int MR_MULTIPLE = 24;  // a multiple of every mr_for
 
 // Vectors of the next panel when `left` remain: the widest that leaves no lone vector behind.
 INLINE int next_panel(Index left) {
-    if (MAX_PANEL == 2) return left >= 2 ? 2 : 1;
+    if (MAX_NR_VECTORS == 2) return left >= 2 ? 2 : 1;
     return left % 4 == 0 ? 4 : left >= 3 ? 3 : static_cast<int>(left);
 }
 
-INLINE Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
+// Of a 32 or 48 KiB first-level cache, what a tile of activations may take. A backward tile may spill: larger ones add to the
+// weight gradient less often.
+constexpr Index FORWARD_TILE_FLOATS = 6 * 1024, BACKWARD_TILE_FLOATS = 12 * 1024;
+
+// MC for rows of so many columns.
+INLINE Index mc_for(Index columns, Index floats = FORWARD_TILE_FLOATS, Index fewest_groups = 1) {
+    return std::clamp<Index>(floats / columns / MR_MULTIPLE, fewest_groups, 4) * MR_MULTIPLE;
+}
 
 // acc[r][v] += sum over k < K of a[r * lda + k] * w[k * P * V + v * V ..]: R rows by P vectors of columns.
 template <int R, int P>
-INLINE void multiply(const float* a, Index lda, const float* w, Index K, Vector (&acc)[R][P]) {
+INLINE void micro_kernel(const float* a, Index lda, const float* w, Index K, Vector (&acc)[R][P]) {
     const float* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = a + r * lda;
     for (Index k = 0; k < K; ++k, w += P * V) {
@@ -83,7 +62,7 @@ INLINE void multiply(const float* a, Index lda, const float* w, Index K, Vector 
 
 // acc[r][v] += sum over i < n of a[i * lda + r] * b[i * ldb + v * V ..]: the product of a weight gradient.
 template <int R, int P>
-INLINE void multiply_transposed(const float* a, Index lda, const float* b, Index ldb, Index n, Vector (&acc)[R][P]) {
+INLINE void micro_kernel_transposed(const float* a, Index lda, const float* b, Index ldb, Index n, Vector (&acc)[R][P]) {
     for (Index i = 0; i < n; ++i, a += lda, b += ldb) {
         Vector column[P];
 #pragma GCC unroll 4
@@ -121,10 +100,11 @@ INLINE void with_rows(int rows, Body&& body) {
             with_rows<MAX - 1>(rows, body);
     }
 }
-// Calls body(constant P) for a panel of 1..MAX_PANEL vectors.
+
+// Calls body(constant P) for a panel of 1..MAX_NR_VECTORS vectors.
 template <class Body>
 INLINE void with_panel(int panel, Body&& body) {
-    with_rows<MAX_PANEL>(panel, body);
+    with_rows<MAX_NR_VECTORS>(panel, body);
 }
 
 // Columns c < C of w packed into panels: [panel][row][P * V], absent columns zero. element(row, column) reads w.
@@ -153,6 +133,13 @@ INLINE void for_panels(Index columns, Index rows, const float* packed, Body&& bo
         });
         first += panel;
     }
+}
+
+// How many micro-kernel calls, of MR x NR results each, cover rows by columns.
+INLINE Index micro_tiles(Index rows, Index columns) {
+    Index count = 0;
+    for_panels(columns, 0, nullptr, [&](auto p, Index, const float*) { count += (rows + mr_for(p.value) - 1) / mr_for(p.value); });
+    return count;
 }
 
 }  // namespace densekit

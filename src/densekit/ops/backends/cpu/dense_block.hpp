@@ -1,7 +1,14 @@
-// A dense block in evaluation. Nothing ties one image to another, so a thread takes an image through all layers while its
-// maps are in the cache; the bottleneck's never leave it.
+// A dense block of bottlenecks in evaluation. Nothing ties one image to another, so a thread takes an image through all layers
+// while its maps are in the cache; the bottleneck's never leave it.
+//
+//     for each image                                       a thread's unit of work, or its strips where images are few
+//         for each layer
+//             for each strip of rows                       its bottleneck maps fill LAYER_FLOATS; two rows are kept from the strip above
+//                 for each tile of MC rows                 the nest of gemm.hpp: relu(norm1(x)) * conv1, norm2 folded in, + bias, relu
+//                 the nest of conv3x3.hpp                  into the next K columns of the image's maps
+//         epilogue: batch norm, ReLU and pool of all maps, or a copy
 #pragma once
-#include "primitives.hpp"
+#include "conv3x3.hpp"
 
 namespace densekit {
 
@@ -12,12 +19,16 @@ struct LayerWeights {
     const float *scale, *shift, *packed, *bias;
 };
 
-inline Index dense_layer_size(Index C, Index N, Index K) { return C * round_up(N, V) + 9 * N * round_up(K, V); }
+inline Index dense_layer_floats(Index C, Index N, Index K) { return C * round_up(N, V) + 9 * N * round_up(K, V); }
+
+inline void dense_layer_size(const dense_layer_size_args& args, int) { *args.size = dense_layer_floats(args.C, args.N, args.K); }
 
 // norm2's factor goes into the 1x1 convolution; its offset is the bias.
-inline void pack_dense_layer(const float* w1, const float* scale2, const float* w2, float* packed, Index C, Index N, Index K) {
-    pack(packed, C, N, [&](Index c, Index n) { return w1[n * C + c] * scale2[n]; });
-    pack(packed + C * round_up(N, V), 9 * N, K, [&](Index row, Index k) { return w2[(k * N + row % N) * 9 + row / N]; });
+inline void pack_dense_layer(const pack_dense_layer_args& args, int) {
+    const float *const w1 = args.conv1x1_weight, *const w2 = args.conv3x3_weight;
+    const Index C = args.C, N = args.N, K = args.K;
+    pack(args.packed, C, N, [&](Index c, Index n) { return w1[n * C + c] * args.scale[n]; });
+    pack(args.packed + C * round_up(N, V), 9 * N, K, [&](Index row, Index k) { return w2[(k * N + row % N) * 9 + row / N]; });
 }
 
 // The first `columns` of a vector, where the next pixel's memory follows at once.
@@ -40,7 +51,7 @@ struct Block {
 inline void layer_strip(const Block& block, const LayerWeights& weights, float* x, Index C, const Strip& strip, Index first, Index last,
                         Index before, float* a, float* h) {
     const Index W = block.W, H = block.H, ldx = block.ld(), width = block.width;
-    const Index lda = round_up(C, V) + 16, tile = tile_rows(lda);
+    const Index lda = round_up(C, V) + 16, tile = mc_for(lda);
     // The border of zeros: above and below the image, left and right of each row.
     const auto clear_floats = [](float* p, Index n) { std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(float)); };
     if (first == 0) clear_floats(h, strip.pitch);
@@ -48,22 +59,22 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
     if (last == H) clear_floats(h + (H - first + 1) * strip.pitch, strip.pitch);
     const Index top = before ? first + 1 : std::max<Index>(first - 1, 0), bottom = std::min(last + 1, H);
     const Index from = top * W, to = bottom * W;
-    float* pixels[4 * ROW_GROUP];
+    float* pixels[4 * MR_MULTIPLE];
     for (Index p0 = from; p0 < to; p0 += tile) {
         const Index rows = std::min(tile, to - p0);
         for (Index i = 0, y = p0 / W, column = p0 % W; i < rows; ++i) {
-            rectify(x + (p0 + i) * ldx, weights.scale, weights.shift, a + i * lda, C);
+            bn_relu(x + (p0 + i) * ldx, weights.scale, weights.shift, a + i * lda, C);
             pixels[i] = h + (y - first + 1) * strip.pitch + (column + 1) * width;
             if (++column == W) column = 0, ++y;
         }
         for_panels(width, C, weights.packed, [&](auto p, Index n, const float* panel) __attribute__((always_inline)) {
-            constexpr int P = decltype(p)::value, R = rows_for(P);
+            constexpr int P = decltype(p)::value, R = mr_for(P);
             Vector bias[P];
             for (int v = 0; v < P; ++v) bias[v] = load(weights.bias + n + v * V);
             for (Index i = 0; i < rows; i += R) {
                 Vector acc[R][P];
                 clear(acc);
-                multiply<R, P>(a + i * lda, lda, panel, C, acc);
+                micro_kernel<R, P>(a + i * lda, lda, panel, C, acc);
 #pragma GCC unroll 12
                 for (int j = 0; j < R; ++j)
                     if (i + j < rows)
@@ -78,15 +89,17 @@ inline void layer_strip(const Block& block, const LayerWeights& weights, float* 
         clear_floats(row, width);
         clear_floats(row + strip.pitch - width, width);
     }
-    Ahead none(0, 1);
-    convolve(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
+    Prefetcher none(0, 1);
+    conv3x3_strip(h, strip, weights.packed + C * round_up(width, V), x + first * W * ldx + C, ldx, last - first, block.growth, none);
 }
 
-// x: (N*H*W, first_channels); out: the block's maps, (N*H*W, channels), or what rectify_pool makes of them where pool > 0.
-inline void dense_block(const float* x, Index ldx, const float* const* weights, const float* scale, const float* shift, Index pool,
-                        float* out, Index N, Index H, Index W, Index C, Index layers, Index width, Index growth, int threads) {
+inline void dense_block(const dense_block_args& args, int threads) {
+    const float *const x = args.x.data, *const scale = args.epilogue.scale, *const shift = args.epilogue.shift;
+    float* const out = args.y;
+    const Index ldx = args.x.ld, pool = args.pool, N = args.size.images, H = args.size.height, W = args.size.width;
+    const Index C = args.C, layers = args.layers, width = args.N, growth = args.K;
     const Block block{H, W, C, layers, width, growth};
-    const LayerWeights* each = reinterpret_cast<const LayerWeights*>(weights);
+    const LayerWeights* each = reinterpret_cast<const LayerWeights*>(args.weights);
     const Index pixels = H * W, total = block.channels(), ld = block.ld();
     // Whole images to threads where that shares the work evenly, else all threads on each image's strips.
     const bool by_image = threads == 1 || N % threads == 0 || N >= 4 * threads;
@@ -95,9 +108,9 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
     const Strips strips(1, H, W, width, inner, LAYER_FLOATS);
     const Index lda = round_up(total, V) + 16;
     PerThread<float> matrices(outer, pixels * ld, Fill::none);
-    PerThread<float> activations(threads, std::max(L1_FLOATS, ROW_GROUP * lda));  // of the largest tile
+    PerThread<float> activations(threads, std::max(FORWARD_TILE_FLOATS, MR_MULTIPLE * lda));  // of the largest tile
     PerThread<float> bottlenecks(threads, (strips.rows + 2) * strip.pitch + 16);
-    const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // here, as memory may run out in no thread
+    const Padded s(scale, scale ? total : 0), t(shift, shift ? total : 0);  // allocated here: a thread could not report that memory ran out
     const Index out_pixels = pool ? (H / pool) * (W / pool) : pixels;
     parallel(outer, N, [&](Index begin, Index end, int thread) {
         float* matrix = matrices[thread];
@@ -113,7 +126,7 @@ inline void dense_block(const float* x, Index ldx, const float* const* weights, 
                 });
             float* to = out + image * out_pixels * total;
             if (pool)
-                rectify_pool(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
+                bn_relu_pool_rows(matrix, ld, s, t, to, total, 1, H, W, total, pool, inner);
             else
                 for (Index i = 0; i < pixels; ++i) std::memcpy(to + i * total, matrix + i * ld, static_cast<std::size_t>(total) * sizeof(float));
         }

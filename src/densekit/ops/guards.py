@@ -1,22 +1,22 @@
-"""Whether a dense block is the one that plans know, so that running it whole gives what calling its modules would.
+"""Whether running a dense block as a whole gives what calling its modules would.
 
-Users put other modules in, cut weights, patch `forward` and hang hooks on everything. Whatever is not exactly the block
-of `densekit.models` runs module by module.
+Users replace modules, prune weights, patch `forward` and register hooks. Whatever is not exactly the block of
+`densekit.models` runs module by module.
 """
 
 from collections.abc import Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from densekit.ops.batch_norm import SyncedBatchNorm, pools
-from densekit.ops.primitives import memory_format
+from densekit.ops.backends.base import memory_format
+from densekit.ops.batch_norm import SyncedBatchNorm, is_synchronised
+from densekit.ops.fusable import is_unpatched
 
 TENSORS = (Tensor, nn.Parameter)
-_FLOATS = (torch.float32, torch.float64)  # less precise ones have rules of their own about what is rounded when
 _NORM = (nn.BatchNorm2d, SyncedBatchNorm)
 _RELU, _CONV, _DROP = (nn.ReLU,), (nn.Conv2d,), (nn.Dropout, nn.Identity)
 # What a layer consists of: a role, and the types that may play it, whose subclasses may not.
@@ -26,14 +26,14 @@ _BOTTLENECK = _ENTRY | {"drop1": _DROP, "norm2": _NORM, "relu2": _RELU, "conv2":
 _PATCHED = frozenset({"forward", "_conv_forward", "_call_impl"})
 _GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
 # Attributes that say what such a module does.
-_TELLING: dict[type[nn.Module], tuple[str, ...]] = {
+_BEHAVIOUR: dict[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys(_NORM, ("training", "eps", "track_running_stats")),
     nn.Conv2d: _GEOMETRY,
     nn.Dropout: ("training", "p"),
 }
-_POINTWISE = ((1, 1), (0, 0), (1, 1), 1, "zeros")
-_SPATIAL = ((1, 1), (1, 1), (1, 1), 1, "zeros")
-_EVERYWHERE = (
+_CONV1X1 = ((1, 1), (0, 0), (1, 1), 1, "zeros")
+_CONV3X3 = ((1, 1), (1, 1), (1, 1), 1, "zeros")
+_GLOBAL_HOOKS = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
     torch.nn.modules.module._global_backward_hooks,
@@ -41,10 +41,17 @@ _EVERYWHERE = (
 )
 
 
-def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
-    """Whether one node may stand for these layers on x."""
+class Place(NamedTuple):
+    """Where and of which type a block's parameters and statistics have to be."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def can_run(x: Tensor, layers: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether one node may stand for these layers on x, with parameters of type `dtype`."""
     # This runs in every forward pass, which for one small image takes milliseconds: hence modules' own dictionaries.
-    if not _plain_input(x) or observed(*layers) or not all(map(as_written, layers)):
+    if not _supported_input(x) or is_hooked(*layers) or not all(map(is_unpatched, layers)):
         return False
     parts: list[dict[str, Any]] = [layer._modules for layer in layers]
     bottleneck: Any = layers[0].bottleneck
@@ -53,27 +60,27 @@ def can_run(x: Tensor, layers: Sequence[nn.Module]) -> bool:
         if layer.bottleneck is not bottleneck or modules.keys() != roles.keys():
             return False
         for role, kinds in roles.items():
-            if type(modules[role]) not in kinds or not _calm(modules[role]):
+            if type(modules[role]) not in kinds or not unhooked(modules[role]):
                 return False
-    return _fits(x, parts, bottleneck) and _agree(x, parts) and _drops_alike(x, parts)
+    return _fits(x, parts, bottleneck, dtype) and _norms_agree(x, parts) and _dropout_order_is_known(x, parts)
 
 
-class Seen:
-    """What `can_run` saw of layers that said yes in evaluation: that it would again is known in a third of the time."""
+class Snapshot:
+    """The facts by which `can_run` accepted layers in evaluation; comparing them takes a third of the time."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._facts = _facts(layers)
 
-    def again(self, x: Tensor, layers: Sequence[Any]) -> bool:
+    def matches(self, x: Tensor, layers: Sequence[Any]) -> bool:
         """Whether the layers are as they were, but for what their tensors hold, and x could be any image's maps."""
-        if not all(map(as_written, layers)):
+        if not all(map(is_unpatched, layers)):
             return False  # something else may lack what is looked at here
         facts = _facts(layers)
         return (
             len(facts) == len(self._facts)
             and all(map(is_, facts, self._facts))
-            and all(_calm(module) for layer in layers for module in (layer, *layer._modules.values()))
-            and _plain_input(x)
+            and all(unhooked(module) for layer in layers for module in (layer, *layer._modules.values()))
+            and _supported_input(x)
         )
 
 
@@ -87,91 +94,77 @@ def _facts(layers: Sequence[Any]) -> list[object]:
         for module in modules.values():
             own, kind = module.__dict__, type(module)
             facts.append(kind)
-            facts += [own[name] for name in _TELLING.get(kind, ())]
+            facts += [own[name] for name in _BEHAVIOUR.get(kind, ())]
             for tensors in (own["_parameters"], own["_buffers"]):
                 facts += tensors
                 facts += tensors.values()
     return facts
 
 
-def can_take(x: Tensor, layers: Sequence[Any], norm: Any, pool: int) -> bool:
+def can_fuse_epilogue(x: Tensor, layers: Sequence[Any], norm: Any, pool: int, dtype: torch.dtype) -> bool:
     """After `can_run`: whether that batch norm behind the layers, its ReLU and an average pool may join them."""
     first = layers[0].norm1
     growth = len((layers[0].conv2 if layers[0].bottleneck else layers[0].conv1).weight)
     return (
         type(norm) is type(first)
-        and _calm(norm)
+        and unhooked(norm)
         and norm.training == first.training
         and norm.eps == first.eps
-        and _norm_fits(norm, x, x.shape[1] + len(layers) * growth)
+        and _norm_fits(norm, Place(x.device, dtype), x.shape[1] + len(layers) * growth)
         and min(x.shape[2:]) >= pool  # of smaller maps torch says that they are too small
     )
 
 
-def traced(x: Any) -> bool:
-    """Whether a compiler, an exporter or a tracer is looking on, who wants to see single operators."""
+def is_traced(x: Any) -> bool:
+    """Whether a compiler, an exporter or a tracer records what is called, and needs single operators."""
     return (
         torch.compiler.is_compiling() or type(x) not in TENSORS or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # untyped in torch
     )
 
 
-def observed(*modules: nn.Module) -> bool:
-    """Whether a hook watches one of them, or all modules."""
-    return any(_EVERYWHERE) or any(
+def is_hooked(*modules: nn.Module) -> bool:
+    """Whether one of them has a hook, or all modules have."""
+    return any(_GLOBAL_HOOKS) or any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
     )
 
 
-def as_written(module: nn.Module) -> bool:
-    """Whether it is a module of ours that still does what its class wrote: the methods in the class's `_plain`.
-
-    A subclass that overrides one, a patched class and a patched instance do something else; a wrapper has none.
-    """
-    kind = type(module)
-    methods = getattr(kind, "_plain", ())
-    return bool(methods) and all(
-        getattr(kind, method.__name__) is method and method.__name__ not in module.__dict__ for method in methods
-    )
+def is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it is exactly of one of these types of torch, unpatched and unhooked."""
+    return type(module) in kinds and unhooked(module)
 
 
-def is_a(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether it is exactly of one of these types of torch, unpatched and unwatched."""
-    return type(module) in kinds and _calm(module)
-
-
-def is_entry(layer: nn.Module) -> bool:
-    """Whether norm1, ReLU and conv1 of a layer are what they are called, and nobody would notice calling them again."""
+def is_recomputable(layer: nn.Module) -> bool:
+    """Whether norm1, ReLU and conv1 of a layer are the expected modules, and calling them again has no side effects."""
     modules: dict[str, Any] = layer._modules
     return (
-        as_written(layer)
-        and not observed(layer)
-        and all(role in modules and is_a(modules[role], *kinds) for role, kinds in _ENTRY.items())
+        is_unpatched(layer)
+        and not is_hooked(layer)
+        and all(role in modules and is_exactly(modules[role], *kinds) for role, kinds in _ENTRY.items())
     )
 
 
-def drops(module: nn.Module) -> bool:
+def is_dropping(module: nn.Module) -> bool:
     """Whether this dropout drops, which in evaluation it may (Monte Carlo dropout)."""
     return isinstance(module, nn.Dropout) and module.training and module.p > 0
 
 
-def _plain_input(x: Tensor) -> bool:
+def _supported_input(x: Tensor) -> bool:
     return not (
-        traced(x)
+        is_traced(x)
         or x.dim() != 4
-        or x.dtype not in _FLOATS
         or not x.numel()
         or x.layout is not torch.strided
         or x.is_neg()
-        or (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()  # counters of operations
         or forward_ad._current_level >= 0
-        or any(_EVERYWHERE)
+        or any(_GLOBAL_HOOKS)
     )
 
 
-def _calm(module: nn.Module) -> bool:
-    """Neither patched nor watched."""
+def unhooked(module: nn.Module) -> bool:
+    """Whether it has no hooks, and no patched methods."""
     own = module.__dict__
     return not (
         own["_forward_hooks"]
@@ -182,73 +175,73 @@ def _calm(module: nn.Module) -> bool:
     )
 
 
-def _fits(x: Tensor, parts: Sequence[dict[str, Any]], bottleneck: bool) -> bool:
+def _fits(x: Tensor, parts: Sequence[dict[str, Any]], bottleneck: bool, dtype: torch.dtype) -> bool:
     """Whether each layer takes all maps before it, and all have one width and one growth rate."""
     last = parts[0]["conv2" if bottleneck else "conv1"]._parameters.get("weight")
     width = parts[0]["conv1"]._parameters.get("weight")
     if last is None or width is None:
         return False
-    growth, width, seen = last.shape[0], width.shape[0], x.shape[1]
+    growth, width, seen, place = last.shape[0], width.shape[0], x.shape[1], Place(x.device, dtype)
     for modules in parts:
-        if not _norm_fits(modules["norm1"], x, seen):
+        if not _norm_fits(modules["norm1"], place, seen):
             return False
         if bottleneck:
             fit = (
-                _conv_fits(modules["conv1"], x, (width, seen, 1, 1), _POINTWISE)
-                and _norm_fits(modules["norm2"], x, width)
-                and _conv_fits(modules["conv2"], x, (growth, width, 3, 3), _SPATIAL)
+                _conv_fits(modules["conv1"], place, (width, seen, 1, 1), _CONV1X1)
+                and _norm_fits(modules["norm2"], place, width)
+                and _conv_fits(modules["conv2"], place, (growth, width, 3, 3), _CONV3X3)
             )
         else:
-            fit = _conv_fits(modules["conv1"], x, (growth, seen, 3, 3), _SPATIAL)
+            fit = _conv_fits(modules["conv1"], place, (growth, seen, 3, 3), _CONV3X3)
         if not fit:
             return False
         seen += growth
     return True
 
 
-def _conv_fits(conv: nn.Module, x: Tensor, shape: tuple[int, ...], geometry: tuple[Any, ...]) -> bool:
+def _conv_fits(conv: nn.Module, place: Place, shape: tuple[int, ...], geometry: tuple[Any, ...]) -> bool:
     own, parameters = conv.__dict__, conv._parameters
     return (
-        parameters.get("bias", x) is None
-        and _tensor_fits(parameters.get("weight"), x, shape)
+        parameters.get("bias", place) is None
+        and _tensor_fits(parameters.get("weight"), place, shape)
         and tuple([own[name] for name in _GEOMETRY]) == geometry
     )
 
 
-def _norm_fits(norm: nn.Module, x: Tensor, channels: int) -> bool:
+def _norm_fits(norm: nn.Module, place: Place, channels: int) -> bool:
     parameters, buffers, shape = norm._parameters, norm._buffers, (channels,)
     return (
         bool(norm.track_running_stats)
         and buffers.get("num_batches_tracked") is not None
-        and _tensor_fits(parameters.get("weight"), x, shape)
-        and _tensor_fits(parameters.get("bias"), x, shape)
-        and _tensor_fits(buffers.get("running_mean"), x, shape)
-        and _tensor_fits(buffers.get("running_var"), x, shape)
+        and _tensor_fits(parameters.get("weight"), place, shape)
+        and _tensor_fits(parameters.get("bias"), place, shape)
+        and _tensor_fits(buffers.get("running_mean"), place, shape)
+        and _tensor_fits(buffers.get("running_var"), place, shape)
     )
 
 
-def _tensor_fits(tensor: Any, x: Tensor, shape: tuple[int, ...]) -> bool:
+def _tensor_fits(tensor: Any, place: Place, shape: tuple[int, ...]) -> bool:
     return (
         type(tensor) in TENSORS
         and tensor.shape == shape
-        and tensor.dtype is x.dtype
-        and tensor.device == x.device
+        and tensor.dtype is place.dtype
+        and tensor.device == place.device
         and tensor.layout is torch.strided
         and not tensor.is_neg()
     )
 
 
-def _agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
-    """Whether the norms, that share statistics, would compute them in the same way, and can."""
+def _norms_agree(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
+    """Whether all norms would compute the statistics that they share in the same way, and can."""
     norms = [modules[role] for modules in parts for role in ("norm1", "norm2") if role in modules]
     # torch refuses statistics of one value, and says so.
-    enough = x.numel() > x.shape[1] or not norms[0].training or pools(norms[0])
+    enough = x.numel() > x.shape[1] or not norms[0].training or is_synchronised(norms[0])
     return enough and len({(type(norm), norm.training, norm.eps) for norm in norms}) == 1
 
 
-def _drops_alike(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
-    """Whether masks can be drawn in the order that torch draws them in, which is that of the maps in memory."""
-    found = [m for modules in parts for role, m in modules.items() if role in ("drop1", "drop2") and drops(m)]
+def _dropout_order_is_known(x: Tensor, parts: Sequence[dict[str, Any]]) -> bool:
+    """Whether masks can be drawn in torch's order, which is that of the maps in memory."""
+    found = [m for modules in parts for role, m in modules.items() if role in ("drop1", "drop2") and is_dropping(m)]
     if not found:
         return True
     # A convolution answers in channels_last if its input or its weights are.

@@ -1,8 +1,7 @@
 // A digest of arrays: what tells that weights were written by ways that torch does not count (Tensor.data, NumPy).
 #pragma once
-#include <cstdint>
-
-#include "memory.hpp"
+#include "kernels.h"
+#include "threads.hpp"
 
 namespace densekit {
 
@@ -11,7 +10,7 @@ typedef std::uint32_t Words __attribute__((vector_size(4 * V)));
 // Bijective in either argument, so that one changed word always shows. The rotation carries high bits (a float's sign) down,
 // where the next multiplication spreads them.
 template <class T>
-INLINE T stir(T state, T word) {
+INLINE T hash_mix(T state, T word) {
     state = (state ^ word) * 0x9E3779B1u;
     return state << 15 | state >> 17;
 }
@@ -25,32 +24,33 @@ inline std::uint64_t digest_of(const float* array, Index size) {
 #pragma GCC unroll 8
         for (Index lane = 0; lane < LANES; ++lane) {
             std::memcpy(&word, array + i + lane * V, sizeof word);
-            lanes[lane] = stir(lanes[lane], word);
+            lanes[lane] = hash_mix(lanes[lane], word);
         }
     }
     std::uint32_t digests[2] = {static_cast<std::uint32_t>(size), 0};
 #pragma GCC unroll 8
     for (Index lane = 0; lane < LANES; ++lane)
-        for (Index v = 0; v < V; ++v) digests[v % 2] = stir(digests[v % 2], static_cast<std::uint32_t>(lanes[lane][v]));
+        for (Index v = 0; v < V; ++v) digests[v % 2] = hash_mix(digests[v % 2], static_cast<std::uint32_t>(lanes[lane][v]));
     for (; i < size; ++i) {
         std::uint32_t last;
         std::memcpy(&last, array + i, sizeof last);
-        digests[i % 2] = stir(digests[i % 2], last);
+        digests[i % 2] = hash_mix(digests[i % 2], last);
     }
     return static_cast<std::uint64_t>(digests[0]) << 32 | digests[1];
 }
 
-inline void digest(const float* const* arrays, const Index* sizes, Index count, std::uint64_t* found, int threads) {
+inline void digest(const digest_args& args, int threads) {
+    const Index count = args.count;
     Buffer<std::uint64_t> each(count);
     parallel(threads, count, [&](Index begin, Index end, int) {
-        for (Index i = begin; i < end; ++i) each[i] = digest_of(arrays[i], sizes[i]);
+        for (Index i = begin; i < end; ++i) each[i] = digest_of(args.arrays[i], args.sizes[i]);
     });
     std::uint32_t high = 0, low = 0;
     for (Index i = 0; i < count; ++i) {
-        high = stir(high, static_cast<std::uint32_t>(each[i] >> 32));
-        low = stir(low, static_cast<std::uint32_t>(each[i]));
+        high = hash_mix(high, static_cast<std::uint32_t>(each[i] >> 32));
+        low = hash_mix(low, static_cast<std::uint32_t>(each[i]));
     }
-    *found = static_cast<std::uint64_t>(high) << 32 | low;
+    *args.digest = static_cast<std::uint64_t>(high) << 32 | low;
 }
 
 }  // namespace densekit

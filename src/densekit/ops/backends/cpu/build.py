@@ -1,4 +1,4 @@
-"""Compiles the primitives: at installation (hatch_build.py), or by hand with `python compile.py [FOLDER]`.
+"""Compiles the primitives: at installation (hatch_build.py), or by hand with `python build.py [FOLDER]`.
 
 Standard library alone, as it runs before anything is installed. One shared library for each instruction set; which of
 them a process loads is decided when it runs. No torch headers, so that any torch works with any build.
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "kernels.cpp"
-FILES = ("kernels.cpp", "inference.hpp", "primitives.hpp", "digest.hpp", "memory.hpp", "simd.hpp")
+FILES = tuple(sorted(path.name for path in SOURCE.parent.iterdir() if path.suffix in (".cpp", ".h", ".hpp")))
 # Contraction is fused multiply-add, no more: NaN and infinity behave as torch's (no -ffast-math).
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 _X86 = {
