@@ -188,6 +188,7 @@ def png(figure: Figure) -> bytes:
 
 
 def titled(title: str) -> tuple[Figure, Axes]:
+    """A figure of the size that stands in a report's row, with its title."""
     figure = Figure(figsize=(5.0, 3.3), layout="constrained")
     axes = figure.add_subplot()
     plain(axes)

@@ -5,7 +5,7 @@ from typing import Any
 from densekit.report import multi_label, single_label
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""How pages call a split."""
 
-
-# Each has figures and facts of its own kind of result, and the template that shows them.
 KINDS: dict[str, Any] = {"single-label": single_label, "multi-label": multi_label}
+"""By kind of task the module with figures, facts and TEMPLATE of its results."""

@@ -72,6 +72,22 @@ def resume_run(
     accept_changes: bool,
     until: int | None = None,
 ) -> Run:
+    """`resume`, among the processes of `world`.
+
+    Args:
+        folder: the run's.
+        world: the processes that train it.
+        settings: changes of the recipe, by dotted key.
+        data_dir: where data sets are kept. None: where the run found them.
+        console: what to write to. None: standard error.
+        accept_changes: go on although recipe or images are not those of the checkpoint.
+        until: the step after which it stops, as after a signal. None: at its end.
+
+    Raises:
+        ProofFailed: recipe, images or network are not those of the checkpoint.
+        InvalidInput: fewer epochs than before.
+        BadData: images that are not where they were, or a damaged run.
+    """
     with _held(folder, world):
         recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
         before, recipe = recipe, absolute_paths(with_settings(recipe, settings))

@@ -32,6 +32,21 @@ def start_facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
 def train_and_report(
     prepared: Prepared, folder: Path, display: Display, checkpoint: Checkpoint | None, until: int | None = None
 ) -> Run:
+    """Trains to the end, writes result and report, and notes in the run's events how it ended.
+
+    Args:
+        prepared: data, network and recipe.
+        folder: the run's, which exists.
+        display: where progress is shown.
+        checkpoint: where training goes on. None: from the start.
+        until: the step after which it stops, as after a signal. None: at its end.
+
+    Raises:
+        Diverged: the loss did, and no rollback is left.
+        Interrupted: after a signal, with the state saved.
+        BadData: the disk is full, or too many images cannot be read.
+        WorkerLost: a process that decodes images has died.
+    """
     world = prepared.world
     if world.leads:
         with run_folder.writing(folder):
