@@ -54,7 +54,7 @@ def assert_works_without_kernels(wheel: Path, folder: Path) -> None:
         assert not [name for name in archive.namelist() if name.endswith((".so", ".part"))]
         # Without py.typed type checkers do not look; without the others no report and no model card can be written, and
         # no kernel be called.
-        needed = {"py.typed", "report/page.html", "report/model_card.md", "ops/backends/cpu/kernels.h"}
+        needed = {"py.typed", "report/templates/page.html", "publishing/model_card.md", "ops/backends/cpu/kernels.h"}
         assert {f"densekit/{name}" for name in needed} <= {*archive.namelist()}
         archive.extractall(folder / "installed")
     code = f"""

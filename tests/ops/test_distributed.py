@@ -181,8 +181,8 @@ def test_being_apart_within_being_apart_ends_with_the_outer_one():
     with ops.unsynchronised():
         with ops.unsynchronised():
             pass
-        assert not batch_norm._together
-    assert batch_norm._together
+        assert not batch_norm._enabled
+    assert batch_norm._enabled
 
 
 def test_conversion_keeps_the_state_and_what_a_single_process_computes():
