@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from densekit.data.loader import Batch
 from densekit.training import trainer
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.step import train_step
 from tests.narrow import not_none
 
@@ -24,7 +24,7 @@ class Linear(nn.Module):
         return logits
 
 
-def first_gradient(prepared: Prepared, model: Linear) -> tuple[Tensor, Batch]:
+def first_gradient(prepared: TrainContext, model: Linear) -> tuple[Tensor, Batch]:
     """That of the weights after a step on the first batch, by a learning rate of 0; and the batch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     state = replace(trainer.start(prepared), model=model, network=model, optimizer=optimizer, average=None)

@@ -157,13 +157,13 @@ class ResNetConfig(Architecture):
         return self
 
 
-class PeerConfig(Architecture):
+class ExternalConfig(Architecture):
     """A network of another library, by that library's name."""
 
     family: Literal["torchvision", "timm"]
 
 
-ModelConfig = Annotated[DenseNetConfig | ResNetConfig | PeerConfig, Field(discriminator="family")]
+ModelConfig = Annotated[DenseNetConfig | ResNetConfig | ExternalConfig, Field(discriminator="family")]
 
 
 class DataConfig(Frozen):

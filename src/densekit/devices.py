@@ -25,6 +25,6 @@ def device_named(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def placed(model: Network, device: torch.device) -> Network:
+def to_device(model: Network, device: torch.device) -> Network:
     """On its device, in channels_last: the faster layout for convolutions on CPUs and tensor cores."""
     return model.to(device).to(memory_format=torch.channels_last)

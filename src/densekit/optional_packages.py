@@ -11,7 +11,7 @@ def missing_of(packages: Iterable[str]) -> list[str]:
     return [package for package in packages if find_spec(package) is None]
 
 
-def need(what: str, *packages: str, extra: str = "export") -> None:
+def require_package(what: str, *packages: str, extra: str = "export") -> None:
     """Raises InvalidInput where `what` cannot work: names the missing packages, and the extra that has them."""
     missing = missing_of(packages)
     if missing:

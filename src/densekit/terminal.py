@@ -52,14 +52,14 @@ class Display:
         self._task = TaskID(0)
         self._seen = 0
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """A line that stays."""
         self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
         """Says what is done if it takes a second; in a terminal shows from the beginning that it still is."""
-        late = threading.Timer(_LATE, self.say, [f"{what} ..."])
+        late = threading.Timer(_LATE, self.log, [f"{what} ..."])
         late.daemon = True
         late.start()
         try:
@@ -75,9 +75,9 @@ class Display:
             first, *more = textwrap.wrap(
                 value, max(40, self.console.width - 12), break_long_words=False, break_on_hyphens=False
             )
-            self.say(f"  {name:<10}{first}")
+            self.log(f"  {name:<10}{first}")
             for line in more:
-                self.say(" " * 12 + line)
+                self.log(" " * 12 + line)
 
     @contextmanager
     def training(self, epochs: int, steps: int, done: int) -> Iterator[None]:
@@ -116,7 +116,7 @@ class Display:
         for split in ("train", "val"):
             if f"{split}_loss" in row:
                 line += f"  {split} {_headline(row, split)}loss {row[f'{split}_loss']:.3f}"
-        self.say(f"{line}  {duration(row['seconds'])}")
+        self.log(f"{line}  {duration(row['seconds'])}")
 
     @contextmanager
     def evaluating(self, split: str, images: int) -> Iterator[Callable[[int], None]]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from densekit.analysis import gradients, probes
 from densekit.analysis.connectivity import blocks_of
 from densekit.analysis.image_sample import Sample
-from densekit.config import DenseNetConfig, PeerConfig, ResNetConfig
+from densekit.config import DenseNetConfig, ExternalConfig, ResNetConfig
 from densekit.models import config_for, create_model
 from densekit.models.cost import cost_of
 from densekit.models.resnet import ResNet
@@ -64,7 +64,7 @@ def test_the_residual_network_beside_is_as_deep(name: str) -> None:
 def test_of_photographs_it_is_torchvisions() -> None:
     config = expect_type(config_for("densenet121"), DenseNetConfig).model_copy(update={"num_classes": 7})
     beside = gradients.matched(config, 121)
-    assert isinstance(beside, PeerConfig)
+    assert isinstance(beside, ExternalConfig)
     assert (beside.name, beside.num_classes) == ("resnet101", 7)
 
 

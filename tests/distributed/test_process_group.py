@@ -33,8 +33,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def launch_of_next_call() -> str:
-    with process_group.joined() as world:
-        assert (world.size, world.leads) == (1, True)
+    with process_group.init_distributed() as world:
+        assert (world.size, world.is_main) == (1, True)
         return world.launch
 
 

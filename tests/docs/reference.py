@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from densekit.cli.main import EXIT_STATUS, assemble
-from densekit.config import DenseNetConfig, PeerConfig, Recipe, ResNetConfig
+from densekit.config import DenseNetConfig, ExternalConfig, Recipe, ResNetConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTE = "<!-- Written by tests/docs/reference.py; change the code, not this page. -->\n"
@@ -118,7 +118,7 @@ def settings() -> str:
         kind = field.annotation
         if name != "model" and isinstance(kind, type) and issubclass(kind, BaseModel):
             lines += ["", f"## {name}.*", "", kind.__doc__ or "", "", *_table(kind, f"{name}.")]
-    families = {"densenet": DenseNetConfig, "resnet": ResNetConfig, "torchvision and timm": PeerConfig}
+    families = {"densenet": DenseNetConfig, "resnet": ResNetConfig, "torchvision and timm": ExternalConfig}
     for family, kind in families.items():
         lines += ["", f"## model.*, {family}", "", kind.__doc__ or "", "", *_table(kind, "model.")]
     return "\n".join(lines) + "\n"

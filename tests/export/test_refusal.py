@@ -48,9 +48,9 @@ def test_answers_that_are_no_numbers_are_refused(
 ) -> None:
     from densekit.inference import runtimes
 
-    def empty(path: Path, threads: int | None = None) -> runtimes.Opened:
+    def empty(path: Path, threads: int | None = None) -> runtimes.InferenceSession:
         opened = runtimes.onnxruntime(path, threads)
-        return runtimes.Opened(lambda x: opened.run(x) * np.float32(np.nan), opened.strings, opened.runtime)
+        return runtimes.InferenceSession(lambda x: opened.run(x) * np.float32(np.nan), opened.strings, opened.runtime)
 
     monkeypatch.setitem(runtimes.OPENERS, ".onnx", empty)
     with pytest.raises(ProofFailed, match="differ from float64 by nan"):

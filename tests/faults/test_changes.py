@@ -17,7 +17,7 @@ from densekit.errors import InvalidInput, ProofFailed
 from densekit.runs import run_folder
 from densekit.training import resume_check
 from densekit.training.checkpoint import read_checkpoint, restore_checkpoint
-from densekit.training.setup import Prepared, prepare
+from densekit.training.setup import TrainContext, prepare
 from densekit.training.trainer import start
 from tests.conftest import write_photos
 from tests.faults.command import state_of
@@ -127,13 +127,13 @@ def test_another_number_of_processes_is_called_what_it_is(
     """Other rounding; another training where each process has its own statistics or draws."""
     settings = SMALL | {"plan": "concat"} | settings
     run = densekit.train("digits", model="densenet_bc_10_4", epochs=1, out=tmp_path / "run", settings=settings).folder
-    made_by = resume_check.made_by
+    made_by = resume_check.fingerprint_of
 
-    def by_two(prepared: Prepared) -> dict[str, Any]:
+    def by_two(prepared: TrainContext) -> dict[str, Any]:
         now = made_by(prepared)
         return now | {"environment": now["environment"] | {"processes": 2}}
 
-    monkeypatch.setattr(resume_check, "made_by", by_two)
+    monkeypatch.setattr(resume_check, "fingerprint_of", by_two)
     densekit.resume(run, epochs=2)
     said = capsys.readouterr().err
     assert "processes: 1 -> 2" in said

@@ -220,8 +220,8 @@ def test_a_mixture_with_something_unknown_is_unknown(alphas: dict[str, float]) -
 
 def test_a_hit_is_an_image_with_all_known_labels_right() -> None:
     task = MultiLabel(("a", "b", "c"))
-    assert task.hits(LOGITS, TARGETS) == 1  # c of the first is wrong
-    assert task.hits(LOGITS, torch.full((2, 3), NAN)) == 2
+    assert task.num_correct(LOGITS, TARGETS) == 1  # c of the first is wrong
+    assert task.num_correct(LOGITS, torch.full((2, 3), NAN)) == 2
 
 
 def test_pieces_of_a_batch_add_up_to_its_gradient(table: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision.models as torchvision_models
 
-from densekit.config import PeerConfig
+from densekit.config import ExternalConfig
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models import build, config_for
 from densekit.models.cost import cost_of
@@ -49,8 +49,8 @@ def _hidden_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
 
 
-def peer(family: Literal["torchvision", "timm"], name: str, **settings: int) -> PeerConfig:
-    return PeerConfig(family=family, name=name, num_classes=5, **settings)
+def peer(family: Literal["torchvision", "timm"], name: str, **settings: int) -> ExternalConfig:
+    return ExternalConfig(family=family, name=name, num_classes=5, **settings)
 
 
 @pytest.mark.parametrize(("name", "size"), SPLIT.items())
@@ -96,7 +96,7 @@ def test_timm_halves_make_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", [peer("torchvision", "resnet18"), peer("timm", "resnet18")], ids=str)
-def test_the_head_can_be_replaced_more_than_once(config: PeerConfig) -> None:
+def test_the_head_can_be_replaced_more_than_once(config: ExternalConfig) -> None:
     """Also after 0 classes, when the last linear layer found is no longer the head."""
     model = build(config).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -132,7 +132,7 @@ def test_auxiliary_heads_are_off(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", [peer("torchvision", "resnet18"), peer("timm", "resnet18")], ids=str)
-def test_state_dicts_are_the_library_s_own(config: PeerConfig) -> None:
+def test_state_dicts_are_the_library_s_own(config: ExternalConfig) -> None:
     """So that weights travel both ways, and a configuration and a state make the network again."""
     model = build(config).eval()
     theirs = (
@@ -141,7 +141,7 @@ def test_state_dicts_are_the_library_s_own(config: PeerConfig) -> None:
         else torchvision_models.get_model(config.name, num_classes=5)
     ).eval()
     theirs.load_state_dict(model.state_dict(), strict=True)
-    again = build(PeerConfig.model_validate_json(config.model_dump_json())).eval()
+    again = build(ExternalConfig.model_validate_json(config.model_dump_json())).eval()
     again.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)

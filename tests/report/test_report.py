@@ -22,12 +22,12 @@ from densekit.report.single_label import confused_pairs, wilson
 from densekit.runs import run_folder
 from densekit.terminal import Display
 from densekit.training.report_page import write_report
-from densekit.training.setup import Prepared, prepare
+from densekit.training.setup import TrainContext, prepare
 from densekit.training.trainer import fit
 from tests.html_pages import CHROMIUM, HOSTILE, looked_at, text_of
 from tests.narrow import expect_type
 
-Trained = tuple[Path, Prepared, Result, Records]
+Trained = tuple[Path, TrainContext, Result, Records]
 """The folder of a run, what it trained, and its evaluation."""
 
 
@@ -42,7 +42,7 @@ def trained(run: Path, source: str, **settings: Any) -> Trained:
     return run, prepared, expect_type(result, Result), expect_type(records, Records)
 
 
-def evaluated_as(prepared: Prepared, classes: tuple[str, ...]) -> tuple[Prepared, Result, Records]:
+def evaluated_as(prepared: TrainContext, classes: tuple[str, ...]) -> tuple[TrainContext, Result, Records]:
     """The same network and images under other class names."""
     prepared = replace(prepared, data=replace(prepared.data, classes=classes))
     names = (prepared.recipe.model.name, prepared.data.name, "test")

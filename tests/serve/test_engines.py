@@ -8,7 +8,7 @@ import pytest
 
 from densekit import export_model, load
 from densekit.errors import InvalidInput, ProofFailed
-from densekit.inference.runtimes import Opened
+from densekit.inference.runtimes import InferenceSession
 from densekit.serve import engines
 from tests.export.nets import write_net
 from tests.serve.servers import picture
@@ -57,9 +57,9 @@ def test_an_engine_that_computes_something_else_is_refused(
 ) -> None:
     ordinary = engines._OPENERS["onnxruntime"]
 
-    def wrong(path: Path, threads: int | None) -> Opened:
+    def wrong(path: Path, threads: int | None) -> InferenceSession:
         opened = ordinary(path, threads)
-        return Opened(lambda images: opened.run(images) * np.float32(1.001), opened.strings, opened.runtime)
+        return InferenceSession(lambda images: opened.run(images) * np.float32(1.001), opened.strings, opened.runtime)
 
     monkeypatch.setitem(engines._OPENERS, "onnxruntime", wrong)
     say = Log()

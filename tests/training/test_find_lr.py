@@ -12,7 +12,7 @@ import densekit
 from densekit.config import EmaConfig, Recipe
 from densekit.training import find_lr, session
 from densekit.training import request as requests
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.weights import resolve
 from tests.conftest import Command, write_photos
 from tests.training.made_weights import no_network, ship
@@ -24,9 +24,9 @@ class Enough(Exception):
 
 def looked_at(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, call: Any) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe and the initial weights that `call` hands to the function of that name."""
-    seen: list[Prepared] = []
+    seen: list[TrainContext] = []
 
-    def stop(prepared: Prepared, *_: object, **__: object) -> None:
+    def stop(prepared: TrainContext, *_: object, **__: object) -> None:
         seen.append(prepared)
         raise Enough
 

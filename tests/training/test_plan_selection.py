@@ -21,7 +21,7 @@ from densekit.models.cost import cost_of
 from densekit.training import plan_selection
 from densekit.training.compose import compose
 from densekit.training.run_estimate import forecast_of
-from densekit.training.setup import Prepared, prepare
+from densekit.training.setup import TrainContext, prepare
 from tests.narrow import expect_type
 
 
@@ -70,7 +70,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that each plan is said to take."""
     seconds = {"concat": 3.0, "shared": 1.0, "checkpoint": 4.0}
 
-    def measured(prepared: Prepared, images: torch.Tensor, plans: Sequence[str]) -> dict[str, float]:
+    def measured(prepared: TrainContext, images: torch.Tensor, plans: Sequence[str]) -> dict[str, float]:
         return {plan: seconds[plan] for plan in plans}
 
     monkeypatch.setattr(plan_selection, "_seconds_per_image", measured)

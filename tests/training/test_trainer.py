@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import densekit
 from densekit.config import DataConfig, DenseNetConfig, Recipe, ScheduleConfig
-from densekit.distributed.process_group import ALONE, World
+from densekit.distributed.process_group import ALONE, DistributedContext
 from densekit.errors import Diverged
 from densekit.models import config_for
 from densekit.precision import repeatable
@@ -102,7 +102,7 @@ def test_checkpoints_come_by_the_clock_too(seconds: float, expected: int, tmp_pa
     assert len(saved) == expected
 
 
-class Follower(World):
+class Follower(DistributedContext):
     """One that hears what the leader says."""
 
     def sums(self, *numbers: float) -> list[float]:

@@ -70,14 +70,14 @@ def test_the_data_folder_that_was_given_is_used_again(place: Path, monkeypatch: 
 
 def test_the_leader_alone_reads_which_data_folder_was_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another host the run may not be there, and each process would look for the images elsewhere."""
-    from densekit.distributed.process_group import World
+    from densekit.distributed.process_group import DistributedContext
     from densekit.runs import run_folder
 
     densekit.train("photos", model=NET, epochs=1, out="run", settings=SMALL)
-    from_leader, data_dir_of = World.from_leader, run_folder.data_dir_of
+    from_leader, data_dir_of = DistributedContext.run_on_main, run_folder.data_dir_of
     reading, seen = [False], list[bool]()
 
-    def of_leader(world: World, work: Any) -> Any:
+    def of_leader(world: DistributedContext, work: Any) -> Any:
         reading.append(True)
         value = from_leader(world, work)
         reading.pop()
@@ -87,7 +87,7 @@ def test_the_leader_alone_reads_which_data_folder_was_given(place: Path, monkeyp
         seen.append(reading[-1])
         return data_dir_of(folder)
 
-    monkeypatch.setattr(World, "from_leader", of_leader)
+    monkeypatch.setattr(DistributedContext, "from_leader", of_leader)
     monkeypatch.setattr(run_folder, "data_dir_of", read)
     densekit.resume("run", epochs=2)
     assert seen

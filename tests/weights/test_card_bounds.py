@@ -51,7 +51,7 @@ import json, resource, sys
 from pathlib import Path
 from densekit.errors import BadWeights
 from densekit.weights import load_model
-import densekit.models.peers, torchvision.models
+import densekit.models.external, torchvision.models
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + int(sys.argv[2]), -1))
 for folder in sorted(Path(sys.argv[1]).iterdir()):

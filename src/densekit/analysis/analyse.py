@@ -27,7 +27,7 @@ from densekit.inference.load import load
 from densekit.models import ImageClassifier
 from densekit.runs.run_folder import claim_folder
 from densekit.terminal import Display, display_of
-from densekit.weights import pinned
+from densekit.weights import resolve_revision
 
 _IMAGES = {"cifar": 1_000, "imagenet": 64}
 """Looked at by default, by stem: what is worth it for small images would take an hour for photographs."""
@@ -74,7 +74,7 @@ def analyse(
     parts = tuple(part for part in PARTS if part in only or not only)
     given = _empty(out) if out is not None else None
     name = f"analysis-{Path(model).name}"
-    model = pinned(model)
+    model = resolve_revision(model)
     network = _network(model)
     blocks = blocks_of(network.model, str(model))
     config = network.card.model
@@ -92,7 +92,7 @@ def analyse(
         train, test, named = _samples(network, data, split, count, data_dir, settings or {}, display)
     if test is not None and "ablation" in parts:
         tried = min(images or affordable(config, blocks), len(test))
-        display.say(f"{len(test):,} images; {tried:,} for each of {sum(len(list(b.edges())) for b in blocks):,} cuts")
+        display.log(f"{len(test):,} images; {tried:,} for each of {sum(len(list(b.edges())) for b in blocks):,} cuts")
     request = Request(
         network,
         tuple(_network(twin) for twin in twins),
@@ -147,7 +147,7 @@ def _samples(
     loaded, notes = with_classes_of(card, loaded, network.name)
     chosen = to_measure(network.name, card, loaded, config, split, data_dir=place, settings=settings)
     for note in (*notes, *chosen.notes):
-        display.say(note)
+        display.log(note)
     name, images = chosen.split, chosen.images
 
     def some(of: Images) -> Sample:

@@ -9,7 +9,7 @@ from torch import nn
 
 from densekit.analysis.error_metrics import losses
 from densekit.analysis.image_sample import Sample
-from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig
+from densekit.config import DenseNetConfig, ExternalConfig, ModelConfig, ResNetConfig
 
 # A composite function, a residual block, or a convolution that stands alone.
 _UNIT = re.compile(r"(.*denselayer\d+|.*transition\d+|stages\.\d+\.\d+|.*layer\d+\.\d+|.*)")
@@ -83,6 +83,6 @@ def matched(config: DenseNetConfig, depth: int) -> ModelConfig:
     shape = {"in_channels": config.in_channels, "num_classes": config.num_classes, "image_size": config.image_size}
     if config.stem == "imagenet":
         nearest = min(_LARGE, key=lambda each: abs(each - depth))
-        return PeerConfig(family="torchvision", name=_LARGE[nearest], **shape)
+        return ExternalConfig(family="torchvision", name=_LARGE[nearest], **shape)
     nearest = max(8, 6 * round((depth - 2) / 6) + 2)
     return ResNetConfig(name=f"resnet_{nearest}", depth=nearest, **shape)

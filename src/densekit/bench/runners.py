@@ -14,7 +14,7 @@ from densekit.bench.workload import Data, outputs
 from densekit.config import DenseNetConfig
 from densekit.export import writers
 from densekit.inference import runtimes
-from densekit.inference.runtimes import Opened
+from densekit.inference.runtimes import InferenceSession
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -105,7 +105,7 @@ def _exported(net: nn.Module, images: Tensor, path: Path) -> Path:
     return path
 
 
-_COMPILERS: dict[str, Callable[[Path, int | None], Opened]] = {
+_COMPILERS: dict[str, Callable[[Path, int | None], InferenceSession]] = {
     "onnxruntime": runtimes.onnxruntime,
     "openvino": runtimes.openvino,
 }

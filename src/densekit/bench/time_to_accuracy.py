@@ -19,7 +19,7 @@ from densekit import atomic, strict_json, threads
 from densekit.bench.backends import CannotTakePart, contenders
 from densekit.bench.workload import network
 from densekit.config import DenseNetConfig, Recipe
-from densekit.devices import placed
+from densekit.devices import to_device
 from densekit.errors import BadData, InvalidInput
 from densekit.formatting import duration
 from densekit.models.cost import cost_of
@@ -29,7 +29,7 @@ from densekit.runs.run_folder import environment
 from densekit.terminal import Display
 from densekit.training import allocator
 from densekit.training.plan_selection import choose
-from densekit.training.setup import Prepared, prepare
+from densekit.training.setup import TrainContext, prepare
 from densekit.training.signals import catch_signals
 from densekit.training.state import TrainState
 from densekit.training.trainer import end_epoch, start, train_epoch
@@ -68,7 +68,7 @@ def race(course: Course, data_dir: Path, say: Callable[[str], None]) -> dict[str
                 # Who was first is second in the next.
                 for name, prepared, state in racers if epoch % 2 == 0 else reversed(racers):
                     started = time.monotonic()
-                    with display.training(recipe.epochs, steps, state.progress.step), allocator.kept():
+                    with display.training(recipe.epochs, steps, state.progress.step), allocator.retain_freed_memory():
                         train_epoch(state, prepared, Path(folder), display, stop)
                     row = {"name": name, **end_epoch(state, prepared, Path(folder), display, stop)}
                     rows.append(row | {"with_validation": time.monotonic() - started})
@@ -96,7 +96,7 @@ def _recipe(course: Course) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _racers(recipe: Recipe, data_dir: Path) -> tuple[list[tuple[str, Prepared, TrainState]], str]:
+def _racers(recipe: Recipe, data_dir: Path) -> tuple[list[tuple[str, TrainContext, TrainState]], str]:
     """Both with equal weights; and densekit's plan, measured as in any run."""
     ours = prepare(recipe, data_dir)
     if "val" not in ours.data.splits:
@@ -110,7 +110,7 @@ def _racers(recipe: Recipe, data_dir: Path) -> tuple[list[tuple[str, Prepared, T
         net: Any = peer.build(config, ours.model.state_dict())
     except CannotTakePart as reason:
         raise InvalidInput(f"{config.name} cannot race: {reason}; try --model densenet_bc_40_12") from reason
-    net = placed(net, ours.device)
+    net = to_device(net, ours.device)
     sides = [("densekit", ours), ("torchvision", replace(ours, model=net))]
     return [(name, prepared, start(prepared)) for name, prepared in sides], choice.plan
 

@@ -58,7 +58,7 @@ def _time(job: Job) -> dict[str, Any]:
             sys.exit("nobody waits for this measurement any more")
 
     # As training has it, for everybody: who needs most memory gains most.
-    with allocator.kept() if job.kind == "train" else nullcontext():
+    with allocator.retain_freed_memory() if job.kind == "train" else nullcontext():
         times, calls = play(runners, job.rounds, lambda key: key[0], after)
     for key in runners:
         rows[key] |= {"calls_per_turn": calls[key], "times": times[key]}

@@ -32,7 +32,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set."""
     from densekit import api
-    from densekit.cli.output import console, leads, print_result
+    from densekit.cli.output import console, is_main, print_result
     from densekit.evaluation.output_files import as_document
 
     result = api.evaluate(
@@ -45,7 +45,7 @@ def evaluate(
         out=out,
         console=console(),
     )
-    if not leads():
+    if not is_main():
         return
     if as_json:
         typer.echo(strict_json.dumps(as_document(result)))

@@ -49,7 +49,7 @@ def lr(
 
     Options that you leave out are chosen as by `densekit train`.
     """
-    from densekit.cli.output import console, leads
+    from densekit.cli.output import console, is_main
     from densekit.training.find_lr import find_lr
 
     pairs = parse(settings, image_size)
@@ -69,7 +69,7 @@ def lr(
         out=out,
         console=console(),
     )
-    if not leads():
+    if not is_main():
         return
     if as_json:
         typer.echo(strict_json.dumps(asdict(curve)))

@@ -25,12 +25,12 @@ def models(as_json: Json = False) -> None:
 
 
 def _row(name: str) -> dict[str, Any]:
-    from densekit.config import PeerConfig
+    from densekit.config import ExternalConfig
     from densekit.models import config_for
     from densekit.models.counts import as_published, counted
 
     config = config_for(name)
-    assert not isinstance(config, PeerConfig)  # networks of other libraries are not listed
+    assert not isinstance(config, ExternalConfig)  # networks of other libraries are not listed
     published = counted(as_published(config))
     return {
         "name": name,

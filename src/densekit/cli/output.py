@@ -26,14 +26,14 @@ def console() -> Console:
     return Log()
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process speaks for all that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_run(run: Run) -> None:
     """What a run achieved, and where its report is."""
-    if leads():
+    if is_main():
         print_result(run.result)
         typer.echo(f"report: {run.report}")
 

@@ -8,7 +8,7 @@ import typer
 
 from densekit.cli.options import parse
 from densekit.errors import BadData, InvalidInput, UnknownName
-from densekit.optional_packages import need
+from densekit.optional_packages import require_package
 
 _TOKEN = "DENSEKIT_TOKEN"
 _PACKAGES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn", "uvloop")
@@ -45,7 +45,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP and on a web page."""
-    need("serve", *_PACKAGES, extra="serve")
+    require_package("serve", *_PACKAGES, extra="serve")
     from pydantic import ValidationError
 
     from densekit.config import describe

@@ -52,7 +52,7 @@ def shard(
     total = sum(map(len, loaded.splits.values()))
     display = display_of(console)
     for remark in loaded.remarks():
-        display.say(remark)
+        display.log(remark)
     try:
         with atomic.fresh_folder(folder) as fresh, display.counting("writing images", total) as advance:
             atomic.write(fresh / CLASSES, "".join(f"{name}\n" for name in loaded.classes))
@@ -65,5 +65,5 @@ def shard(
     except OSError as error:
         raise BadData(f"cannot write {folder}: {error.strerror}; nothing is left of it: make room") from error
     for row in loaded.skipped.rows():
-        display.say(f"left out: {row['message']}")
+        display.log(f"left out: {row['message']}")
     return counts

@@ -23,11 +23,11 @@ T = TypeVar("T")
 _PATIENCE = 300.0  # seconds for all processes to start
 # Of one process's work that others wait for, as hashing a large data set; the heartbeat notices those that are lost.
 _LONGEST = timedelta(hours=6)
-_calls = itertools.count()  # of `joined`
+_calls = itertools.count()  # of `init_distributed`
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """This process among those of its run. Its methods are collectives: all processes have to call them."""
 
     rank: int = 0
@@ -38,7 +38,7 @@ class World:
     """What all restarts of one torchrun have in common, and no other one has; see `_launch`."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
@@ -58,12 +58,12 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_leader(self, work: Callable[[], T]) -> T:
-        """What `work` gives the leader; if it raises a DensekitError there, all processes do."""
+    def run_on_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives rank 0; if it raises a DensekitError there, all processes do."""
         if self.size == 1:
             return work()
         box: list[Any] = [None, None, ""]
-        if self.leads:
+        if self.is_main:
             try:
                 box[0] = work()
             except DensekitError as error:
@@ -74,8 +74,8 @@ class World:
             raise kind.__new__(kind, message)  # past constructors that ask for more than the message
         return cast(T, value)
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites tensors with the leader's."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with rank 0's."""
         for tensor in tensors if self.size > 1 else ():
             dist.broadcast(tensor, 0)
 
@@ -94,11 +94,11 @@ class World:
             dist.barrier()
 
 
-ALONE = World()
+ALONE = DistributedContext()
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def init_distributed() -> Iterator[DistributedContext]:
     """The processes that the environment (RANK, WORLD_SIZE, MASTER_ADDR, ...) tells of; usually this one alone.
 
     Raises PeerLost when another one ends in the middle of the work.
@@ -152,7 +152,7 @@ def _launch_of_one() -> str:
 def _launch(store: Any) -> str:
     """ID/CALL/: of all processes of this launch, and of those that are started again; the first one draws ID.
 
-    CALL counts those of `joined`: a program that is started again makes the same ones, as a rule.
+    CALL counts those of `init_distributed`: a program that is started again makes the same ones, as a rule.
     """
     return f"{store.compare_set('densekit/launch', '', uuid.uuid4().hex).decode()}/{next(_calls)}/"
 
@@ -185,5 +185,5 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def _world() -> World:
-    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+def _world() -> DistributedContext:
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

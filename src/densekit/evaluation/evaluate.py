@@ -18,7 +18,7 @@ from densekit.data.sources.expected import Expected
 from densekit.data.sources.registry import missing
 from densekit.data.together import SplitImages
 from densekit.default_dtype import float32_default
-from densekit.distributed.process_group import joined
+from densekit.distributed.process_group import init_distributed
 from densekit.errors import BadData, InvalidInput
 from densekit.evaluation.held_out import is_own, to_measure
 from densekit.evaluation.output_files import Read, check_out, keeping_scores, write_files
@@ -29,7 +29,7 @@ from densekit.metrics.evaluation_loop import evaluate as measure
 from densekit.metrics.intervals import with_intervals
 from densekit.metrics.task import Result, task_of
 from densekit.terminal import display_of
-from densekit.weights import ModelCard, pinned
+from densekit.weights import ModelCard, resolve_revision
 
 
 @float32_default()
@@ -54,10 +54,12 @@ def evaluate(
     Raises BadData when the classes do not match, or no image is left, InvalidInput for an `out` that holds other files.
     """
     data = None if data is None else str(data)
-    with joined() as world:
+    with init_distributed() as world:
         if out is not None:
-            world.from_leader(lambda: check_out(out))
-        model = world.from_leader(lambda: pinned(model))  # or a push in between would give them different weights
+            world.run_on_main(lambda: check_out(out))
+        model = world.run_on_main(
+            lambda: resolve_revision(model)
+        )  # or a push in between would give them different weights
         classifier = load(model)
         card = classifier.card
         if data is None and card.data is None:
@@ -73,9 +75,9 @@ def evaluate(
         loaded, notes = with_classes_of(card, loaded, str(model))
         place = data_folder(data_dir)
         chosen = to_measure(model, card, loaded, config, split, data_dir=place, settings=settings or {})
-        images, display = chosen.images, display_of(console, leads=world.leads)
+        images, display = chosen.images, display_of(console, leads=world.is_main)
         for note in (*notes, *chosen.notes, *without_images(chosen.split, images, card.classes, named)):
-            display.say(note)
+            display.log(note)
         if ten_crop and not isinstance(images, EncodedImages):
             raise InvalidInput(
                 f"--ten-crop needs photographs larger than the input; {loaded.name} has images of one size"
@@ -92,7 +94,7 @@ def evaluate(
             size=world.size,
         )
         for remark in loaded.remarks():
-            display.say(remark)
+            display.log(remark)
         task = task_of(card, config.positive)
         with display.evaluating(chosen.split, len(images)) as advance:
             result, records = measure(
@@ -108,7 +110,7 @@ def evaluate(
         if out is not None:
             said = (*notes, *chosen.notes, *loaded.remarks())
             read = Read(config, expected_of(card, config.source))
-            world.from_leader(
+            world.run_on_main(
                 lambda: write_files(out, result, records, classifier, chosen, read, said, ten_crop=ten_crop)
             )
         return result

@@ -23,7 +23,7 @@ from densekit.export.quantise import quantise
 from densekit.folders import data_folder, expanded
 from densekit.inference.exported_network import ExportedNetwork, is_exported
 from densekit.inference.metadata import Passport
-from densekit.inference.runtimes import Opened, open_file
+from densekit.inference.runtimes import InferenceSession, open_file
 from densekit.inference.triton_folder import model_file
 from densekit.metrics.evaluation_loop import evaluate
 from densekit.metrics.task import Records, task_of
@@ -155,7 +155,7 @@ class _Export:
         train = self.images.train
         self.say(f"calibrating on {min(calibration, len(train)):,} training images")
         quantise(onnx_file, self._inputs(train, calibration), small)
-        writers.stamp(small, passport)
+        writers.write_metadata(small, passport)
         self.say(f"measuring accuracy on {len(self.images.held_out):,} images held out")
         before = self._records(open_file(onnx_file), self.passport)
         files = []
@@ -200,14 +200,14 @@ class _Export:
             path.write_bytes(onnx_file.read_bytes())
         return path
 
-    def _proved(self, opened: Opened, name: str) -> dict[str, Any]:
+    def _proved(self, opened: InferenceSession, name: str) -> dict[str, Any]:
         """Raises ProofFailed."""
         rows = self.reference.compare(opened.run, self.passport.inside)
         parity.require(rows, name)
         self._require_whole(opened, name, self.passport)
         return {"runtime": opened.runtime, "batches": [asdict(row) for row in rows]}
 
-    def _require_whole(self, opened: Opened, name: str, passport: Passport) -> None:
+    def _require_whole(self, opened: InferenceSession, name: str, passport: Passport) -> None:
         """Of any precision. Raises ProofFailed."""
         if opened.passport(name) != passport:
             raise ProofFailed(f"{name} is refused: its classes and preprocessing came back changed; no file is kept")
@@ -245,7 +245,7 @@ class _Export:
             whole = part.permute(0, 2, 3, 1) if inside else parity.scaled(part, self.card.preprocessing, torch.float32)
             yield whole.contiguous().numpy()
 
-    def _records(self, opened: Opened, passport: Passport) -> Records:
+    def _records(self, opened: InferenceSession, passport: Passport) -> Records:
         """What it answers on the images held out, one record each."""
         assert self.images is not None
         loader = self.images.loader(self.images.held_out, passport.outside)
@@ -253,7 +253,7 @@ class _Export:
         network, skipped = ExportedNetwork(opened, passport), self.images.data.skipped
         return evaluate(network, loader, task=self.task, names=names, skipped=skipped)[1]
 
-    def _race(self, before: Opened, after: Opened) -> list[dict[str, Any]]:
+    def _race(self, before: InferenceSession, after: InferenceSession) -> list[dict[str, Any]]:
         images = self.reference.inputs(self.passport.inside)
         rows = []
         for batch in _RACES:

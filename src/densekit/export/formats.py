@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from densekit.errors import InvalidInput, UnknownName
-from densekit.optional_packages import need
+from densekit.optional_packages import require_package
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def chosen(names: tuple[str, ...], *, int8: bool) -> tuple[str, ...]:
             raise UnknownName("format", name, FORMATS)
         if int8 and not FORMATS[name].int8:
             raise InvalidInput(f"--int8 with --format {name} is not possible; take onnx, openvino or triton")
-        need(f"--format {name}", *FORMATS[name].packages)
+        require_package(f"--format {name}", *FORMATS[name].packages)
     if not names:
         raise InvalidInput(f"--format names nothing; take one or more of {','.join(FORMATS)}")
     return tuple(name for name in FORMATS if name in names)

@@ -69,7 +69,7 @@ def write_onnx(program: ExportedProgram, passport: Passport | None, path: Path) 
         written.save(os.fspath(path), external_data=False)
 
 
-def stamp(onnx_file: Path, passport: Passport) -> None:
+def write_metadata(onnx_file: Path, passport: Passport) -> None:
     """Gives a finished .onnx another passport."""
     import onnx
 

@@ -18,7 +18,7 @@ from densekit.data.decoding.decode import MAX_PIXELS, Decoded, decode
 from densekit.data.decoding.in_memory import ImageSource, check_several
 from densekit.data.image_files import find_images
 from densekit.data.loader import normalise, pixels_of
-from densekit.devices import device_named, placed
+from densekit.devices import device_named, to_device
 from densekit.errors import BadImage, InvalidInput, check_positive
 from densekit.metrics.task import finite_rows, task_of
 from densekit.weights import ModelCard, open_model
@@ -66,7 +66,7 @@ class Classifier:
     """What `densekit.load` returns."""
 
     def __init__(self, model: nn.Module, card: ModelCard, device: torch.device) -> None:
-        self.model = placed(model.eval(), device)
+        self.model = to_device(model.eval(), device)
         self.card = card
         self.task = task_of(card)
         self.device = device

@@ -14,7 +14,7 @@ from densekit.errors import BadWeights, DensekitError, NotFinite
 from densekit.formatting import listed
 from densekit.inference.metadata import Passport
 from densekit.inference.onnx_weights import float_weights
-from densekit.optional_packages import need
+from densekit.optional_packages import require_package
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 CARD = "passport.json"
@@ -22,7 +22,7 @@ CARD = "passport.json"
 
 
 @dataclass(frozen=True)
-class Opened:
+class InferenceSession:
     """A file in its runtime."""
 
     run: Run
@@ -37,7 +37,7 @@ class Opened:
         return Passport.read(self.strings, source)
 
 
-def open_file(path: Path, threads: int | None = None) -> Opened:
+def open_file(path: Path, threads: int | None = None) -> InferenceSession:
     """An exported file by its suffix; `threads`, none: as many as the runtime takes.
 
     Raises InvalidInput where its runtime is not installed, BadWeights for a missing or damaged file, NotFinite for
@@ -65,9 +65,9 @@ def _require_finite(path: Path, weights: Iterable[tuple[str, NDArray[Any]]]) -> 
         )
 
 
-def onnxruntime(path: Path, threads: int | None = None) -> Opened:
+def onnxruntime(path: Path, threads: int | None = None) -> InferenceSession:
     """All optimisations, on the CPU."""
-    need(path.name, "onnxruntime")
+    require_package(path.name, "onnxruntime")
     import onnxruntime as runtime
 
     options = runtime.SessionOptions()
@@ -80,7 +80,7 @@ def onnxruntime(path: Path, threads: int | None = None) -> Opened:
     session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     _require_finite(path, float_weights(path))
-    return Opened(
+    return InferenceSession(
         lambda images: session.run(None, {name: np.ascontiguousarray(images)})[0],
         dict(session.get_modelmeta().custom_metadata_map),
         f"onnxruntime {runtime.__version__}",
@@ -100,9 +100,9 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def openvino(path: Path, threads: int | None = None) -> Opened:
+def openvino(path: Path, threads: int | None = None) -> InferenceSession:
     """With the latency hint, on the CPU; an IR or an ONNX file."""
-    need(path.name, "openvino")
+    require_package(path.name, "openvino")
     import openvino as runtime
 
     properties: dict[str, Any] = {
@@ -122,7 +122,7 @@ def openvino(path: Path, threads: int | None = None) -> Opened:
     _require_finite(path, ((op.get_friendly_name(), op.data) for op in constants if op.data.dtype.kind == "f"))
     compiled = core.compile_model(model, "CPU", properties)
     version = runtime.__version__.partition("-")[0]
-    return Opened(
+    return InferenceSession(
         # A copy: the next call's answer would be written over it.
         lambda images: np.array(compiled(np.ascontiguousarray(images))[0]),
         strings,
@@ -130,7 +130,7 @@ def openvino(path: Path, threads: int | None = None) -> Opened:
     )
 
 
-def torch_program(path: Path, threads: int | None = None) -> Opened:
+def torch_program(path: Path, threads: int | None = None) -> InferenceSession:
     """A .pt2, by torch itself, on torch's threads. It reads such files with pickle: open none but your own."""
     import json
 
@@ -149,10 +149,10 @@ def torch_program(path: Path, threads: int | None = None) -> Opened:
         return logits
 
     strings = json.loads(extra[CARD]) if extra[CARD] else {}
-    return Opened(run, strings, f"torch {torch.__version__}")
+    return InferenceSession(run, strings, f"torch {torch.__version__}")
 
 
-OPENERS: dict[str, Callable[[Path, int | None], Opened]] = {
+OPENERS: dict[str, Callable[[Path, int | None], InferenceSession]] = {
     ".onnx": onnxruntime,
     ".xml": openvino,
     ".pt2": torch_program,

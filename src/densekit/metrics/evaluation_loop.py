@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from densekit.data import Loader
 from densekit.data.sets import SkipList
-from densekit.distributed.process_group import ALONE, World
+from densekit.distributed.process_group import ALONE, DistributedContext
 from densekit.errors import BadData, BadImage, NotFinite
 from densekit.formatting import listed
 from densekit.metrics.task import Records, Result, Task, finite_rows
@@ -26,7 +26,7 @@ def evaluate(
     task: Task,
     names: tuple[str, str, str],
     skipped: SkipList,
-    world: World = ALONE,
+    world: DistributedContext = ALONE,
     advance: Callable[[int], None] = lambda _: None,
     precision: str = "float32",
 ) -> tuple[Result, Records]:
@@ -56,7 +56,7 @@ def _columns(
     loader: Loader,
     task: Task,
     skipped: SkipList,
-    world: World,
+    world: DistributedContext,
     advance: Callable[[int], None],
     precision: str,
 ) -> list[NDArray[Any]]:

@@ -105,7 +105,7 @@ class MultiLabel:
             loss = loss * torch.lerp(self.weights[0], self.weights[1], wanted)
         return (loss * ~targets.isnan()).sum() / self.known
 
-    def hits(self, logits: Tensor, targets: Tensor) -> int:
+    def num_correct(self, logits: Tensor, targets: Tensor) -> int:
         """How many images have every known label on the right side of 1/2."""
         return int((((logits > 0) == (targets > 0.5)) | targets.isnan()).all(1).sum())
 

@@ -100,7 +100,7 @@ class SingleLabel:
             logits, targets, weight=self.weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
 
-    def hits(self, logits: Tensor, targets: Tensor) -> int:
+    def num_correct(self, logits: Tensor, targets: Tensor) -> int:
         """How many images were recognised; of mixed ones, the larger part."""
         return int((logits.argmax(1) == (targets if targets.dim() == 1 else targets.argmax(1))).sum())
 

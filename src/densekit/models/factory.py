@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig, describe
+from densekit.config import DenseNetConfig, ExternalConfig, ModelConfig, ResNetConfig, describe
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.base import ImageClassifier
 from densekit.models.densenet import DenseNet
@@ -33,8 +33,8 @@ def build(config: ModelConfig, plan: str = "auto", kernels: str = "auto") -> Ima
         from densekit.models.resnet import ResNet
 
         return ResNet(config)
-    assert isinstance(config, PeerConfig)
-    from densekit.models.peers import build_peer
+    assert isinstance(config, ExternalConfig)
+    from densekit.models.external import build_peer
 
     return build_peer(config)
 

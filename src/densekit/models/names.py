@@ -4,7 +4,7 @@ import re
 
 from pydantic import ValidationError
 
-from densekit.config import DenseNetConfig, ModelConfig, PeerConfig, ResNetConfig, describe
+from densekit.config import DenseNetConfig, ExternalConfig, ModelConfig, ResNetConfig, describe
 from densekit.errors import InvalidInput, UnknownName
 
 
@@ -71,7 +71,7 @@ def config_for(name: str) -> ModelConfig:
     """
     library, colon, peer = name.partition(":")
     if colon and library in ("torchvision", "timm"):
-        return PeerConfig(family="torchvision" if library == "torchvision" else "timm", name=peer)
+        return ExternalConfig(family="torchvision" if library == "torchvision" else "timm", name=peer)
     key = name.lower().replace("-", "_")
     if key in IMAGENET:
         return IMAGENET[key]

@@ -15,7 +15,7 @@ from typing import Any
 
 from densekit import atomic, strict_json
 from densekit.config import Recipe
-from densekit.distributed.process_group import World
+from densekit.distributed.process_group import DistributedContext
 from densekit.errors import InvalidInput
 from densekit.metrics.task import Result
 from densekit.runs import run_folder
@@ -37,7 +37,7 @@ def require(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """What training talks to. Without trackers, and on all processes but the leader, it does nothing."""
+    """What training talks to. Without trackers, and on all processes but rank 0, it does nothing."""
 
     def __init__(self, run: Path, recipe: Recipe, say: Callable[[str], None], done: int, *, active: bool) -> None:
         self._run = run
@@ -113,9 +113,11 @@ class Tracking:
 
 
 @contextmanager
-def tracked(run: Path, recipe: Recipe, world: World, say: Callable[[str], None], done: int) -> Iterator[Tracking]:
+def tracked(
+    run: Path, recipe: Recipe, world: DistributedContext, say: Callable[[str], None], done: int
+) -> Iterator[Tracking]:
     """Tracks a run that has `done` epochs already."""
-    tracking = Tracking(run, recipe, say, done, active=world.leads)
+    tracking = Tracking(run, recipe, say, done, active=world.is_main)
     try:
         yield tracking
     except BaseException:

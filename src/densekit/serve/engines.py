@@ -25,8 +25,8 @@ from densekit.inference.classifier import Classifier
 from densekit.inference.exported_network import ExportedNetwork, is_exported, load_exported
 from densekit.inference.load import load
 from densekit.inference.metadata import Passport
-from densekit.inference.runtimes import Opened, Run
-from densekit.optional_packages import need
+from densekit.inference.runtimes import InferenceSession, Run
+from densekit.optional_packages import require_package
 from densekit.threads import cores
 from densekit.weights import model_folder, open_model, read_card
 
@@ -120,7 +120,7 @@ def _candidates(
         classifier = load(model)
         version = f"torch {torch.__version__}"
         yield from _proved(
-            "torch", counts, proof, lambda n: Opened(_run_of(classifier, n), {}, version), None, wanted, say
+            "torch", counts, proof, lambda n: InferenceSession(_run_of(classifier, n), {}, version), None, wanted, say
         )
     others = [name for name in names if name != "torch" and (wanted or _installed(name))]
     if not others:
@@ -128,7 +128,7 @@ def _candidates(
     path = folder / "model.onnx"
     try:
         for name in others:
-            need(f"--engine {name}", "onnx", "onnxscript", "onnxruntime", *({name} - {"onnxruntime"}))
+            require_package(f"--engine {name}", "onnx", "onnxscript", "onnxruntime", *({name} - {"onnxruntime"}))
         say("export", file=str(path))
         example = torch.from_numpy(proof.inputs(False)[:2])
         write_onnx(program_of(Exported(network, None), example), Passport(card.model_dump(mode="json"), False), path)
@@ -146,7 +146,7 @@ def _proved(
     name: str,
     counts: tuple[int, ...],
     proof: parity.Reference,
-    opener: Callable[[int], Opened],
+    opener: Callable[[int], InferenceSession],
     path: Path | None,
     wanted: str | None,
     say: Say,
@@ -177,7 +177,7 @@ def _run_of(classifier: Classifier, threads: int) -> Run:
 
 def _installed(name: str) -> bool:
     try:
-        need(name, "onnx", "onnxscript", "onnxruntime", name)
+        require_package(name, "onnx", "onnxscript", "onnxruntime", name)
     except InvalidInput:
         return False
     return True

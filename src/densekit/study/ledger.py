@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from densekit.config import DenseNetConfig, Frozen, PeerConfig, Recipe
+from densekit.config import DenseNetConfig, ExternalConfig, Frozen, Recipe
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.cost import as_published, cost_of
 from densekit.models.names import config_for
@@ -158,7 +158,7 @@ class Cell(Frozen):
 @cache
 def _macs(model: str, photographs: bool) -> int:
     config = config_for(model)
-    if isinstance(config, PeerConfig | DenseNetConfig) or photographs:
+    if isinstance(config, ExternalConfig | DenseNetConfig) or photographs:
         return cost_of(as_published(config)).macs
     return cost_of(config).macs
 

@@ -121,12 +121,12 @@ def carry_on(laid_out: Study, folder: Path, execution: Execution, display: Displ
     if missing:
         places = _places(execution.jobs, laid_out.threads, len(missing))
         recipes, seconds = _forecast(laid_out, folder, missing, execution.data_dir, display)
-        display.say(_time(laid_out, folder, missing, seconds, places))
+        display.log(_time(laid_out, folder, missing, seconds, places))
         if execution.dry_run:
             return Studied(folder, None)
         failed = _run(laid_out, folder, missing, recipes, seconds, places, execution.data_dir, display)
     elif execution.only or execution.dry_run:
-        display.say(f"{folder}: {counted(len(wanted), 'run')} finished, nothing to do")
+        display.log(f"{folder}: {counted(len(wanted), 'run')} finished, nothing to do")
     if execution.only or execution.dry_run:
         _require_all(failed)
         return Studied(folder, None)
@@ -138,7 +138,7 @@ def _continued(before: Study | None, laid_out: Study, folder: Path, display: Dis
     if before is not None:
         laid_out, said = continued(before, laid_out, folder)
         for line in said:
-            display.say(line)
+            display.log(line)
         return laid_out
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is there already and holds no study; name a new folder with --out")
@@ -151,7 +151,7 @@ def _result(laid_out: Study, folder: Path, failed: Sequence[Outcome], display: D
     if any(finished(laid_out, folder, task) for task in laid_out.tasks()):
         found = _report(laid_out, folder, {outcome.job.name: str(outcome.error) for outcome in failed})
         if failed:
-            display.say(f"without {counted(len(failed), 'run')} that failed: {folder / 'report.html'}")
+            display.log(f"without {counted(len(failed), 'run')} that failed: {folder / 'report.html'}")
     _require_all(failed)
     return Studied(folder, found)
 
@@ -205,11 +205,11 @@ def _hand_out(laid_out: Study, folder: Path, missing: list[Task], execution: Exe
     (folder / "logs").mkdir(exist_ok=True)
     if execution.commands:
         slurm.write(execution.commands, slurm.commands(folder, missing, execution.data_dir))
-        display.say(f"{counted(len(missing), 'command')} -> {execution.commands}")
+        display.log(f"{counted(len(missing), 'command')} -> {execution.commands}")
     if execution.slurm:
         slurm.write(execution.slurm, slurm.slurm(laid_out, folder, missing, execution.data_dir))
-        display.say(f"an array of {counted(len(missing), 'run')} -> sbatch {execution.slurm}")
-    display.say(f"when they are done: densekit study {folder} --gather")
+        display.log(f"an array of {counted(len(missing), 'run')} -> sbatch {execution.slurm}")
+    display.log(f"when they are done: densekit study {folder} --gather")
 
 
 def _forecast(
@@ -218,7 +218,7 @@ def _forecast(
     """Each arm's recipe with its plan decided, for all seeds alike, and what each run will take, measured here."""
     arms = list(dict.fromkeys(task.arm for task in missing))
     recipes, seconds = {}, {}
-    display.say(f"{laid_out.name}: measuring {counted(len(arms), 'arm')} for a forecast")
+    display.log(f"{laid_out.name}: measuring {counted(len(arms), 'arm')} for a forecast")
     width = max(map(len, arms))
     for arm in arms:
         begun = time.monotonic()
@@ -242,7 +242,7 @@ def _forecast(
                 done = len(run_folder.metrics(task.folder(folder))) / recipe.epochs
                 seconds[task] = training * (1 - done) + overhead
         images = len(prepared.data.splits["train"])
-        display.say(
+        display.log(
             f"  {arm:<{width}}  {cost.parameters:>10,} parameters  {amount(cost.macs):>7} MACs  "
             f"{counted(recipe.epochs, 'epoch')} of {images:,} images  about {duration(training)}"
         )
@@ -301,14 +301,14 @@ def _run(
         count = len(order) - len(waiting)
         head = f"[{count:>{len(str(len(order)))}}/{len(order)}] {task.name}: "
         if outcome.error is not None:
-            display.say(f"{head}failed: {outcome.error}")
+            display.log(f"{head}failed: {outcome.error}")
             return
         spent, predicted = spent + outcome.seconds, predicted + seconds[task]
         result = run_folder.result_of(task.folder(folder))
         assert result is not None
         left = _wall([seconds[other] for other in waiting], len(places)) * spent / predicted if waiting else 0.0
         more = f"; about {duration(left)} left" if left else ""
-        display.say(f"{head}error {1 - result.score:.2%}, {duration(outcome.seconds)}{more}")
+        display.log(f"{head}error {1 - result.score:.2%}, {duration(outcome.seconds)}{more}")
 
     outcomes = carry_out(jobs, places=places, threads=laid_out.threads, done=done)
     return [outcome for outcome in outcomes if outcome.error is not None]

@@ -12,7 +12,7 @@ _TUNED = {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def retain_freed_memory() -> Iterator[None]:
     """While it lasts, freed memory stays with this process for the next step; afterwards the system gets it back.
 
     A step asks for the same hundreds of MB as the one before. glibc has returned them meanwhile: each page is faulted

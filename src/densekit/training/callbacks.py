@@ -8,7 +8,7 @@ from typing import Any, Protocol
 class TrainingCallback(Protocol):
     """Hears of every step, epoch and evaluation; what it does changes nothing that is computed."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """A message for people."""
 
     def training(self, epochs: int, steps: int, done: int) -> AbstractContextManager[None]:

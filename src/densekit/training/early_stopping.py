@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densekit.config import Recipe
-from densekit.distributed.process_group import ALONE, World
+from densekit.distributed.process_group import ALONE, DistributedContext
 from densekit.formatting import counted
 from densekit.training.state import Progress
 
@@ -38,8 +38,8 @@ class EarlyStop:
         )
 
 
-def early_stop(recipe: Recipe, progress: Progress, metric: str, world: World = ALONE) -> EarlyStop | None:
-    """Whether training ends after the epochs of `progress`. A collective: the leader decides for all processes.
+def early_stop(recipe: Recipe, progress: Progress, metric: str, world: DistributedContext = ALONE) -> EarlyStop | None:
+    """Whether training ends after the epochs of `progress`. A collective: rank 0 decides for all processes.
 
     Args:
         recipe: its `early_stopping` says when.
@@ -52,7 +52,7 @@ def early_stop(recipe: Recipe, progress: Progress, metric: str, world: World = A
     """
     if recipe.early_stopping.patience is None:
         return None
-    return world.from_leader(lambda: _decide(recipe, progress, metric))
+    return world.run_on_main(lambda: _decide(recipe, progress, metric))
 
 
 def is_finished(recipe: Recipe, progress: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from densekit import threads
-from densekit.config import ModelConfig, PeerConfig, Recipe, with_settings
+from densekit.config import ExternalConfig, ModelConfig, Recipe, with_settings
 from densekit.data import DataSet, Images
 from densekit.data.native_size import NativeSize, native_size
 from densekit.data.sets import ArrayImages
@@ -205,7 +205,7 @@ def _weights(images: Images, size: NativeSize, wanted: tuple[int, int] | None, g
 
 def _takes(model: ModelConfig, size: tuple[int, int] | None) -> bool:
     """Whether a network can be trained at (height, width) pixels."""
-    if size is None or isinstance(model, PeerConfig):
+    if size is None or isinstance(model, ExternalConfig):
         return True
     try:
         check_size(model, *size)

@@ -11,7 +11,7 @@ from rich.console import Console
 from densekit import threads
 from densekit.config import EmaConfig
 from densekit.default_dtype import float32_default
-from densekit.distributed.process_group import joined
+from densekit.distributed.process_group import init_distributed
 from densekit.folders import data_folder
 from densekit.models.cost import cost_of
 from densekit.terminal import display_of
@@ -82,8 +82,8 @@ def find_lr(
     )
     if out is not None:
         check_figure_path(Path(out))
-    with joined() as world, torch.random.fork_rng():
-        display = display_of(console, leads=world.leads)
+    with init_distributed() as world, torch.random.fork_rng():
+        display = display_of(console, leads=world.is_main)
         prepared, decisions = prepare_run(composed, request, data_folder(data_dir), world, display)
         # The average of the weights is not needed.
         prepared = replace(prepared, recipe=prepared.recipe.model_copy(update={"ema": EmaConfig()}))
@@ -91,12 +91,12 @@ def find_lr(
             title = f"learning rates for {prepared.recipe.model.name} on {prepared.data.name}"
             display.facts(title, {decision.name: str(decision) for decision in decisions})
         cost = cost_of(prepared.recipe.model)
-        world.from_leader(lambda: request.check_possible(prepared, cost))
+        world.run_on_main(lambda: request.check_possible(prepared, cost))
         with (
             threads.suitable(cost.macs, prepared.recipe.batch_size),
             display.counting("learning rates", steps) as advance,
         ):
             curve = rate_curve(prepared, min_lr=min_lr, max_lr=max_lr, steps=steps, advance=advance)
-        if out is not None and world.leads:
+        if out is not None and world.is_main:
             write_lr_figure(curve, Path(out))
     return curve

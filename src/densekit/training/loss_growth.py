@@ -3,7 +3,7 @@
 import torch
 
 from densekit.training.nonfinite import Fault
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.state import Progress
 
 STEPS = 10
@@ -17,7 +17,7 @@ _SETTLED = 50
 _LABELS = 10_000  # at once
 
 
-def chance_loss(prepared: Prepared) -> float:
+def chance_loss(prepared: TrainContext) -> float:
     """The training loss per image of a network that tells nothing apart, by the run's own loss and labels."""
     every = prepared.data.splits["train"].labels  # which lie class by class
     total = 0.0
@@ -27,7 +27,7 @@ def chance_loss(prepared: Prepared) -> float:
     return total / len(every)
 
 
-def limit_of(prepared: Prepared) -> float | None:
+def limit_of(prepared: TrainContext) -> float | None:
     """The training loss per image above which a step counts; None where the recipe sets no limit."""
     growth = prepared.recipe.divergence.growth
     return None if growth is None else growth * chance_loss(prepared)
@@ -45,7 +45,7 @@ def after_step(progress: Progress, limit: float | None, loss: float, rate: float
     return Fault(f"training loss has grown to {loss:.4g} (the limit is {limit:.3g})", place, rate, facts)
 
 
-def after_validation(progress: Progress, prepared: Prepared, loss: float | None, rate: float) -> Fault | None:
+def after_validation(progress: Progress, prepared: TrainContext, loss: float | None, rate: float) -> Fault | None:
     """Counts a validation. The fault, if it is one too many above the limit for validations."""
     limit = limit_of(prepared)
     if limit is None or loss is None or progress.step < _SETTLED:

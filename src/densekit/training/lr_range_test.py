@@ -17,7 +17,7 @@ from densekit.data import Batch, Loader
 from densekit.errors import BadData, InvalidInput
 from densekit.precision import repeatable
 from densekit.training import allocator
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.step import is_whole, pieces_of, share_failures, train_step
 from densekit.training.trainer import start
 
@@ -57,7 +57,7 @@ class RateCurve:
 
 
 def rate_curve(
-    prepared: Prepared,
+    prepared: TrainContext,
     *,
     min_lr: float,
     max_lr: float,
@@ -85,7 +85,7 @@ def rate_curve(
     if steps < LEAST_STEPS:
         raise InvalidInput(f"steps={steps} are too few to see where the loss falls; give {LEAST_STEPS} or more")
     rates = np.geomspace(min_lr, max_lr, steps).tolist()
-    with repeatable(prepared.device), allocator.kept():
+    with repeatable(prepared.device), allocator.retain_freed_memory():
         losses, ended = _losses(prepared, rates, advance)
     recipe = prepared.recipe
     smoothed = _smooth(losses, steps)
@@ -108,7 +108,9 @@ def rate_curve(
     )
 
 
-def _losses(prepared: Prepared, rates: Sequence[float], advance: Callable[[int], None]) -> tuple[list[float], Ending]:
+def _losses(
+    prepared: TrainContext, rates: Sequence[float], advance: Callable[[int], None]
+) -> tuple[list[float], Ending]:
     """The mean loss of each step, and why there are no more."""
     recipe, world = prepared.recipe, prepared.world
     state = start(prepared)

@@ -18,7 +18,7 @@ from densekit.formatting import counted, listed
 from densekit.precision import autocast
 from densekit.runs import run_folder
 from densekit.training.rng import reseed
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.state import Progress, TrainState
 from densekit.training.step import Outcome, inputs
 
@@ -39,11 +39,11 @@ class Fault:
     """What diverged.json says about it."""
 
 
-def diverged(run: Path, prepared: Prepared, fault: Fault) -> Diverged:
-    """The error for a fault that all processes see; the leader writes RUN/diverged.json."""
+def diverged(run: Path, prepared: TrainContext, fault: Fault) -> Diverged:
+    """The error for a fault that all processes see; rank 0 writes RUN/diverged.json."""
     dump = ""
     with suppress(Exception):  # whatever is wrong with the dump must not hide what happened
-        if prepared.world.leads:
+        if prepared.world.is_main:
             write_dump(run, fault)
         dump = f"details are in {run / FILE}; "
     return Diverged(
@@ -59,13 +59,13 @@ def write_dump(run: Path, fault: Fault) -> None:
         atomic.write(run / FILE, strict_json.dumps(document, indent=2) + "\n")
 
 
-def fault_of_step(state: TrainState, prepared: Prepared, batch: Batch, outcome: Outcome, rate: float) -> Fault:
-    """A loss or gradient: the images of the batch, on every process, and norms by layer on the leader's share."""
+def fault_of_step(state: TrainState, prepared: TrainContext, batch: Batch, outcome: Outcome, rate: float) -> Fault:
+    """A loss or gradient: the images of the batch, on every process, and norms by layer on rank 0's share."""
     train = prepared.data.splits["train"]
     progress, facts = state.progress, dict[str, Any]()
     with suppress(Exception):
         images = prepared.world.gather([train.name(i) for i in batch.samples.tolist()])
-        if prepared.world.leads:
+        if prepared.world.is_main:
             facts = {
                 "epoch": progress.epoch + 1,
                 "step_in_epoch": progress.step_in_epoch + 1,
@@ -93,8 +93,8 @@ def fault_of_outputs(progress: Progress, split: str, images: Sequence[str], rate
     return Fault(what, f"after step {progress.step}", rate, facts)
 
 
-def images_of(state: TrainState, prepared: Prepared, batch: Batch) -> Tensor:
-    """What the leader's network saw of the batch: resized, and mixed with the same partners."""
+def images_of(state: TrainState, prepared: TrainContext, batch: Batch) -> Tensor:
+    """What rank 0's network saw of the batch: resized, and mixed with the same partners."""
     reseed(prepared.recipe.seed, state.progress.step, 0)
     return inputs(batch, prepared.recipe, state.progress.epoch, len(prepared.data.classes))[0]
 

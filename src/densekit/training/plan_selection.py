@@ -24,7 +24,7 @@ from densekit.precision import autocast
 from densekit.runs import run_folder
 from densekit.training import allocator
 from densekit.training.optimizer import optimizer_for
-from densekit.training.setup import Phase, Prepared
+from densekit.training.setup import Phase, TrainContext
 
 # In this order the later must beat the earlier by the margin: what differs less may be noise.
 _CANDIDATES = ("concat", "shared")
@@ -61,7 +61,7 @@ class Choice:
         return "; ".join(others)
 
 
-def choose(prepared: Prepared, macs: int, phase: Phase = nullcontext) -> tuple[Prepared, Choice]:
+def choose(prepared: TrainContext, macs: int, phase: Phase = nullcontext) -> tuple[TrainContext, Choice]:
     """The recipe with its plan decided, if it leaves that open, and the network set to it; changes no other state.
 
     The fastest plan that fits the memory there is now; `checkpoint` where the others do not. What was measured is kept
@@ -69,14 +69,14 @@ def choose(prepared: Prepared, macs: int, phase: Phase = nullcontext) -> tuple[P
     A network that is no DenseNet (`macs` an image) has but one way. `phase` shows that it takes a while.
     """
     recipe, model = prepared.recipe, prepared.model
-    choice = prepared.world.from_leader(lambda: _decided(prepared, macs, phase))
+    choice = prepared.world.run_on_main(lambda: _decided(prepared, macs, phase))
     if isinstance(model, DenseNet):
         model.use_plan(choice.plan)
         prepared = replace(prepared, recipe=recipe.model_copy(update={"plan": choice.plan}))
     return prepared, choice
 
 
-def least_memory(prepared: Prepared) -> int:
+def least_memory(prepared: TrainContext) -> int:
     """Bytes that autograd keeps at once, in each process, by the plan that keeps least of those to choose from."""
     plan: str = prepared.recipe.plan
     if isinstance(prepared.model, DenseNet) and plan == "auto":
@@ -84,7 +84,7 @@ def least_memory(prepared: Prepared) -> int:
     return _images_at_once(prepared) * saved_bytes_of(prepared.recipe.model, plan)
 
 
-def speed(prepared: Prepared, macs: int) -> float:
+def speed(prepared: TrainContext, macs: int) -> float:
     """Seconds of a training step, per image, by the network's own plan, now: `choose` may know those of a busier hour.
 
     Changes no state.
@@ -93,7 +93,7 @@ def speed(prepared: Prepared, macs: int) -> float:
     return _seconds_per_image(prepared, _first_images(prepared, macs), (plan,))[plan]
 
 
-def _decided(prepared: Prepared, macs: int, phase: Phase) -> Choice:
+def _decided(prepared: TrainContext, macs: int, phase: Phase) -> Choice:
     key = _key(prepared)
     plans, memory = _plans(prepared)
     known = _recall(key)
@@ -109,7 +109,7 @@ def _decided(prepared: Prepared, macs: int, phase: Phase) -> Choice:
     return Choice(best, {plan: known[plan] for plan in plans}, _images_at_once(prepared) * memory[best])
 
 
-def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
+def _plans(prepared: TrainContext) -> tuple[tuple[str, ...], dict[str, int]]:
     """Those to choose from, and the bytes that each keeps of an image."""
     recipe = prepared.recipe
     if not isinstance(prepared.model, DenseNet):
@@ -124,7 +124,7 @@ def _plans(prepared: Prepared) -> tuple[tuple[str, ...], dict[str, int]]:
     return plans, memory
 
 
-def _candidates(prepared: Prepared) -> tuple[str, ...]:
+def _candidates(prepared: TrainContext) -> tuple[str, ...]:
     """What a DenseNet's recipe allows."""
     recipe = prepared.recipe
     if recipe.plan != "auto":
@@ -134,14 +134,14 @@ def _candidates(prepared: Prepared) -> tuple[str, ...]:
     return _CANDIDATES if timed else _CANDIDATES[:1]
 
 
-def _images_at_once(prepared: Prepared) -> int:
+def _images_at_once(prepared: TrainContext) -> int:
     """Images of a step that one process computes together."""
     recipe = prepared.recipe
     batch = min(recipe.batch_size, len(prepared.data.splits["train"]))
     return math.ceil(batch / (prepared.world.size * recipe.accumulate))
 
 
-def _key(prepared: Prepared) -> str:
+def _key(prepared: TrainContext) -> str:
     """Everything that the speed of a plan may depend on."""
     recipe = prepared.recipe
     facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer", "kernels"})
@@ -172,7 +172,7 @@ def _remember(key: str, seconds: dict[str, float]) -> None:
         pass  # no cache: it will be measured again
 
 
-def _first_images(prepared: Prepared, macs: int) -> Tensor:
+def _first_images(prepared: TrainContext, macs: int) -> Tensor:
     """As many as show the speed of a batch: all of them if small, where a step's overhead is most of it."""
     with prepared.loader("train", prepared.recipe.augment).reading() as batches:
         images = next((batch.images for batch in batches if len(batch.images)), None)
@@ -231,8 +231,8 @@ def _left(limit: str, used: str, statistics: str, cached: str) -> float:
         return math.inf
 
 
-@allocator.kept()
-def _seconds_per_image(prepared: Prepared, images: Tensor, plans: Sequence[str]) -> dict[str, float]:
+@allocator.retain_freed_memory()
+def _seconds_per_image(prepared: TrainContext, images: Tensor, plans: Sequence[str]) -> dict[str, float]:
     """Of a training step, by plan."""
     with torch.random.fork_rng():
         steps = {plan: _step_of(prepared, images, plan) for plan in plans}
@@ -253,7 +253,7 @@ def shortest(steps: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     return {name: min(each[name] for each in rounds[1:]) for name in steps}
 
 
-def _step_of(prepared: Prepared, images: Tensor, plan: str) -> Callable[[], float]:
+def _step_of(prepared: TrainContext, images: Tensor, plan: str) -> Callable[[], float]:
     """What makes a training step of a copy of the network, and says how many seconds it took."""
     recipe, device = prepared.recipe, prepared.device
     model = copy.deepcopy(prepared.model).train()

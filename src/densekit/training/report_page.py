@@ -24,12 +24,12 @@ from densekit.report.sections import KINDS, SPLITS
 from densekit.runs import run_folder
 from densekit.training.early_stopping import EarlyStop
 from densekit.training.schedule import learning_rate
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.weights import load_model
 from densekit.weights.resolve import run_checkpoint
 
 
-def write_report(run: Path, prepared: Prepared, result: Result, records: Records) -> Path:
+def write_report(run: Path, prepared: TrainContext, result: Result, records: Records) -> Path:
     """Writes RUN/plots/*.svg and RUN/report.html: one self-contained file, no network. Returns report.html's path.
 
     `result` and `records` are of the split `result.split` of `prepared.data`.
@@ -73,7 +73,7 @@ def write_report(run: Path, prepared: Prepared, result: Result, records: Records
 
 
 def _with_maps(
-    run: Path, prepared: Prepared, measured: pictures.Measured, mistakes: Sequence[pictures.Picture]
+    run: Path, prepared: TrainContext, measured: pictures.Measured, mistakes: Sequence[pictures.Picture]
 ) -> tuple[list[pictures.Picture], str]:
     """By the run's reported checkpoint."""
     try:
@@ -83,7 +83,7 @@ def _with_maps(
     return with_maps(model.to(prepared.device), prepared.device, measured, mistakes)
 
 
-def _measured(prepared: Prepared, result: Result) -> pictures.Measured:
+def _measured(prepared: TrainContext, result: Result) -> pictures.Measured:
     return pictures.Measured(
         prepared.data.splits[result.split],
         prepared.data.classes,
@@ -96,7 +96,7 @@ def _measured(prepared: Prepared, result: Result) -> pictures.Measured:
     )
 
 
-def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, result: Result) -> list[str]:
+def selection_in_words(rows: Sequence[dict[str, Any]], prepared: TrainContext, result: Result) -> list[str]:
     """Which weights these are, what chose them, and what that means for the numbers."""
     recipe, validated, split = prepared.recipe, "val" in prepared.data.splits, result.split
     averaged = f", averaged over the last steps (EMA, decay {recipe.ema.decay:g})" if recipe.ema.decay else ""
@@ -126,7 +126,7 @@ def selection_in_words(rows: Sequence[dict[str, Any]], prepared: Prepared, resul
     return words
 
 
-def kept_epoch(rows: Sequence[dict[str, Any]], prepared: Prepared) -> int | None:
+def kept_epoch(rows: Sequence[dict[str, Any]], prepared: TrainContext) -> int | None:
     """The epoch that validation chose; none if the last is kept whatever its metric."""
     metric = f"val_{prepared.task.metric}"
     known = [row for row in rows if metric in row]
@@ -135,14 +135,14 @@ def kept_epoch(rows: Sequence[dict[str, Any]], prepared: Prepared) -> int | None
     return int(max(known, key=lambda row: row[metric])["epoch"])  # the first of equals, as training keeps it
 
 
-def _data_name(prepared: Prepared, result: Result) -> str:
+def _data_name(prepared: TrainContext, result: Result) -> str:
     """Of a folder its own name: the path to it is in the recipe, and says little in a title."""
     if isinstance(prepared.data.splits["train"], ArrayImages):
         return result.data
     return short_name(result.data)
 
 
-def _in_order(prepared: Prepared) -> list[tuple[str, Images]]:
+def _in_order(prepared: TrainContext) -> list[tuple[str, Images]]:
     return [(name, prepared.data.splits[name]) for name in SPLITS if name in prepared.data.splits]
 
 
@@ -158,7 +158,7 @@ def _split(name: str, images: Images, reported: str) -> dict[str, Any]:
     return row | {"reported": name == reported}
 
 
-def _about_curves(rows: Sequence[dict[str, Any]], prepared: Prepared) -> list[str]:
+def _about_curves(rows: Sequence[dict[str, Any]], prepared: TrainContext) -> list[str]:
     recipe = prepared.recipe
     words = ["Training numbers are taken while the weights still change, on augmented images"]
     if recipe.ema.decay and any("val_loss" in row for row in rows):
@@ -172,7 +172,7 @@ def _about_curves(rows: Sequence[dict[str, Any]], prepared: Prepared) -> list[st
     return words
 
 
-def _augmented(prepared: Prepared) -> list[pictures.Picture]:
+def _augmented(prepared: TrainContext) -> list[pictures.Picture]:
     """The first training images as the network met them in its first epoch."""
     # The order and the random changes belong to the samples: a smaller batch holds the same images.
     loader = replace(prepared.loader("train", prepared.recipe.augment), batch_size=pictures.MOST, workers=0)

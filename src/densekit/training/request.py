@@ -10,7 +10,7 @@ from densekit.data import DataSet
 from densekit.data.native_size import native_size
 from densekit.data.sets import ArrayImages
 from densekit.data.sources.registry import NAMED
-from densekit.distributed.process_group import World
+from densekit.distributed.process_group import DistributedContext
 from densekit.errors import InvalidInput
 from densekit.models.cost import Cost
 from densekit.terminal import Display
@@ -20,8 +20,8 @@ from densekit.training.facts import FROM_SCRATCH, Given, facts_of
 from densekit.training.leakage import leak
 from densekit.training.plan_selection import least_memory, room, total_memory
 from densekit.training.run_estimate import Forecast, memory_bytes
-from densekit.training.setup import Phase, Prepared, prepare, read
-from densekit.weights import pinned
+from densekit.training.setup import Phase, TrainContext, prepare, read
+from densekit.weights import resolve_revision
 
 
 class Compose(Protocol):
@@ -62,13 +62,13 @@ class Request:
             size = native_size(images, max_pixels=recipe.data.max_pixels)
             settle([upscaling(recipe, size)], self.command, self.ask, warn)
 
-    def check_possible(self, prepared: Prepared, cost: Cost) -> None:
+    def check_possible(self, prepared: TrainContext, cost: Cost) -> None:
         """Before anything is measured. Raises InvalidInput for more memory than there is, under any plan."""
         needed = memory_bytes(prepared.recipe, cost, least_memory(prepared))
         total = total_memory(prepared.device)
         settle([memory(needed, prepared.recipe, total=total, free=total)], self.command, None, lambda _: None)
 
-    def check_cost(self, forecast: Forecast, prepared: Prepared, warn: Callable[[str], None]) -> None:
+    def check_cost(self, forecast: Forecast, prepared: TrainContext, warn: Callable[[str], None]) -> None:
         """Asks about memory and hours. Raises InvalidInput for a no, and for more memory than there is."""
         device = prepared.device
         concerns: list[Concern | None] = [
@@ -115,8 +115,8 @@ def command_of(
 
 
 def prepare_run(
-    recipe: Recipe, request: Request | None, data_dir: Path, world: World, display: Display
-) -> tuple[Prepared, tuple[Decision, ...]]:
+    recipe: Recipe, request: Request | None, data_dir: Path, world: DistributedContext, display: Display
+) -> tuple[TrainContext, tuple[Decision, ...]]:
     """What `train` trains: `recipe` with what `request` leaves open decided, its data, and its network. A collective.
 
     Args:
@@ -138,18 +138,18 @@ def prepare_run(
     loaded = read(recipe, data_dir, world, display.phase)
     decisions: tuple[Decision, ...] = ()
     if request is not None:
-        recipe, decisions = world.from_leader(lambda: request.resolved(recipe, loaded, display.phase))
-        world.from_leader(lambda: request.check_size(recipe, loaded, display.say))
+        recipe, decisions = world.run_on_main(lambda: request.resolved(recipe, loaded, display.phase))
+        world.run_on_main(lambda: request.check_size(recipe, loaded, display.log))
     _require_start(recipe)
     if recipe.init is not None:
         source = recipe.init
-        recipe = recipe.model_copy(update={"init": world.from_leader(lambda: pinned(source))})
+        recipe = recipe.model_copy(update={"init": world.run_on_main(lambda: resolve_revision(source))})
     prepared = prepare(recipe, data_dir, world, loaded=loaded, phase=display.phase)
     if recipe.init is not None:
         init = recipe.init
-        note = world.from_leader(lambda: leak(init, prepared.data))
+        note = world.run_on_main(lambda: leak(init, prepared.data))
         if note is not None:
-            display.say(note)
+            display.log(note)
     return prepared, decisions
 
 

@@ -12,7 +12,7 @@ from densekit import atomic, threads
 from densekit.config import Recipe, with_settings
 from densekit.data.sources.registry import missing
 from densekit.default_dtype import float32_default
-from densekit.distributed.process_group import ALONE, World, joined, restarts
+from densekit.distributed.process_group import ALONE, DistributedContext, init_distributed, restarts
 from densekit.errors import BadData, Diverged, InvalidInput, ProofFailed
 from densekit.folders import data_folder
 from densekit.metrics.task import Result
@@ -25,12 +25,12 @@ from densekit.training.checkpoint import Checkpoint, read_checkpoint, shapes_dif
 from densekit.training.early_stopping import is_finished
 from densekit.training.run import Run
 from densekit.training.session import start_facts, train_and_report
-from densekit.training.setup import Prepared, absolute_paths, prepare
+from densekit.training.setup import TrainContext, absolute_paths, prepare
 
 
-def _held(folder: Path, world: World) -> AbstractContextManager[None]:
+def _held(folder: Path, world: DistributedContext) -> AbstractContextManager[None]:
     """For this process, if it is the one that writes, and there is a run."""
-    return run_folder.held(folder) if world.leads and (folder / "config.yaml").exists() else nullcontext()
+    return run_folder.held(folder) if world.is_main and (folder / "config.yaml").exists() else nullcontext()
 
 
 @float32_default()
@@ -51,7 +51,7 @@ def resume(
     Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding; a
     changed number of processes too, with the settings by which it is another training.
     """
-    with joined() as world:
+    with init_distributed() as world:
         changed = dict(settings or {}) | ({"epochs": epochs} if epochs is not None else {})
         return resume_run(Path(run), world, changed, data_dir, console, accept_changes=accept_changes)
 
@@ -64,7 +64,7 @@ def resume_until(run: Path, step: int, data_dir: str | Path | None, console: Con
 
 def resume_run(
     folder: Path,
-    world: World,
+    world: DistributedContext,
     settings: Mapping[str, Any],
     data_dir: str | Path | None,
     console: Console | None,
@@ -89,34 +89,34 @@ def resume_run(
         BadData: images that are not where they were, or a damaged run.
     """
     with _held(folder, world):
-        recipe, checkpoint, result = world.from_leader(lambda: _stored(folder))
+        recipe, checkpoint, result = world.run_on_main(lambda: _stored(folder))
         before, recipe = recipe, absolute_paths(with_settings(recipe, settings))
         if recipe.epochs < before.epochs:
             raise InvalidInput(
                 f"--epochs {recipe.epochs} is less than the {before.epochs} of {folder}; a run cannot shrink"
             )
-        world.from_leader(lambda: require(recipe.trackers))
-        display = display_of(console, leads=world.leads)
+        world.run_on_main(lambda: require(recipe.trackers))
+        display = display_of(console, leads=world.is_main)
         if result is not None and checkpoint is not None and is_finished(recipe, checkpoint.document["progress"]):
             longer = f"--epochs {recipe.epochs + 10}"
             if result.early_stop is not None:
                 longer = f"--set early_stopping.patience={result.early_stop['patience'] + 10}"
-            display.say(f"{folder} is finished; to train it longer: {run_folder.resuming(folder)} {longer}")
+            display.log(f"{folder} is finished; to train it longer: {run_folder.resuming(folder)} {longer}")
             return Run(folder, result)
-        data_dir = data_dir or world.from_leader(lambda: run_folder.data_dir_of(folder))
+        data_dir = data_dir or world.run_on_main(lambda: run_folder.data_dir_of(folder))
         _require_there(recipe, folder)
         prepared = prepare(recipe, data_folder(data_dir), world, start=checkpoint is None, phase=display.phase)
         if checkpoint is None:
-            display.say(f"{folder} has no checkpoint yet; training starts anew")
+            display.log(f"{folder} has no checkpoint yet; training starts anew")
             _record(folder, prepared)
             with threads.suitable(cost_of(prepared.recipe.model).macs, recipe.batch_size):
                 return train_and_report(prepared, folder, display, None)
         then = checkpoint.document["made_by"]
         with threads.exactly(then["environment"]["threads"] if prepared.device.type == "cpu" else None):
             _require_same_network(checkpoint, prepared, folder)
-            changes = resume_check.changes(then, resume_check.made_by(prepared))
+            changes = resume_check.changes(then, resume_check.fingerprint_of(prepared))
             _compare(changes, folder, display, accept=accept_changes)
-            if world.leads:
+            if world.is_main:
                 facts = start_facts(world, data_dir) | {"restarts": restarts(), "changes": changes.everything}
                 run_folder.note(folder, "resume", **facts)
             _record(folder, prepared)
@@ -133,8 +133,8 @@ def _require_there(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _record(folder: Path, prepared: Prepared) -> None:
-    if prepared.world.leads:
+def _record(folder: Path, prepared: TrainContext) -> None:
+    if prepared.world.is_main:
         with run_folder.writing(folder):
             run_folder.write_recipe(folder, prepared.recipe)
 
@@ -150,7 +150,7 @@ def _stored(folder: Path) -> tuple[Recipe, Checkpoint | None, Result | None]:
     return recipe, read_checkpoint(last) if last.exists() else None, run_folder.result_of(folder)
 
 
-def _require_same_network(checkpoint: Checkpoint, prepared: Prepared, folder: Path) -> None:
+def _require_same_network(checkpoint: Checkpoint, prepared: TrainContext, folder: Path) -> None:
     """Raises ProofFailed where the weights fit no longer: what --accept-changes cannot help with."""
     before, now = checkpoint.classes, prepared.data.classes
     if before is not None and before != now:
@@ -178,9 +178,9 @@ def _compare(changes: resume_check.Changes, folder: Path, display: Display, *, a
             "go on with what is there now: --accept-changes"
         )
     if changes.execution:
-        display.say(f"not the same to the last bit as without a stop, for: {'; '.join(changes.execution)}")
+        display.log(f"not the same to the last bit as without a stop, for: {'; '.join(changes.execution)}")
     if changes.division:
-        display.say(
+        display.log(
             "from here on another training, not only other rounding: batch statistics or draws are over each process's "
             f"own images, with {'; '.join(changes.division)}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 from densekit.config import flatten, recipe_from
 from densekit.errors import InvalidInput
 from densekit.runs import run_folder
-from densekit.training.setup import PLACES, Prepared, absolute_paths
+from densekit.training.setup import PLACES, TrainContext, absolute_paths
 
 # Settings that decide when, where and from which processes the same numbers are computed, not which; and a threshold,
 # which is chosen after training.
@@ -71,7 +71,7 @@ class Changes:
         return [*self.recipe, *self.data, *self.execution, *self.moved]
 
 
-def made_by(prepared: Prepared) -> dict[str, Any]:
+def fingerprint_of(prepared: TrainContext) -> dict[str, Any]:
     """What a checkpoint says of the process that wrote it."""
     environment = run_folder.environment()
     return {
@@ -82,7 +82,7 @@ def made_by(prepared: Prepared) -> dict[str, Any]:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compares two `made_by`."""
+    """Compares two `fingerprint_of`."""
     with suppress(InvalidInput):  # settings that an older version did not have were at their defaults
         then = {**then, "recipe": absolute_paths(recipe_from(then["recipe"])).model_dump(mode="json")}
     recipe = flatten(now["recipe"])

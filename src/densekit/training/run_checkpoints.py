@@ -7,9 +7,9 @@ from densekit import atomic
 from densekit.runs import run_folder
 from densekit.training.checkpoint import save_checkpoint
 from densekit.training.nonfinite import diverged, fault_of_weights
-from densekit.training.resume_check import made_by
+from densekit.training.resume_check import fingerprint_of
 from densekit.training.schedule import last_rate
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.state import Progress, TrainState
 from densekit.weights import ModelCard
 
@@ -17,8 +17,8 @@ VALIDATED = "validated"
 """Below checkpoints/, the last good checkpoint: during a validation, and while the loss is above its limit."""
 
 
-def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -> None:
-    """The leader writes, for all: what it has, all have. Where training may be diverging, as `save_unvalidated`.
+def save(state: TrainState, prepared: TrainContext, run: Path, name: str = "last") -> None:
+    """Rank 0 writes, for all: what it has, all have. Where training may be diverging, as `save_unvalidated`.
 
     Raises, on all, Diverged for a state that is not finite, which replaces no checkpoint, and BadData where the disk is
     full.
@@ -28,11 +28,11 @@ def save(state: TrainState, prepared: Prepared, run: Path, name: str = "last") -
         return
     require_finite(state, prepared, run)
     _write(state, prepared, run, name)
-    if prepared.world.leads and name == "last":
+    if prepared.world.is_main and name == "last":
         shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
 
 
-def save_unvalidated(state: TrainState, prepared: Prepared, run: Path) -> None:
+def save_unvalidated(state: TrainState, prepared: TrainContext, run: Path) -> None:
     """Saves what may lead to a rollback; where one is left, keeps the last good checkpoint, to go back to."""
     last, validated = run / "checkpoints" / "last", run / "checkpoints" / VALIDATED
     require_finite(state, prepared, run)
@@ -43,29 +43,29 @@ def save_unvalidated(state: TrainState, prepared: Prepared, run: Path) -> None:
                 shutil.copytree(last, fresh, dirs_exist_ok=True)
 
     if state.progress.rollbacks < prepared.recipe.divergence.rollbacks:
-        prepared.world.from_leader(keep)
+        prepared.world.run_on_main(keep)
     _write(state, prepared, run, "last")
 
 
-def _write(state: TrainState, prepared: Prepared, run: Path, name: str) -> None:
+def _write(state: TrainState, prepared: TrainContext, run: Path, name: str) -> None:
     def write() -> None:
         with run_folder.writing(run):
             card = card_for(prepared, state.progress)
             skipped, hashes = prepared.data.skipped, prepared.hashes
-            save_checkpoint(run / "checkpoints" / name, state, card, made_by(prepared), skipped, hashes)
+            save_checkpoint(run / "checkpoints" / name, state, card, fingerprint_of(prepared), skipped, hashes)
 
-    prepared.world.from_leader(write)
+    prepared.world.run_on_main(write)
 
 
-def require_finite(state: TrainState, prepared: Prepared, run: Path) -> None:
-    """Raises Diverged, on all processes, where the leader's state is not finite: it is what a checkpoint holds."""
-    tensors = prepared.world.from_leader(state.not_finite)
+def require_finite(state: TrainState, prepared: TrainContext, run: Path) -> None:
+    """Raises Diverged, on all processes, where rank 0's state is not finite: it is what a checkpoint holds."""
+    tensors = prepared.world.run_on_main(state.not_finite)
     if tensors:
         fault = fault_of_weights(state.progress, tensors, last_rate(prepared, state.progress))
         raise diverged(run, prepared, fault)
 
 
-def card_for(prepared: Prepared, progress: Progress) -> ModelCard:
+def card_for(prepared: TrainContext, progress: Progress) -> ModelCard:
     """What stands beside the weights: enough to use them, and to know where they come from."""
     environment = run_folder.environment()
     return ModelCard(

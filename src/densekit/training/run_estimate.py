@@ -6,7 +6,7 @@ from densekit.config import Recipe
 from densekit.formatting import amount, counted, duration
 from densekit.models.cost import Cost
 from densekit.training.plan_selection import Choice
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def memory_bytes(recipe: Recipe, cost: Cost, activations: int) -> int:
     return copies * 4 * cost.parameters + activations
 
 
-def forecast_of(prepared: Prepared, choice: Choice, cost: Cost) -> Forecast:
+def forecast_of(prepared: TrainContext, choice: Choice, cost: Cost) -> Forecast:
     """From counts and from what `choice` measured."""
     recipe, model = prepared.recipe, prepared.model
     steps = recipe.epochs * len(prepared.loader("train", recipe.augment))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from densekit.config import Recipe, ScheduleConfig
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.state import Progress
 
 
@@ -48,7 +48,7 @@ def rate_at(recipe: Recipe, progress: Progress, of_epoch: float) -> float:
     return learning_rate(recipe.schedule, recipe.optimizer.lr, share) * recipe.divergence.factor**progress.rollbacks
 
 
-def last_rate(prepared: Prepared, progress: Progress) -> float:
+def last_rate(prepared: TrainContext, progress: Progress) -> float:
     """The learning rate of the last step, or of the first step if none was made."""
     steps = len(prepared.loader("train", prepared.recipe.augment))
     return rate_at(prepared.recipe, progress, max(0, progress.step_in_epoch - 1) / steps)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.data.worker_processes import worker_lost
-from densekit.distributed.process_group import World, restarts
+from densekit.distributed.process_group import DistributedContext, restarts
 from densekit.errors import DensekitError, WorkerLost
 from densekit.folders import data_folder
 from densekit.precision import repeatable
@@ -16,11 +16,11 @@ from densekit.terminal import Display
 from densekit.training.checkpoint import Checkpoint
 from densekit.training.report_page import write_report
 from densekit.training.run import Run
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.trainer import fit
 
 
-def start_facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
+def start_facts(world: DistributedContext, data_dir: str | Path | None) -> dict[str, Any]:
     """What the events say of how these processes were started."""
     return {
         "processes": world.size,
@@ -30,7 +30,7 @@ def start_facts(world: World, data_dir: str | Path | None) -> dict[str, Any]:
 
 
 def train_and_report(
-    prepared: Prepared, folder: Path, display: Display, checkpoint: Checkpoint | None, until: int | None = None
+    prepared: TrainContext, folder: Path, display: Display, checkpoint: Checkpoint | None, until: int | None = None
 ) -> Run:
     """Trains to the end, writes result and report, and notes in the run's events how it ended.
 
@@ -48,7 +48,7 @@ def train_and_report(
         WorkerLost: a process that decodes images has died.
     """
     world = prepared.world
-    if world.leads:
+    if world.is_main:
         with run_folder.writing(folder):
             run_folder.forget_result(folder)
     done = 0
@@ -56,21 +56,21 @@ def train_and_report(
         progress = checkpoint.document["progress"]
         done = progress["epoch"]
         again = f" after restart {restarts()}, as a process had ended" if restarts() else ""
-        display.say(f"going on in epoch {done + 1} after step {progress['step']}{again}")
-    with repeatable(prepared.device), tracked(folder, prepared.recipe, world, display.say, done) as tracking:
+        display.log(f"going on in epoch {done + 1} after step {progress['step']}{again}")
+    with repeatable(prepared.device), tracked(folder, prepared.recipe, world, display.log, done) as tracking:
         try:
             with _explained(folder):
                 result, records = fit(prepared, folder, display, checkpoint=checkpoint, until=until, tracking=tracking)
         except DensekitError as error:
-            if world.leads:
+            if world.is_main:
                 with suppress(DensekitError):  # a full disk must not hide what happened
                     run_folder.note(folder, type(error).__name__.lower(), reason=str(error))
             raise
         finally:
-            if world.leads:
+            if world.is_main:
                 with suppress(DensekitError), run_folder.writing(folder):
                     run_folder.write_skipped(folder, prepared.data)
-        if world.leads:
+        if world.is_main:
             with run_folder.writing(folder):
                 report = write_report(folder, prepared, result, records)
                 run_folder.write_result(folder, result)  # last: it says that all is there

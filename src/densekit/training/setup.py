@@ -15,8 +15,8 @@ from densekit.data.prepare import preprocessing_for
 from densekit.data.sets import check_learnable, kept_hashes
 from densekit.data.sources.registry import located, short_name
 from densekit.data.split import divide
-from densekit.devices import device_named, placed
-from densekit.distributed.process_group import ALONE, World
+from densekit.devices import device_named, to_device
+from densekit.distributed.process_group import ALONE, DistributedContext
 from densekit.errors import BadData, InvalidInput
 from densekit.metrics.task import Task, task_for
 from densekit.models import DenseNet, ImageClassifier, build
@@ -32,7 +32,7 @@ Phase = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainContext:
     """What training needs."""
 
     recipe: Recipe
@@ -41,7 +41,7 @@ class Prepared:
     task: Task
     model: ImageClassifier
     device: torch.device
-    world: World = ALONE
+    world: DistributedContext = ALONE
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     """Of the images of each split."""
     hashes: Hashes = field(default_factory=dict)
@@ -84,12 +84,12 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 def prepare(
     recipe: Recipe,
     data_dir: Path,
-    world: World = ALONE,
+    world: DistributedContext = ALONE,
     *,
     start: bool = True,
     loaded: DataSet | None = None,
     phase: Phase = nullcontext,
-) -> Prepared:
+) -> TrainContext:
     """Loads and divides the data, fits the network to them, and seeds torch. The recipe comes back resolved.
 
     Without `start` the weights of `recipe.init` are not loaded, as a checkpoint will replace them. `loaded` are the
@@ -148,18 +148,18 @@ def prepare(
             begun = start_from(model, recipe.model, recipe.init, data.classes)
     task = task_for(data, recipe, device)
     hashes = kept if len(kept) == len(data.splits) else {}
-    return Prepared(
-        recipe, data, preprocessing, task, placed(model, device), device, world, fingerprint, hashes, *begun
+    return TrainContext(
+        recipe, data, preprocessing, task, to_device(model, device), device, world, fingerprint, hashes, *begun
     )
 
 
-def read(recipe: Recipe, data_dir: Path, world: World = ALONE, phase: Phase = nullcontext) -> DataSet:
+def read(recipe: Recipe, data_dir: Path, world: DistributedContext = ALONE, phase: Phase = nullcontext) -> DataSet:
     """The data as they are, not yet divided. Raises BadData or InvalidInput."""
     with phase(f"reading {short_name(recipe.data.source)}"), world.first_of_host_first():
         return load(recipe.data, data_dir)
 
 
-def _require_two_images(recipe: Recipe, world: World) -> None:
+def _require_two_images(recipe: Recipe, world: DistributedContext) -> None:
     """Raises InvalidInput where each step would have one image, and batch norm one value a channel of it."""
     share = recipe.batch_size if recipe.batch_size < world.size else recipe.batch_size // world.size
     pooled = world.size > 1 and recipe.sync_batch_norm and recipe.batch_size >= world.size

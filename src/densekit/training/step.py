@@ -14,16 +14,16 @@ from densekit.config import Recipe
 from densekit.data import Batch
 from densekit.data.mixing import mixing_for
 from densekit.data.sets import SkipList
-from densekit.distributed.process_group import World
+from densekit.distributed.process_group import DistributedContext
 from densekit.models.cost import needs_two_images
 from densekit.precision import autocast
 from densekit.training.optimizer import set_rate
 from densekit.training.rng import reseed
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.state import TrainState
 
 
-def share_failures(batch: Batch, skipped: SkipList, world: World) -> list[int]:
+def share_failures(batch: Batch, skipped: SkipList, world: DistributedContext) -> list[int]:
     """How many images each process has of this batch. Raises BadData, in all of them, for too many bad files."""
     if not world.sums(len(batch.failures))[0]:
         if is_whole(batch, world):
@@ -35,12 +35,12 @@ def share_failures(batch: Batch, skipped: SkipList, world: World) -> list[int]:
     return [count for count, _ in everybody]
 
 
-def is_whole(batch: Batch, world: World) -> bool:
+def is_whole(batch: Batch, world: DistributedContext) -> bool:
     """Whether every process has all of this batch, as there were too few images to divide."""
     return batch.total < world.size
 
 
-def pieces_of(counts: list[int], recipe: Recipe, world: World, *, whole: bool, epoch: int) -> int:
+def pieces_of(counts: list[int], recipe: Recipe, world: DistributedContext, *, whole: bool, epoch: int) -> int:
     """In how many pieces each process takes its images of a step; 0 where batch norm would get a single value.
 
     That is, where the network's last maps are one pixel, pieces have two images or more.
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
         return None
 
 
-def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float, counts: list[int]) -> Outcome:
+def train_step(state: TrainState, batch: Batch, prepared: TrainContext, rate: float, counts: list[int]) -> Outcome:
     """One update of the weights and of their average. `counts`: images of each process, enough for `pieces_of`."""
     recipe, world = prepared.recipe, prepared.world
     whole = is_whole(batch, world)
@@ -92,7 +92,7 @@ def train_step(state: TrainState, batch: Batch, prepared: Prepared, rate: float,
                 loss = prepared.task.loss(logits.float(), wanted)
                 state.scaler.scale(loss * scale).backward()
             summed += loss.item()
-            correct += prepared.task.hits(logits, wanted)
+            correct += prepared.task.num_correct(logits, wanted)
     if not whole:
         summed, hits = world.sums(summed, correct)
         correct = int(hits)

@@ -13,7 +13,7 @@ from densekit import threads
 from densekit.config import Recipe
 from densekit.data.sources.registry import short_name
 from densekit.default_dtype import float32_default
-from densekit.distributed.process_group import joined
+from densekit.distributed.process_group import init_distributed
 from densekit.folders import data_folder
 from densekit.models.cost import cost_of
 from densekit.runs import run_folder
@@ -28,7 +28,7 @@ from densekit.training.resume import resume_run
 from densekit.training.run import Run
 from densekit.training.run_estimate import forecast_of
 from densekit.training.session import start_facts, train_and_report
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 
 
 @float32_default()
@@ -100,28 +100,28 @@ def train_recipe(
     request: Request | None = None,
 ) -> Run:
     """`train` for a recipe that is there already; `request` resolves what is open in it, and asks what it may cost."""
-    with joined() as world:
+    with init_distributed() as world:
         given = Path(out) if out else None
         name = short_name(recipe.data.source)
-        begun = world.from_leader(lambda: _begun(given, name, world.launch))
+        begun = world.run_on_main(lambda: _begun(given, name, world.launch))
         if begun is not None:
             return resume_run(begun, world, {}, data_dir, console, accept_changes=False)
-        world.from_leader(lambda: require(recipe.trackers))  # before a minute goes into preparing
-        display = display_of(console, leads=world.leads)
+        world.run_on_main(lambda: require(recipe.trackers))  # before a minute goes into preparing
+        display = display_of(console, leads=world.is_main)
         prepared, decisions = prepare_run(recipe, request, data_folder(data_dir), world, display)
         # Before there is a folder: a network that does not suit the images fails here.
         cost = cost_of(prepared.recipe.model)
         if request is not None:
-            world.from_leader(lambda: request.check_possible(prepared, cost))
+            world.run_on_main(lambda: request.check_possible(prepared, cost))
         with threads.suitable(cost.macs, prepared.recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs, display.phase)
             forecast = replace(forecast_of(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
             if request is not None:
-                world.from_leader(lambda: request.check_cost(forecast, prepared, display.say))
+                world.run_on_main(lambda: request.check_cost(forecast, prepared, display.log))
             name = f"{name}-{prepared.recipe.model.name}"
-            folder = world.from_leader(lambda: given or claim_folder(Path("runs"), name))
+            folder = world.run_on_main(lambda: given or claim_folder(Path("runs"), name))
             with ExitStack() as claim:
-                world.from_leader(lambda: _create(folder, prepared, data_dir, claim))
+                world.run_on_main(lambda: _create(folder, prepared, data_dir, claim))
                 display.facts(f"{prepared.recipe.model.name} on {prepared.data.name} -> {folder}", forecast.rows())
                 return train_and_report(prepared, folder, display, None)
 
@@ -138,7 +138,7 @@ def _begun(out: Path | None, name: str, launch: str) -> Path | None:
     return next((folder for folder in places if run_folder.belongs_to(folder, launch)), None)
 
 
-def _create(folder: Path, prepared: Prepared, data_dir: str | Path | None, claim: ExitStack) -> None:
+def _create(folder: Path, prepared: TrainContext, data_dir: str | Path | None, claim: ExitStack) -> None:
     """Keeps the folder to this process, as long as `claim` is open, before anything is written in it."""
     claim.enter_context(run_folder.claimed(folder))
     run_folder.create(folder, prepared.recipe, prepared.data, **start_facts(prepared.world, data_dir))

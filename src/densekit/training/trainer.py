@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from densekit import atomic, ops, signal_watch
 from densekit.config import Recipe
 from densekit.data.sets import groups_of
-from densekit.distributed.process_group import World
+from densekit.distributed.process_group import DistributedContext
 from densekit.errors import Diverged, Interrupted, NotFinite
 from densekit.metrics.evaluation_loop import evaluate
 from densekit.metrics.intervals import with_intervals
@@ -32,7 +32,7 @@ from densekit.training.nonfinite import diverged, fault_of_outputs, fault_of_ste
 from densekit.training.optimizer import optimizer_for
 from densekit.training.run_checkpoints import VALIDATED, card_for, require_finite, save, save_unvalidated
 from densekit.training.schedule import last_rate, rate_at
-from densekit.training.setup import Prepared
+from densekit.training.setup import TrainContext
 from densekit.training.signals import Stop, catch_signals
 from densekit.training.state import Progress, Totals, TrainState
 from densekit.training.step import is_whole, pieces_of, share_failures, train_step
@@ -40,7 +40,7 @@ from densekit.weights import read_card
 
 
 def fit(
-    prepared: Prepared,
+    prepared: TrainContext,
     run: Path,
     callback: TrainingCallback,
     *,
@@ -68,13 +68,13 @@ def fit(
         if stop.reached(progress.step):
             raise _interrupted(stop, run)
         _train_epochs(state, prepared, run, callback, stop, tracking)
-    if world.leads:
+    if world.is_main:
         shutil.rmtree(run / "checkpoints" / VALIDATED, ignore_errors=True)
     stopped = early_stop(recipe, state.progress, prepared.task.metric, world)
     if stopped is not None:
         hint = "" if recipe.select == "best" else "; --set select=best keeps the weights of the best epoch instead"
-        callback.say(stopped.words() + hint)
-        if world.leads:
+        callback.log(stopped.words() + hint)
+        if world.is_main:
             run_folder.note(run, "early stop", **asdict(stopped))
     result, records = report(state, prepared, run, callback)
     return replace(result, early_stop=None if stopped is None else asdict(stopped)), records
@@ -82,7 +82,7 @@ def fit(
 
 def _train_epochs(
     state: TrainState,
-    prepared: Prepared,
+    prepared: TrainContext,
     run: Path,
     callback: TrainingCallback,
     stop: Stop,
@@ -92,7 +92,7 @@ def _train_epochs(
     while _goes_on(state.progress, prepared):
         try:
             # What is kept has holes; the plan for scarce memory is better off with page faults.
-            with nullcontext() if prepared.recipe.plan == "checkpoint" else allocator.kept():
+            with nullcontext() if prepared.recipe.plan == "checkpoint" else allocator.retain_freed_memory():
                 train_epoch(state, prepared, run, callback, stop)
             row = end_epoch(state, prepared, run, callback, stop)
         except Diverged as error:
@@ -100,7 +100,7 @@ def _train_epochs(
             continue
         callback.epoch(row)
         with run_folder.writing(run):
-            if prepared.world.leads:
+            if prepared.world.is_main:
                 run_folder.append_row(run, row)
         if tracking is not None:
             tracking.row(row)
@@ -109,7 +109,7 @@ def _train_epochs(
             raise _interrupted(stop, run)
 
 
-def _goes_on(progress: Progress, prepared: Prepared) -> bool:
+def _goes_on(progress: Progress, prepared: TrainContext) -> bool:
     """Whether another epoch is to be trained."""
     recipe = prepared.recipe
     if progress.epoch >= recipe.epochs:
@@ -119,10 +119,10 @@ def _goes_on(progress: Progress, prepared: Prepared) -> bool:
 
 def _acknowledged(callback: TrainingCallback) -> AbstractContextManager[None]:
     line = "ctrl-C: stopping after this step, whose state is saved (press it again to stop at once)"
-    return signal_watch.acknowledged_by(lambda: callback.say(line))
+    return signal_watch.acknowledged_by(lambda: callback.log(line))
 
 
-def start(prepared: Prepared) -> TrainState:
+def start(prepared: TrainContext) -> TrainState:
     """The state before the first step."""
     recipe, model, world = prepared.recipe, prepared.model, prepared.world
     network: nn.Module = model
@@ -139,7 +139,7 @@ def start(prepared: Prepared) -> TrainState:
     return TrainState(model, network, optimizer_for(model, recipe.optimizer), average, scaler, Progress())
 
 
-def train_epoch(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, stop: Stop) -> None:
+def train_epoch(state: TrainState, prepared: TrainContext, run: Path, callback: TrainingCallback, stop: Stop) -> None:
     """From wherever in the epoch the state stands to its end. Saves when that is due."""
     recipe, progress, world = prepared.recipe, state.progress, prepared.world
     loader = prepared.loader("train", recipe.augment)
@@ -152,7 +152,7 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, callback: Trai
             counts = share_failures(batch, prepared.data.skipped, world)
             pieces = pieces_of(counts, recipe, world, whole=is_whole(batch, world), epoch=progress.epoch)
             if min(counts) and not pieces:
-                callback.say(
+                callback.log(
                     f"step {progress.step_in_epoch + 1} of epoch {progress.epoch + 1} is left out: it has one image, "
                     "and batch norm on maps of one pixel needs two; change batch_size, or raise the image size"
                 )
@@ -186,28 +186,30 @@ def train_epoch(state: TrainState, prepared: Prepared, run: Path, callback: Trai
                 raise _interrupted(stop, run)
 
 
-def roll_back(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, error: Diverged) -> None:
+def roll_back(
+    state: TrainState, prepared: TrainContext, run: Path, callback: TrainingCallback, error: Diverged
+) -> None:
     """To the last checkpoint, and on at a lower learning rate. Raises `error` if that was done often enough."""
     done, validated = state.progress.rollbacks, run / "checkpoints" / VALIDATED
     if done >= prepared.recipe.divergence.rollbacks:
         raise error
-    folder = prepared.world.from_leader(lambda: validated if validated.exists() else run / "checkpoints" / "last")
+    folder = prepared.world.run_on_main(lambda: validated if validated.exists() else run / "checkpoints" / "last")
     # The old one still waits for the update that was not made; what it had learned is in the checkpoint.
     state.scaler = scaler_for(prepared.device, prepared.recipe.precision)
-    restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
+    restore_checkpoint(prepared.world.run_on_main(lambda: read_checkpoint(folder)), state, folder)
     state.progress.rollbacks = done + 1
     if folder == validated:
         save(state, prepared, run)
-    callback.say(
+    callback.log(
         f"{error}. Going back to step {state.progress.step}, with {prepared.recipe.divergence.factor:g} of the rate "
         f"({done + 1} of {prepared.recipe.divergence.rollbacks} times)"
     )
-    if prepared.world.leads:
+    if prepared.world.is_main:
         run_folder.note(run, "rollback", step=state.progress.step, reason=str(error))
 
 
 def end_epoch(
-    state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, stop: Stop
+    state: TrainState, prepared: TrainContext, run: Path, callback: TrainingCallback, stop: Stop
 ) -> dict[str, Any]:
     """Validates, keeps the best if the recipe selects by it, and moves the state to the next epoch.
 
@@ -249,7 +251,7 @@ def end_epoch(
 
 
 def _check_growth(
-    state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback, loss: float | None
+    state: TrainState, prepared: TrainContext, run: Path, callback: TrainingCallback, loss: float | None
 ) -> None:
     """Raises Diverged for a validation loss that has grown too far, if training may go back; else says so."""
     progress = state.progress
@@ -258,18 +260,23 @@ def _check_growth(
         return
     if progress.rollbacks < prepared.recipe.divergence.rollbacks:
         raise diverged(run, prepared, fault)
-    callback.say(f"the {fault.what} {fault.place}: lower the rate with --set optimizer.lr")
+    callback.log(f"the {fault.what} {fault.place}: lower the rate with --set optimizer.lr")
 
 
 def evaluate_split(
-    state: TrainState, prepared: Prepared, run: Path, split: str, callback: TrainingCallback, stop: Stop | None = None
+    state: TrainState,
+    prepared: TrainContext,
+    run: Path,
+    split: str,
+    callback: TrainingCallback,
+    stop: Stop | None = None,
 ) -> tuple[Result, Records]:
     """Metrics of the kept weights on a split.
 
     Raises Diverged for outputs that are not finite; Interrupted, in a process that is alone, when `stop` says so.
     """
     loader = prepared.loader(split)
-    prepared.world.spread(state.result_model.buffers())  # where each process has its own statistics
+    prepared.world.broadcast(state.result_model.buffers())  # where each process has its own statistics
     with callback.evaluating(split, len(loader.images)) as advance:
 
         def count(images: int) -> None:
@@ -293,19 +300,19 @@ def evaluate_split(
             raise diverged(run, prepared, fault) from error
 
 
-def report(state: TrainState, prepared: Prepared, run: Path, callback: TrainingCallback) -> tuple[Result, Records]:
+def report(state: TrainState, prepared: TrainContext, run: Path, callback: TrainingCallback) -> tuple[Result, Records]:
     """The result: the test split if there is one, measured once, on weights that it never chose."""
     chosen = "best" if prepared.recipe.select == "best" else "last"
     folder = run / "checkpoints" / chosen
     if chosen == "best":
-        restore_checkpoint(prepared.world.from_leader(lambda: read_checkpoint(folder)), state, folder)
+        restore_checkpoint(prepared.world.run_on_main(lambda: read_checkpoint(folder)), state, folder)
     if "val" in prepared.data.splits:
         task = prepared.task.decided(lambda: evaluate_split(state, prepared, run, "val", callback)[1])
         prepared = replace(prepared, task=task)
     split = next(name for name in ("test", "val", "train") if name in prepared.data.splits)
     result, rows = evaluate_split(state, prepared, run, split, callback)
     result = with_intervals(result, rows, groups_of(prepared.data.splits[split]))
-    if prepared.world.leads:
+    if prepared.world.is_main:
         metrics = {"split": split, **result.headline(), **result.intervals()}
         card = card_for(prepared, state.progress).model_copy(
             update={"metrics": metrics, "sha256": read_card(folder).sha256}
@@ -318,12 +325,12 @@ def report(state: TrainState, prepared: Prepared, run: Path, callback: TrainingC
     return result, rows
 
 
-def agreed(stop: Stop, world: World, *, due: bool = False) -> tuple[bool, bool]:
-    """Whether any process was told to stop, and whether the leader finds a checkpoint due; then all do, at one step.
+def agreed(stop: Stop, world: DistributedContext, *, due: bool = False) -> tuple[bool, bool]:
+    """Whether any process was told to stop, and whether rank 0 finds a checkpoint due; then all do, at one step.
 
     Clocks differ: if each asked its own, one would wait in the checkpoint for another that is in the next step.
     """
-    signals, leaders = world.sums(stop.signal_number, due and world.leads)
+    signals, leaders = world.sums(stop.signal_number, due and world.is_main)
     if signals and not stop.signal_number:
         stop.signal_number = signal.SIGTERM  # what the others were told
     return signals > 0, leaders > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from densekit.errors import BadData, BadWeights, DensekitError, InvalidInput
-from densekit.optional_packages import need
+from densekit.optional_packages import require_package
 from densekit.version import __version__
 from densekit.weights.folder import CONFIG, WEIGHTS, read_card
 
@@ -89,7 +89,7 @@ def _check_card(folder: Path, address: Address) -> None:
         ) from error
 
 
-def pinned(name: str | Path) -> str:
+def resolve_revision(name: str | Path) -> str:
     """`name` as it is; of a model of the Hub with the commit that it has now, which is then in the cache."""
     if not is_address(name):
         return str(name)
@@ -138,7 +138,7 @@ def _edited(hub: Any, to: Address) -> bool:
 
 def require(name: str) -> None:
     """Raises InvalidInput where the Hub's client is not installed."""
-    need(name, "huggingface_hub", extra="hub")
+    require_package(name, "huggingface_hub", extra="hub")
 
 
 def _client(name: str) -> Any:
@@ -187,8 +187,8 @@ def _in_words(error: Exception, address: Address, must: str, *, writing: bool) -
     if status == 401:
         return f"the Hub does not accept your token for {address}; make a new one on its settings page, and {_LOG_IN}"
     if status == 403:
-        need = "write to" if writing else "read"
-        return f"your token may not {need} {address}: the Hub answers 403; use one with that right: {_LOG_IN}"
+        right = "write to" if writing else "read"
+        return f"your token may not {right} {address}: the Hub answers 403; use one with that right: {_LOG_IN}"
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in chain) or constants.is_offline_mode():
         return f"{address} is not in this machine's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
     reason = " ".join(str(chain[-1] if len(chain) > 1 else error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, UnknownName
 from densekit.formatting import counted
 from densekit.models import ImageClassifier
-from densekit.optional_packages import need
+from densekit.optional_packages import require_package
 from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
@@ -88,7 +88,7 @@ def _same_function(theirs: Mapping[str, Any], ours: ModelConfig, source: str) ->
 
 
 def _timm(name: str) -> Mapping[str, Tensor]:
-    need(f"timm:{name}", "timm", extra="timm")
+    require_package(f"timm:{name}", "timm", extra="timm")
     import timm
 
     if not timm.is_model(name):

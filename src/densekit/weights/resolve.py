@@ -9,7 +9,7 @@ from densekit.folders import expanded
 from densekit.models import ImageClassifier
 from densekit.parsing import JSON_BYTES, parse_json, read_text
 from densekit.weights.folder import CONFIG, WEIGHTS, ModelCard, load_model
-from densekit.weights.hub import fetched, is_address, pinned
+from densekit.weights.hub import fetched, is_address, resolve_revision
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -64,7 +64,7 @@ def open_model(name: str | Path, plan: str = "auto") -> tuple[ImageClassifier, M
 
     Raises BadWeights, UnknownName or InvalidInput.
     """
-    name = pinned(name)
+    name = resolve_revision(name)
     model, card = load_model(model_folder(name), plan)
     if is_address(name):
         card = card.model_copy(update={"provenance": {**card.provenance, "hub": name}})

@@ -18,7 +18,7 @@ from densekit.data.sources.expected import Expected
 from densekit.data.sources.folder import folder
 from densekit.data.sources.huggingface import hub, hub_pictures
 from densekit.data.sources.imagenet import imagenet_folder
-from densekit.data.sources.shards import is_remote, pictures, shards
+from densekit.data.sources.shards import is_remote, iter_images, shards
 from densekit.data.sources.synthetic import synthetic
 from densekit.data.sources.table import table
 from densekit.data.sources.table_rows import table_images
@@ -73,7 +73,7 @@ PREFIXES: dict[str, Source] = {
     "wds": Source(
         lambda rest, config, *, strict, expected: shards(rest, config, expected=expected),
         lambda rest: None if is_remote(rest) else expanded(rest),
-        lambda rest, config, column: pictures(rest),
+        lambda rest, config, column: iter_images(rest),
         is_pattern=True,
     ),
     "hf": Source(

@@ -179,7 +179,7 @@ def shards(pattern: str, config: DataConfig, *, expected: Expected | None = None
     return DataSet(f"wds:{pattern}", classes, splits, skipped=SkipList(config.max_bad))
 
 
-def pictures(pattern: str) -> list[tuple[str, Callable[[], bytes]]]:
+def iter_images(pattern: str) -> list[tuple[str, Callable[[], bytes]]]:
     """("SHARD/FILE", what reads it) of each image in the shards, which need no labels.
 
     Raises BadData, and so does reading.

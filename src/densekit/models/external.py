@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densekit.config import PeerConfig
+from densekit.config import ExternalConfig
 from densekit.errors import InvalidInput, UnknownName
 from densekit.models.base import ImageClassifier, chosen_stages
 
@@ -35,12 +35,12 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class Peer(ImageClassifier):
+class ExternalModel(ImageClassifier):
     """Another library's network in `net`. Its forward is the library's own."""
 
-    config: PeerConfig
+    config: ExternalConfig
 
-    def __init__(self, config: PeerConfig, net: Any) -> None:
+    def __init__(self, config: ExternalConfig, net: Any) -> None:
         super().__init__()
         self.config = config
         self.net = net
@@ -59,10 +59,10 @@ class Peer(ImageClassifier):
         self.config = self.config.model_copy(update={"num_classes": num_classes})
 
 
-class TimmPeer(Peer):
+class TimmModel(ExternalModel):
     """timm has the same interface: this delegates. Features are whatever the net makes, (N, h, w, C) in some."""
 
-    def __init__(self, config: PeerConfig, net: Any) -> None:
+    def __init__(self, config: ExternalConfig, net: Any) -> None:
         super().__init__(config, net)
         self.num_features: int = net.num_features
 
@@ -89,10 +89,10 @@ class TimmPeer(Peer):
         self._now_has(num_classes)
 
 
-class TorchvisionPeer(Peer):
+class TorchvisionModel(ExternalModel):
     """Features, where the network is a chain of modules with a pool and a head; InvalidInput elsewhere."""
 
-    def __init__(self, config: PeerConfig, net: nn.Module) -> None:
+    def __init__(self, config: ExternalConfig, net: nn.Module) -> None:
         super().__init__(config, net)
         layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         self._last, last = layers[-1]  # the layer that makes the logits, in every torchvision classifier
@@ -163,22 +163,24 @@ class TorchvisionPeer(Peer):
         return head
 
 
-def build_peer(config: PeerConfig) -> ImageClassifier:
+def build_peer(config: ExternalConfig) -> ImageClassifier:
     """A freshly initialised network of another library. Raises UnknownName, or InvalidInput without timm."""
     return _timm(config) if config.family == "timm" else _torchvision(config)
 
 
-def _timm(config: PeerConfig) -> TimmPeer:
+def _timm(config: ExternalConfig) -> TimmModel:
     try:
         import timm
     except ImportError:
         raise InvalidInput(f"timm:{config.name} needs timm, an extra: pip install 'densekit[timm]'") from None
     if not timm.is_model(config.name):
         raise UnknownName("timm model", config.name, timm.list_models())
-    return TimmPeer(config, timm.create_model(config.name, num_classes=config.num_classes, in_chans=config.in_channels))
+    return TimmModel(
+        config, timm.create_model(config.name, num_classes=config.num_classes, in_chans=config.in_channels)
+    )
 
 
-def _torchvision(config: PeerConfig) -> TorchvisionPeer:
+def _torchvision(config: ExternalConfig) -> TorchvisionModel:
     import torchvision.models as peers
 
     names = peers.list_models(module=peers)
@@ -194,7 +196,7 @@ def _torchvision(config: PeerConfig) -> TorchvisionPeer:
             net = peers.get_model(config.name, **settings).to(device)
     if config.in_channels != 3:
         _read_channels(net, config.in_channels)
-    return TorchvisionPeer(config, net)
+    return TorchvisionModel(config, net)
 
 
 def _read_channels(net: nn.Module, channels: int) -> None:
