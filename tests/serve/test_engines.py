@@ -74,7 +74,7 @@ def test_without_other_runtimes_torch_serves(net: Path, tmp_path: Path, monkeypa
     def need(what: str, *packages: str) -> None:
         raise InvalidInput(f"{what} needs {packages[0]}, an extra")
 
-    monkeypatch.setattr(engines, "need", need)
+    monkeypatch.setattr(engines, "require_package", need)
     assert chosen(net, tmp_path, Log()).name == "torch"
     with pytest.raises(InvalidInput, match="--engine openvino needs"):
         chosen(net, tmp_path, Log(), wanted="openvino")

@@ -30,11 +30,11 @@ def resident():
 
 torch.set_num_threads(1)
 found = {"before": faults()}
-with allocator.kept():
+with allocator.retain_freed_memory():
     found |= {"kept": faults(), "held": resident()}
 found |= {"released": resident(), "after": faults()}
 try:
-    with allocator.kept():
+    with allocator.retain_freed_memory():
         raise KeyError
 except KeyError:
     found["failed"] = faults()

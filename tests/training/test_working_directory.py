@@ -87,7 +87,7 @@ def test_the_leader_alone_reads_which_data_folder_was_given(place: Path, monkeyp
         seen.append(reading[-1])
         return data_dir_of(folder)
 
-    monkeypatch.setattr(DistributedContext, "from_leader", of_leader)
+    monkeypatch.setattr(DistributedContext, "run_on_main", of_leader)
     monkeypatch.setattr(run_folder, "data_dir_of", read)
     densekit.resume("run", epochs=2)
     assert seen
