@@ -1,7 +1,9 @@
 """Packages that only some commands need: each belongs to an extra of the distribution."""
 
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 from densekit.errors import InvalidInput
 
@@ -16,3 +18,15 @@ def require_package(what: str, *packages: str, extra: str = "export") -> None:
     missing = missing_of(packages)
     if missing:
         raise InvalidInput(f"{what} needs {' and '.join(missing)}, an extra: pip install 'densekit[{extra}]'")
+
+
+def import_package(what: str, package: str, *, extra: str) -> ModuleType:
+    """Imports a package; raises InvalidInput where `what` cannot work as it is missing, or broken."""
+    require_package(what, package, extra=extra)
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InvalidInput(
+            f"{what} needs {package}, which cannot be imported ({error}); install it again: pip install "
+            f"--force-reinstall {package}"
+        ) from error

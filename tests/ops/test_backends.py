@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 from densekit import create_model, train
+from densekit.api import resume
 from densekit.errors import InvalidInput, UnknownName
 from densekit.ops import backends
 from densekit.ops.backends.base import (
@@ -26,6 +27,7 @@ from densekit.ops.backends.base import (
 from densekit.ops.backends.cpu import library
 from densekit.ops.backends.cpu.backend import CpuKernels
 from densekit.ops.backends.reference import Reference
+from tests.faults.command import train_until
 from tests.ops.test_plans import assert_same, everything, images, network, with_plan
 
 
@@ -205,3 +207,44 @@ def test_the_resolver_is_asked_with_all_that_it_may_depend_on():
     with torch.autocast("cpu", torch.bfloat16):
         assert backends.call_of(x).autocast == torch.bfloat16
         assert backends.resolve(backends.call_of(x)) is None
+
+
+def test_plan_auto_passes_over_backends_that_are_slower_than_modules_or_cannot_run() -> None:
+    class Slower(Reference):
+        name = "slower"
+
+    class Absent(CpuKernels):
+        name = "absent"
+
+        def available(self) -> bool:
+            return False
+
+        def serves(self, call: Call) -> bool:
+            return True
+
+    call = backends.call_of(torch.zeros(2, 3, 4, 5))
+    best = backends.resolve(call, fused=True)
+    for backend in (Slower(), Absent()):
+        backends.register(backend)
+    try:
+        found = backends.resolve(call)
+        assert found is not None
+        assert found.name == "slower"
+        assert backends.resolve(call, fused=True) is best
+    finally:
+        for name in ("slower", "absent"):
+            backends.unregister(name)
+    with pytest.raises(InvalidInput, match="kernels=absent cannot run here"), backends.use(Absent()):
+        pass
+
+
+def test_a_network_refuses_kernels_that_are_not_known() -> None:
+    with pytest.raises(UnknownName, match="refernce"):
+        create_model("densenet_bc_10_4").use_kernels("refernce")
+
+
+def test_a_run_is_resumed_on_other_kernels_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"plan": "shared", "data.limit": 60, "batch_size": 20}
+    train_until(2, "digits", out=tmp_path / "run", model="densenet_bc_10_4", epochs=1, settings=settings)
+    resume(tmp_path / "run", settings={"kernels": "reference"})
+    assert "kernels: auto -> reference" in capsys.readouterr().err

@@ -253,3 +253,27 @@ def test_copies_and_pickles_carry_no_folded_weights():
     del model, twin
     gc.collect()
     assert len(inference._cache) == before
+
+
+def test_a_weight_that_changes_while_others_are_folded_is_seen_by_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a thread that trains while another one predicts."""
+    model, x = with_plan(network(dtype=torch.float32), "shared").eval(), images(dtype=torch.float32)
+    layer = model.get_submodule("features.denseblock1.denselayer1")
+    fold = CpuKernels.block_weights
+    changed: list[int] = []
+
+    def block_weights(self: CpuKernels, tensors: list[Tensor]) -> object:
+        folded = fold(self, tensors)
+        if not changed:
+            changed.append(1)
+            with torch.no_grad():
+                layer.conv1.weight.mul_(3)
+        return folded
+
+    monkeypatch.setattr(CpuKernels, "block_weights", block_weights)
+    with torch.inference_mode():
+        model(x)
+    assert changed
+    assert_exact(model, x)

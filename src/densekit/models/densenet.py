@@ -17,6 +17,7 @@ from densekit.config import DenseNetConfig
 from densekit.models.base import ImageClassifier, chosen_stages
 from densekit.models.counts import check_size, transition_channels
 from densekit.models.initialisation import INITIALISERS
+from densekit.ops import backends
 
 
 class DenseLayer(ops.Fusable, nn.Module):
@@ -151,7 +152,11 @@ class DenseNet(ImageClassifier):
                 module.plan = plan
 
     def use_kernels(self, kernels: str) -> None:
-        """Executes the dense blocks' `shared` plan on that backend from now on; auto: the best that serves a call."""
+        """Executes the dense blocks' `shared` plan on that backend from now on; auto: the best that serves a call.
+
+        Raises UnknownName or InvalidInput for one that is not there, or cannot run here.
+        """
+        backends.check(kernels)
         for module in self.features:
             if isinstance(module, DenseBlock):
                 module.kernels = kernels

@@ -6,7 +6,7 @@ anew when a weight or a statistic was changed, replaced or moved; other backends
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -56,21 +56,37 @@ def run(
     return output.contiguous(memory_format=memory_format(x))
 
 
+class _Sources(NamedTuple):
+    """The tensors that folded weights are made from, with their memory: nothing else comes to have its addresses."""
+
+    tensors: list[Tensor]
+    storages: list[torch.UntypedStorage]
+
+    @classmethod
+    def of(cls, layers: Sequence[Any]) -> "_Sources":
+        tensors = _sources(layers)
+        return cls(tensors, [t.untyped_storage() for t in tensors])
+
+
 class _FoldedWeights:
     """A block's weights as a backend's `dense_block` reads them, and what they were made from."""
 
     def __init__(
-        self, x: Tensor, layers: Sequence[Any], kernels: KernelBackend, digest: Callable[[], int], weights: Any
+        self,
+        x: Tensor,
+        layers: Sequence[Any],
+        kernels: KernelBackend,
+        sources: _Sources,
+        digest: Callable[[], int],
     ) -> None:
-        self.weights = weights
         self._kernels, self._channels, self._dtype = kernels, x.shape[1], x.dtype
         self._snapshot = guards.Snapshot(layers)
-        # Kept, and their memory too, so that nothing else can come to have their identities and addresses.
-        self._sources = _sources(layers)
-        self._storages = [t.untyped_storage() for t in self._sources]
-        self._state = _state(self._sources)
+        self._sources = sources
+        self._state = _state(sources.tensors)
         self._digest = digest
         self._content = digest()
+        # Last: what changes the sources meanwhile, in another thread, is seen by the next call.
+        self.weights = kernels.block_weights(_fold(layers, kernels))
 
     def is_current(self, x: Tensor, layers: Sequence[Any], kernels: KernelBackend) -> bool:
         # Versions see every change that torch knows of; the digest those through Tensor.data or NumPy, of a single bit.
@@ -79,7 +95,7 @@ class _FoldedWeights:
             and x.shape[1] == self._channels
             and x.dtype == self._dtype
             and self._snapshot.matches(x, layers)
-            and _state(self._sources) == self._state
+            and _state(self._sources.tensors) == self._state
             and self._digest() == self._content
         )
 
@@ -89,13 +105,13 @@ _cache: WeakKeyDictionary[nn.Module, _FoldedWeights] = WeakKeyDictionary()
 
 def _cache_put(x: Tensor, layers: Sequence[Any], kernels: KernelBackend) -> Any:
     """Folds, for this call and, if the backend digests, for those that `cache_get` them."""
-    digest = kernels.content_digest(_sources(layers))
+    sources = _Sources.of(layers)
+    digest = kernels.content_digest(sources.tensors)
     if digest is None:
         return kernels.block_weights(_fold(layers, kernels))
     with torch.inference_mode(False), torch.no_grad():
-        weights = kernels.block_weights(_fold(layers, kernels))
-        _cache[layers[0]] = _FoldedWeights(x, layers, kernels, digest, weights)
-    return weights
+        found = _cache[layers[0]] = _FoldedWeights(x, layers, kernels, sources, digest)
+    return found.weights
 
 
 def _fold(layers: Sequence[Any], kernels: KernelBackend) -> list[Tensor]:

@@ -54,8 +54,7 @@ def kernels_for(plan: str, call: Call, kernels: str = backends.AUTO) -> KernelBa
     """
     if plan in _BY_LAYERS:
         return None
-    found = backends.resolve(call, kernels)
-    return found if found is not None and (plan == "shared" or found.fused) else None
+    return backends.resolve(call, kernels, fused=plan != "shared")
 
 
 def _run_whole(

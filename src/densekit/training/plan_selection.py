@@ -19,6 +19,8 @@ from densekit.errors import BadData
 from densekit.folders import cache_folder
 from densekit.models import DenseNet
 from densekit.models.cost import saved_bytes_of
+from densekit.ops import backends
+from densekit.ops.backends.base import Call, KernelBackend
 from densekit.ops.backends.cpu.build import fingerprint
 from densekit.precision import autocast
 from densekit.runs import run_folder
@@ -131,7 +133,7 @@ def _candidates(prepared: TrainContext) -> tuple[str, ...]:
         return (recipe.plan,)
     # Under autocast `shared` is `concat`, and keeps as much; of other devices only the queueing would be timed.
     timed = recipe.precision == "float32" and prepared.device.type in ("cpu", "cuda")
-    return _CANDIDATES if timed else _CANDIDATES[:1]
+    return _CANDIDATES if timed and _backend(prepared) is not None else _CANDIDATES[:1]
 
 
 def _images_at_once(prepared: TrainContext) -> int:
@@ -147,8 +149,16 @@ def _key(prepared: TrainContext) -> str:
     facts = recipe.model_dump_json(include={"model", "batch_size", "precision", "optimizer", "kernels"})
     environment = run_folder.environment()
     machine = [environment[name] for name in ("densekit", "torch", "processor", "threads", "kernels", "cuda")]
-    everything = [facts, str(prepared.device), machine, fingerprint(), _MEASURED]
+    backend = _backend(prepared)
+    kernels = None if backend is None else backend.name
+    everything = [facts, str(prepared.device), machine, kernels, fingerprint(), _MEASURED]
     return hashlib.sha256(strict_json.dumps(everything).encode()).hexdigest()[:16]
+
+
+def _backend(prepared: TrainContext) -> KernelBackend | None:
+    """What would compute the blocks of plan `shared`; none: their modules."""
+    call = Call(prepared.device, torch.float32, None, (_images_at_once(prepared), *([1] * 3)))
+    return backends.resolve(call, prepared.recipe.kernels)
 
 
 def _file(key: str) -> Path:

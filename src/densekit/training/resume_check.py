@@ -24,7 +24,7 @@ _FREE = (
 )
 _PLACES = tuple(f"data.{name}" for name in PLACES)
 # Those that decide by which operations: as much a matter of the machine as of the recipe.
-_EXECUTION = ("plan", "device")
+_EXECUTION = ("plan", "kernels", "device")
 # Settings by which batch statistics or draws are over each process's own images: at other values than these, the number
 # of processes changes more than rounding.
 _UNDIVIDED = {

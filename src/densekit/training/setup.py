@@ -21,6 +21,7 @@ from densekit.errors import BadData, InvalidInput
 from densekit.metrics.task import Task, task_for
 from densekit.models import DenseNet, ImageClassifier, build
 from densekit.models.cost import needs_two_images
+from densekit.ops import backends
 from densekit.weights.image_hashes import Hashes
 from densekit.weights.initial import Start, start_from
 from densekit.weights.resolve import located_model
@@ -155,6 +156,7 @@ def prepare(
 
 def read(recipe: Recipe, data_dir: Path, world: DistributedContext = ALONE, phase: Phase = nullcontext) -> DataSet:
     """The data as they are, not yet divided. Raises BadData or InvalidInput."""
+    backends.check(recipe.kernels)
     with phase(f"reading {short_name(recipe.data.source)}"), world.first_of_host_first():
         return load(recipe.data, data_dir)
 

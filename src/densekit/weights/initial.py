@@ -10,7 +10,7 @@ from densekit.config import DenseNetConfig, ModelConfig
 from densekit.errors import BadWeights, UnknownName
 from densekit.formatting import counted
 from densekit.models import ImageClassifier
-from densekit.optional_packages import require_package
+from densekit.optional_packages import import_package
 from densekit.weights.folder import load_state, read_card, read_tensors
 from densekit.weights.resolve import model_folder
 from densekit.weights.shapes import head_of, stem_of
@@ -88,9 +88,7 @@ def _same_function(theirs: Mapping[str, Any], ours: ModelConfig, source: str) ->
 
 
 def _timm(name: str) -> Mapping[str, Tensor]:
-    require_package(f"timm:{name}", "timm", extra="timm")
-    import timm
-
+    timm = import_package(f"timm:{name}", "timm", extra="timm")
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models())
     try:

@@ -1,6 +1,6 @@
 """Which backend computes a call: the first in the table that serves it, or the one that somebody asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,9 +45,9 @@ def unregister(name: str) -> None:
 
 @contextmanager
 def use(backend: str | KernelBackend) -> Iterator[None]:
-    """Within it every block runs on this backend, whatever its own `kernels` are. For all of the process.
+    """Within it every block asks this backend alone, whatever its own `kernels` are. For all of the process.
 
-    A block that the backend does not serve runs module by module.
+    A block that the backend does not serve runs module by module; so does one of plan `auto`, unless it is `fused`.
 
     Args:
         backend: its name, or a backend, which need not be registered; `auto` is what would be chosen anyway.
@@ -61,6 +61,8 @@ def use(backend: str | KernelBackend) -> Iterator[None]:
         check(backend)
         chosen = _BACKENDS.get(backend)
     else:
+        if not backend.available():
+            raise InvalidInput(f"kernels={backend.name} cannot run here")
         chosen = backend
     before, _override = _override, chosen
     try:
@@ -78,19 +80,22 @@ def check(name: str) -> None:
         raise InvalidInput(f"kernels={name} cannot run here; choose from {usable}")
 
 
-def resolve(call: Call, kernels: str = AUTO) -> KernelBackend | None:
+def resolve(call: Call, kernels: str = AUTO, *, fused: bool = False) -> KernelBackend | None:
     """The backend for a call; None where none serves it, and modules are called one by one.
 
     Args:
         call: device, types and shape.
-        kernels: a backend's name, or auto: the first that serves the call.
+        kernels: a backend's name, or auto: the first that is available and serves the call.
+        fused: only those that beat calling the modules one by one.
     """
+    candidates: Iterable[KernelBackend] = _BACKENDS.values()
     if _override is not None:
-        return _override if _override.serves(call) else None
-    if kernels != AUTO:
-        backend = _BACKENDS.get(kernels)
-        return backend if backend is not None and backend.serves(call) else None
-    return next((backend for backend in _BACKENDS.values() if backend.serves(call)), None)
+        candidates = (_override,)
+    elif kernels != AUTO:
+        candidates = (_BACKENDS[kernels],) if kernels in _BACKENDS else ()
+    return next(
+        (each for each in candidates if (each.fused or not fused) and each.serves(call) and each.available()), None
+    )
 
 
 def call_of(x: Tensor) -> Call:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from densekit.errors import BadWeights
-from densekit.optional_packages import require_package
+from densekit.optional_packages import import_package
 from densekit.weights.foreign.keras_config import epsilons, image_size, last_activation, layers_of, refuse_strangers
 from densekit.weights.foreign.keras_graph import graph_of
 from densekit.weights.foreign.keras_layers import NESTED, kind_of
@@ -59,9 +59,7 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
 def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found:
     """An HDF5 file of Keras; `config` is the network's, where it is kept apart. Raises BadWeights, InvalidInput."""
     shown = shown or path
-    require_package(str(shown), "h5py", extra="keras")
-    import h5py
-
+    h5py = import_package(str(shown), "h5py", extra="keras")
     try:
         with h5py.File(path, "r") as file:
             if config is None and "model_config" in file.attrs:
