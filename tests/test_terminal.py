@@ -11,9 +11,9 @@ from rich.console import Console
 from densekit import terminal
 from densekit.formatting import amount
 from densekit.terminal import Display
-from densekit.training.run_estimate import Forecast
+from densekit.training.run_estimate import RunEstimate
 
-IMAGENET = Forecast(
+IMAGENET = RunEstimate(
     images={"train": 1_231_167, "val": 50_000, "test": 100_000},
     classes=1000,
     input=(3, 1024, 1024),

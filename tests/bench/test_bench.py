@@ -15,15 +15,15 @@ from torch import nn
 
 from densekit import optional_packages
 from densekit.bench import suite, worker
-from densekit.bench.backends import CannotTakePart, Contender, contenders
+from densekit.bench.backends import BenchBackend, NotApplicable, bench_backends
 from densekit.bench.chart import read_reports, write_chart
 from densekit.bench.job import Job
 from densekit.bench.memory import saved_bytes
 from densekit.bench.rounds import TRIAL, play
 from densekit.bench.runners import Training
-from densekit.bench.suite import Settings, benchmark
+from densekit.bench.suite import BenchSettings, benchmark
 from densekit.bench.summary import summarise
-from densekit.bench.time_to_accuracy import Course, milestones, race
+from densekit.bench.time_to_accuracy import AccuracySettings, milestones, time_to_accuracy
 from densekit.bench.workload import network, read_data, write_data
 from densekit.errors import BadData, DensekitError
 from densekit.models import build
@@ -104,7 +104,7 @@ def test_graphs_agree_with_the_network(tmp_path: Path) -> None:
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    settings = Settings(("infer",), (MODEL,), batch=2, threads=(1,), rounds=1, out=tmp_path)
+    settings = BenchSettings(("infer",), (MODEL,), batch=2, threads=(1,), rounds=1, out=tmp_path)
     (report,) = benchmark(settings, lambda _: None)
     assert {row["status"] for row in rows_of(report).values()} == {"measured"}
     assert all(row["difference"]["logits"] < 1e-5 for row in rows_of(report).values())
@@ -156,7 +156,7 @@ def test_a_wrong_contender_is_not_timed(tmp_path: Path, monkeypatch: pytest.Monk
         def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
             return self.net.load_state_dict(state, strict, assign)
 
-    monkeypatch.setattr(worker, "contenders", lambda *_, **__: [Contender("liar", "timm", lambda _: Wrong())])
+    monkeypatch.setattr(worker, "bench_backends", lambda *_, **__: [BenchBackend("liar", "timm", lambda _: Wrong())])
     answer = worker.measure(Job("infer", MODEL, 1, 1, (), compiled=False, folder=str(tmp_path)))
     assert [variant["status"] for variant in answer["variants"]] == ["wrong"] * 2
     assert answer["variants"][0]["reason"] == "logits differ from float64 by 1.0e-02"
@@ -184,7 +184,7 @@ def test_a_row_is_the_better_layout() -> None:
         {"name": "densekit concat", "layout": "channels_last", "status": "measured", "times": [0.5]},
         {"name": "densekit concat", "layout": "contiguous", "status": "failed", "reason": "no"},
     ]
-    entrants = [c for c in contenders("train") if c.name in ("torchvision", "densekit concat")]
+    entrants = [c for c in bench_backends("train") if c.name in ("torchvision", "densekit concat")]
     ours, peer = summarise({"variants": variants, "peak_flops": 100.0}, entrants, flops=15, batch=2)
     assert (peer["layout"], peer["value"], peer["share_of_peak"]) == ("contiguous", 1.5, 0.2)
     assert (ours["relative_to_best_peer"], ours["layouts_tried"]) == (pytest.approx(1 / 3), ["channels_last"])
@@ -192,8 +192,8 @@ def test_a_row_is_the_better_layout() -> None:
 
 @pytest.mark.parametrize("name", ["densenet_40_12", "densenet_c_40_12"])
 def test_a_network_that_peers_lack_is_said_to_be_so(name: str) -> None:
-    peer = next(c for c in contenders("train") if c.name == "torchvision")
-    with pytest.raises(CannotTakePart, match="torchvision has only bottlenecked nets"):
+    peer = next(c for c in bench_backends("train") if c.name == "torchvision")
+    with pytest.raises(NotApplicable, match="torchvision has only bottlenecked nets"):
         peer.build(network(name), {})
 
 
@@ -223,7 +223,7 @@ def test_wrong_usage_is_one_line(densekit: Command, arguments: list[str], status
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path: Path) -> None:
-    settings = Settings(("infer",), (MODEL,), batch=1, threads=(1,), rounds=1, plans=("concat",), out=tmp_path)
+    settings = BenchSettings(("infer",), (MODEL,), batch=1, threads=(1,), rounds=1, plans=("concat",), out=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(DensekitError, match="ended with status 1"):
@@ -232,7 +232,7 @@ def test_a_worker_that_dies_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("here", "without")
 def test_the_chart_shows_every_report(tmp_path: Path) -> None:
-    settings = Settings(("train", "infer"), (MODEL,), batch=2, threads=(1,), rounds=1, out=tmp_path)
+    settings = BenchSettings(("train", "infer"), (MODEL,), batch=2, threads=(1,), rounds=1, out=tmp_path)
     list(benchmark(settings, lambda _: None))
     for other in ("loader", "serve"):  # what other benchmarks leave in the same folder
         (tmp_path / f"{other}.json").write_text(json.dumps({"what": other, "rows": []}))
@@ -253,8 +253,8 @@ def test_a_foreign_file_among_reports_is_named(tmp_path: Path) -> None:
 def test_a_race_trains_the_same_on_both_sides(tmp_path: Path) -> None:
     """Equal weights, batches and augmentation: the curves part by rounding alone."""
     said: list[str] = []
-    course = Course(model=MODEL, data="digits", images=300, epochs=2, out=tmp_path)
-    report = race(course, tmp_path / "data", said.append)
+    course = AccuracySettings(model=MODEL, data="digits", images=300, epochs=2, out=tmp_path)
+    report = time_to_accuracy(course, tmp_path / "data", said.append)
     assert [row["name"] for row in report["rows"]] == ["densekit", "torchvision", "torchvision", "densekit"]
     assert len(said) == 4
     ours, theirs = ([row for row in report["rows"] if row["name"] == name] for name in ("densekit", "torchvision"))

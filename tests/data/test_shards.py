@@ -366,7 +366,7 @@ def test_a_bad_image_is_named_by_shard_and_key_and_counted(tmp_path: Path) -> No
     with pytest.raises(BadData, match=r"train-0\.tar/00003 ends too early.*data\.max_bad"):
         SkipList(0).add_all(failures)
     found = check(f"wds:{tmp_path}", settings={"data.val_fraction": 0.2})
-    assert [found.survey.names[row] for row in found.survey.bad] == ["train-0.tar/00003"]
+    assert [found.scan.names[row] for row in found.scan.bad] == ["train-0.tar/00003"]
     assert not found.passed
 
 

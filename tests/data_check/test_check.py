@@ -16,7 +16,7 @@ from densekit.data.sets import ArrayImages, DataSet, FileImages
 from densekit.data.sources.archives import DEBIAN_FASHION
 from densekit.data_check import duplicates
 from densekit.data_check.duplicates import Alike, alike, identical
-from densekit.data_check.image_scan import survey
+from densekit.data_check.image_scan import scan_images
 from densekit.data_check.inspection import Check, as_dict, check
 from densekit.errors import InvalidInput
 from tests.narrow import expect_type
@@ -65,7 +65,7 @@ def codes(found: Check) -> dict[str, int]:
 
 def images_of(found: Check, code: str) -> list[list[str]]:
     finding = next(finding for finding in found.findings if finding.code == code)
-    seen = found.survey
+    seen = found.scan
     return [[f"{seen.splits[seen.split[row]]}/{seen.names[row]}" for row in item.rows] for item in finding.items]
 
 
@@ -305,7 +305,7 @@ def pairs_in(folder: Path, images: dict[str, Image.Image], *, mirrors: bool = Tr
         (folder / name[0]).mkdir(parents=True, exist_ok=True)
         image.save(folder / name[0] / f"{name}.png")
     config = DataConfig(source=str(folder))
-    return alike(survey(load(config, folder), config), mirrors=mirrors)
+    return alike(scan_images(load(config, folder), config), mirrors=mirrors)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -360,7 +360,7 @@ def test_many_copies_and_many_alike_do_not_hang_it() -> None:
     base = random.integers(60, 190, (1, 1, 24, 24))
     alikes = np.clip(base + random.normal(0, 1, (4000, 1, 24, 24)), 0, 255).astype(np.uint8)
     data = arrays(np.concatenate((alikes, np.repeat(alikes[:1], 4000, axis=0))))
-    seen = survey(data, DataConfig(source="x"))
+    seen = scan_images(data, DataConfig(source="x"))
     found = alike(seen, mirrors=True)
     assert len(identical(seen)[0]) == 4001
     assert len(np.unique(found.pairs)) == 4000  # every one has a neighbour
@@ -371,7 +371,7 @@ def test_memory_does_not_depend_on_the_size_of_pictures(tmp_path: Path) -> None:
     scene(1, (1500, 1500)).save(tmp_path / "a.png")
     paths = tuple(tmp_path / "a.png" for _ in range(3))
     images = FileImages(paths, torch.zeros(3, dtype=torch.int64), tmp_path)
-    seen = survey(DataSet("x", ("x",), {"train": images}), DataConfig(source="x"))
+    seen = scan_images(DataSet("x", ("x",), {"train": images}), DataConfig(source="x"))
     kept = sum(array.nbytes for array in (seen.thumbs, seen.chroma, seen.digests, seen.sizes, seen.split, seen.labels))
     assert kept / 3 < 1200
 
@@ -379,7 +379,7 @@ def test_memory_does_not_depend_on_the_size_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 7])
 def test_arrays_of_any_number_of_channels_can_be_looked_at(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, channels, 9, 5), dtype=np.uint8)
-    seen = survey(arrays(np.concatenate((pixels, pixels[:1]))), DataConfig(source="x"))
+    seen = scan_images(arrays(np.concatenate((pixels, pixels[:1]))), DataConfig(source="x"))
     assert [group.tolist() for group in identical(seen)] == [[0, 20]]
 
 
@@ -397,7 +397,7 @@ def test_the_search_finds_nearly_all_copies_among_thousands_that_are_close(cloth
     noise = torch.randn(images.pixels[:2000].shape) * 3
     copies = (images.pixels[:2000] * 0.8 + noise).clamp(0, 255).to(torch.uint8)
     data = clothing.with_splits({"train": ArrayImages(torch.cat((images.pixels, copies)), torch.zeros(12_000).long())})
-    seen = survey(data, DataConfig(source="x"))
+    seen = scan_images(data, DataConfig(source="x"))
     originals, changed = (duplicates._edges(seen.thumbs[rows]) for rows in (slice(2000), slice(10_000, 12_000)))
     same = duplicates._cosine(originals, changed) >= duplicates.ALIKE
     expected = {(int(i), int(i) + 10_000) for i in np.flatnonzero(same)}

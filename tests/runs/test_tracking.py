@@ -161,7 +161,7 @@ def test_a_rehearsal_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(resume_test, "_start", start)
     with pytest.raises(InterruptedError):
-        resume_test.rehearse(run, say=lambda _: None)
+        resume_test.run_resume_test(run, say=lambda _: None)
     assert [copy.trackers for copy in copies] == [()]
 
 

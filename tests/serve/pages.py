@@ -19,10 +19,10 @@ from densekit.serve.app import create_app
 from densekit.serve.http_errors import Refusal
 from densekit.serve.limits import Limits
 from densekit.serve.prometheus import Metrics
-from densekit.serve.worker_pool import Answer, Crew
+from densekit.serve.worker_pool import Answer, WorkerPool
 
 
-class Here(Crew):
+class Here(WorkerPool):
     """A crew without a process: this one answers, by torch."""
 
     def __init__(self, classifier: Classifier, limits: Limits) -> None:

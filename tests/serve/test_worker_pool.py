@@ -11,14 +11,14 @@ import pytest
 from densekit import load
 from densekit.serve.limits import Limits
 from densekit.serve.prometheus import Metrics
-from densekit.serve.tempdir import copied, scratch
-from densekit.serve.worker_pool import Crew
+from densekit.serve.tempdir import copied, temporary_folder
+from densekit.serve.worker_pool import WorkerPool
 from densekit.weights.folder import CONFIG
 from tests.export.nets import write_net
 
 
 def test_a_process_that_cannot_be_had_now_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = Crew("fashion-mnist", Limits(), Metrics())
+    crew = WorkerPool("fashion-mnist", Limits(), Metrics())
     crew.engine = {"name": "torch"}  # of a worker before
     attempts = []
 
@@ -42,7 +42,7 @@ def test_a_process_that_cannot_be_had_now_is_asked_for_again(monkeypatch: pytest
 
 def test_what_is_served_stays_what_it_was(tmp_path: Path) -> None:
     net = write_net(tmp_path / "net", "densenet_bc_10_4", num_classes=3)
-    with scratch() as folder:
+    with temporary_folder() as folder:
         place = copied(str(net), folder)
         card = net / CONFIG
         card.write_text(card.read_text().replace("class 0", "something else"))
@@ -56,7 +56,7 @@ def test_an_exported_file_is_served_from_where_it_is(tmp_path: Path) -> None:
 
 
 def test_cleaners_see_that_the_folder_is_in_use() -> None:
-    with scratch() as folder:
+    with temporary_folder() as folder:
         descriptor = os.open(folder, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

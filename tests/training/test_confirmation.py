@@ -14,9 +14,9 @@ from densekit.parsing import read_yaml
 from densekit.training import request as requests
 from densekit.training.compose import compose
 from densekit.training.confirmation import LONG, Concern, changed, hours, memory, settle, upscaling
-from densekit.training.run_estimate import Forecast
+from densekit.training.run_estimate import RunEstimate
 
-FORECAST = Forecast(
+FORECAST = RunEstimate(
     images={"train": 50_000},
     classes=10,
     input=(3, 224, 224),
@@ -35,8 +35,8 @@ COMMAND = ("densekit", "train", "my photos")
 RECIPE = compose("digits")
 
 
-def forecast(**changes: object) -> Forecast:
-    return Forecast(**{**vars(FORECAST), **changes})
+def forecast(**changes: object) -> RunEstimate:
+    return RunEstimate(**{**vars(FORECAST), **changes})
 
 
 @given(native=st.integers(8, 500), wanted=st.integers(8, 500))

@@ -43,7 +43,7 @@ def test_kernels_that_compute_something_else_are_noticed(monkeypatch: pytest.Mon
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="not a run"):
-        resume_test.rehearse(tmp_path, say=print)
+        resume_test.run_resume_test(tmp_path, say=print)
 
 
 def test_steps_that_were_not_trained_prove_nothing(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_steps_that_were_not_trained_prove_nothing(tiny_run: Path, monkeypatch: 
     idle = [sys.executable, "-S", "-c", ""]
     monkeypatch.setattr(resume_test, "_start", lambda *_: subprocess.Popen(idle, stderr=subprocess.PIPE, text=True))
     with pytest.raises(BadData, match="proves nothing"):
-        resume_test.rehearse(tiny_run, say=print)
+        resume_test.run_resume_test(tiny_run, say=print)
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_run_of_one_step_an_epoch_trains_all_that_is_promised(
         ended.append(json.loads((copy / "checkpoints/last/state.json").read_text())["progress"]["step"])
 
     monkeypatch.setattr(resume_test, "_wait", waited)
-    proof = resume_test.rehearse(trained, say=print)
+    proof = resume_test.run_resume_test(trained, say=print)
     assert ended == [proof.first_step + proof.steps] * 2
 
 
@@ -94,4 +94,4 @@ def test_a_resume_that_differs_is_a_failed_proof(tiny_run: Path, monkeypatch: py
         ),
     )
     with pytest.raises(ProofFailed, match=r"model\.safetensors"):
-        resume_test.rehearse(tiny_run, say=print)
+        resume_test.run_resume_test(tiny_run, say=print)

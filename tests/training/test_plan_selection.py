@@ -20,7 +20,7 @@ from densekit.errors import BadData
 from densekit.models.cost import cost_of
 from densekit.training import plan_selection
 from densekit.training.compose import compose
-from densekit.training.run_estimate import forecast_of
+from densekit.training.run_estimate import estimate_run
 from densekit.training.setup import TrainContext, prepare
 from tests.narrow import expect_type
 
@@ -182,7 +182,7 @@ def test_small_images_of_a_growing_run_are_expected_to_take_less_time(tmp_path: 
         prepared = prepare(compose("digits", epochs=4, settings={"resize": resize}), tmp_path)
         assert prepared.model.config.image_size == (8, 8)
         measured = plan_selection.Choice("concat", {"concat": 1.0}, 0)
-        seconds.append(forecast_of(prepared, measured, cost_of(prepared.recipe.model)).seconds)
+        seconds.append(estimate_run(prepared, measured, cost_of(prepared.recipe.model)).seconds)
         counts = {name: len(images) for name, images in prepared.data.splits.items()}
     evaluation = (4 * counts["val"] + counts["test"]) / 3
     assert seconds == pytest.approx([4 * counts["train"] + evaluation, 2.5 * counts["train"] + evaluation])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from densekit.weights.foreign import sandboxed_reader
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 
-def _read(path: Path, key: str | None = None) -> Found:
+def _read(path: Path, key: str | None = None) -> RawCheckpoint:
     with TemporaryDirectory() as folder:
         return sandboxed_reader.read(path, Path(folder), key)
 

@@ -19,7 +19,7 @@ from densekit import api
 from densekit.config import Preprocessing
 from densekit.errors import BadData, BadWeights, InvalidInput
 from densekit.models import build, config_for
-from densekit.publishing.model_card import Run as Story
+from densekit.publishing.model_card import RunRecord as Story
 from densekit.publishing.model_card import model_card
 from densekit.runs import run_folder
 from densekit.weights import ModelCard, model_folder, read_card, save_model

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densekit import import_model
 from densekit.errors import BadWeights
-from densekit.weights.foreign.mapping_report import Account
+from densekit.weights.foreign.mapping_report import MappingReport
 from tests.weights.peers import perturb, torchvisions
 
 State = dict[str, Tensor]
@@ -65,6 +65,6 @@ def test_a_network_with_other_layers_is_refused_without_advice_that_cannot_work(
 
 @pytest.mark.parametrize("wrapper", ["", "model."])
 def test_tensors_beside_the_network_may_be_left_out(wrapper: str) -> None:
-    account = Account(matched=[f"{wrapper}features.conv0.weight", f"{wrapper}classifier.weight"])
+    account = MappingReport(matched=[f"{wrapper}features.conv0.weight", f"{wrapper}classifier.weight"])
     with pytest.raises(BadWeights, match=f"leave them out: --ignore '{wrapper}aux.weight'"):
         account.set_aside([f"{wrapper}aux.weight"], (), "weights.pth")

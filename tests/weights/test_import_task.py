@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from densekit import import_model, load
 from densekit.api import export_model
 from densekit.errors import BadWeights, InvalidInput
-from densekit.inference.metadata import Passport
+from densekit.inference.metadata import Metadata
 from tests.weights.conftest import saved
 from tests.weights.keras_files import config_of, keras_layers, write_h5
 from tests.weights.peers import NAMES, Double, perturb, torchvisions
@@ -71,9 +71,9 @@ def test_a_model_folder_with_a_softmax_of_one_output_is_refused(tmp_path: Path) 
         BadWeights, match='a softmax, which is 1 for every image; import its weights again, or set "task"'
     ):
         load(folder)
-    strings = Passport(card | {"task": "single-label"}, inside=True).strings()
+    strings = Metadata(card | {"task": "single-label"}, inside=True).strings()
     with pytest.raises(BadWeights, match=r"model.onnx has one class and a softmax"):
-        Passport.read(strings, "model.onnx")
+        Metadata.read(strings, "model.onnx")
 
 
 def test_a_keras_network_says_what_it_ends_in(tmp_path: Path) -> None:

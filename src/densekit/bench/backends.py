@@ -24,7 +24,7 @@ LAYOUTS: dict[Runtime, tuple[str, ...]] = {
 }
 
 
-class CannotTakePart(Exception):
+class NotApplicable(Exception):
     """Why a contender is not measured; tables show `status` in the place of its time."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -33,7 +33,7 @@ class CannotTakePart(Exception):
 
 
 @dataclass(frozen=True)
-class Contender:
+class BenchBackend:
     """One way to run the network."""
 
     name: str
@@ -57,32 +57,34 @@ class Contender:
         """The network with these weights. Raises CannotTakePart where a package is missing or has no such network."""
         missing = missing_of(self.packages)
         if missing:
-            raise CannotTakePart("not installed", f"pip install {' '.join(missing)}")
+            raise NotApplicable("not installed", f"pip install {' '.join(missing)}")
         net = self.net(config)
         net.load_state_dict(weights)  # strict: densekit uses torchvision's names, and so does timm
         return net
 
 
-def contenders(kind: Kind, plans: Sequence[str] = (), *, compiled: bool = False) -> list[Contender]:
+def bench_backends(kind: Kind, plans: Sequence[str] = (), *, compiled: bool = False) -> list[BenchBackend]:
     """Everybody who can do this kind of work, ours first; `plans` overrules which of ours."""
     chosen = plans or (("auto",) if kind == "infer" else ("concat", "checkpoint", "shared"))
-    ours = [Contender(f"densekit {plan}", "densekit", partial(build, plan=plan)) for plan in chosen]
-    peers = [Contender("torchvision", "torchvision", _torchvision)]
+    ours = [BenchBackend(f"densekit {plan}", "densekit", partial(build, plan=plan)) for plan in chosen]
+    peers = [BenchBackend("torchvision", "torchvision", _torchvision)]
     if kind == "infer":
         ours += _graphs("densekit", partial(build, plan="concat"))
         peers += _graphs("torchvision", _torchvision)
     else:
         frugal = partial(_torchvision, memory_efficient=True)
-        peers.append(Contender("torchvision memory_efficient", "torchvision", frugal))
-    peers.append(Contender("timm", "timm", _timm, packages=("timm",)))
+        peers.append(BenchBackend("torchvision memory_efficient", "torchvision", frugal))
+    peers.append(BenchBackend("timm", "timm", _timm, packages=("timm",)))
     if compiled:
-        peers.append(Contender("torchvision torch.compile", "torchvision", _torchvision, "compile"))
+        peers.append(BenchBackend("torchvision torch.compile", "torchvision", _torchvision, "compile"))
     return [*ours, *peers]
 
 
-def _graphs(origin: Literal["densekit", "torchvision"], net: Callable[[DenseNetConfig], nn.Module]) -> list[Contender]:
+def _graphs(
+    origin: Literal["densekit", "torchvision"], net: Callable[[DenseNetConfig], nn.Module]
+) -> list[BenchBackend]:
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
-    return [Contender(f"{origin} {runtime}", origin, net, runtime, (*_EXPORT, runtime)) for runtime in runtimes]
+    return [BenchBackend(f"{origin} {runtime}", origin, net, runtime, (*_EXPORT, runtime)) for runtime in runtimes]
 
 
 def _torchvision(config: DenseNetConfig, *, memory_efficient: bool = False) -> nn.Module:
@@ -105,7 +107,7 @@ def _timm(config: DenseNetConfig) -> nn.Module:
 
     _need_published_form("timm", config)
     if config.stem_channels != 2 * config.growth_rate:
-        raise CannotTakePart("no such net", "timm's stem always has 2k maps")
+        raise NotApplicable("no such net", "timm's stem always has 2k maps")
     net: nn.Module = DenseNet(
         config.growth_rate,
         config.blocks,
@@ -118,7 +120,7 @@ def _timm(config: DenseNetConfig) -> nn.Module:
 
 def _need_published_form(library: str, config: DenseNetConfig) -> None:
     if not config.bottleneck or config.compression != 0.5:
-        raise CannotTakePart("no such net", f"{library} has only bottlenecked nets of compression 0.5")
+        raise NotApplicable("no such net", f"{library} has only bottlenecked nets of compression 0.5")
 
 
 def _with_stem(net: nn.Module, config: DenseNetConfig) -> nn.Module:

@@ -37,7 +37,7 @@ _LONG, _SHORT = 500, 375  # pixels; most of ImageNet is about so large
 
 
 @dataclass(frozen=True)
-class Course:
+class LoadingSettings:
     """What is read, and how often."""
 
     images: int = 2048
@@ -48,7 +48,7 @@ class Course:
     out: Path = Path("results", "bench")
 
 
-def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(course: LoadingSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Images per second of every contender, round by round; written to `course.out`. `say` hears of every round.
 
     Raises InvalidInput for a course that cannot be, BadData where the result cannot be written.
@@ -85,7 +85,7 @@ def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
     return report
 
 
-def _rounds(folder: Path, course: Course, workers: int, say: Callable[[str], None]) -> dict[str, list[float]]:
+def _rounds(folder: Path, course: LoadingSettings, workers: int, say: Callable[[str], None]) -> dict[str, list[float]]:
     """Seconds of each epoch, by contender."""
     contenders = _contenders(folder, course.batch, workers)
     times: dict[str, list[float]] = {name: [] for name in contenders}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from densekit.bench.backends import contenders
+from densekit.bench.backends import bench_backends
 from densekit.config import DenseNetConfig
 from densekit.weights import load_model
 
@@ -33,7 +33,7 @@ class Network:
         own, card = load_model(folder, "concat")
         config, preprocessing = card.model, card.preprocessing
         assert isinstance(config, DenseNetConfig)
-        peer = next(each for each in contenders("infer") if each.name == "torchvision")
+        peer = next(each for each in bench_backends("infer") if each.name == "torchvision")
         self.net: nn.Module = peer.build(config, own.state_dict()).eval().to(memory_format=torch.channels_last)
         self.classes = card.classes
         self.transform: Any = v2.Compose(

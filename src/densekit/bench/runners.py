@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from densekit.bench.backends import Contender
+from densekit.bench.backends import BenchBackend
 from densekit.bench.workload import Data, outputs
 from densekit.config import DenseNetConfig
 from densekit.export import writers
@@ -82,7 +82,14 @@ class Graph:
 
 
 def runner_for(
-    contender: Contender, config: DenseNetConfig, data: Data, layout: str, *, training: bool, threads: int, graphs: Path
+    contender: BenchBackend,
+    config: DenseNetConfig,
+    data: Data,
+    layout: str,
+    *,
+    training: bool,
+    threads: int,
+    graphs: Path,
 ) -> Runner:
     """Raises CannotTakePart. Exported graphs are kept in `graphs`, for who comes next."""
     net = contender.build(config, data.weights).train(training)

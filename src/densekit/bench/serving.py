@@ -48,7 +48,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Course:
+class ServingSettings:
     """What is served to how many, and for how long."""
 
     model: str = "densenet121"
@@ -76,7 +76,7 @@ class _Server:
         os.killpg(self.process.pid, signal.SIGSTOP)
 
 
-def measure(course: Course, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(course: ServingSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Requests per second and latencies of every server, written to `course.out`. `say` hears of every turn.
 
     Raises InvalidInput for a course that cannot be, BadData where servers disagree or the result cannot be written.
@@ -242,7 +242,7 @@ def _compare(servers: Sequence[_Server], say: Callable[[str], None]) -> None:
 
 
 def _turns(
-    servers: Sequence[_Server], course: Course, say: Callable[[str], None]
+    servers: Sequence[_Server], course: ServingSettings, say: Callable[[str], None]
 ) -> dict[tuple[str, int], list[tuple[float, list[float], int]]]:
     """By server and clients, of each round: seconds, latencies, failures."""
     found: dict[tuple[str, int], list[tuple[float, list[float], int]]] = {}
@@ -286,7 +286,9 @@ async def _load(server: _Server, clients: int, seconds: float) -> tuple[float, l
     return time.perf_counter() - began, latencies, failed
 
 
-def _rows(turns: dict[tuple[str, int], list[tuple[float, list[float], int]]], course: Course) -> list[dict[str, Any]]:
+def _rows(
+    turns: dict[tuple[str, int], list[tuple[float, list[float], int]]], course: ServingSettings
+) -> list[dict[str, Any]]:
     rows = []
     for clients in course.clients:
         for (name, count), rounds in turns.items():

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from densekit import atomic, strict_json
-from densekit.bench.backends import contenders
+from densekit.bench.backends import bench_backends
 from densekit.bench.job import Job
 from densekit.bench.summary import summarise
 from densekit.bench.workload import MODELS, Kind, batches_for, network, threads_of, write_data
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime",
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What to compare, and how long."""
 
     kinds: tuple[Kind, ...]
@@ -49,7 +49,7 @@ class Settings:
     out: Path = FOLDER
 
 
-def benchmark(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def benchmark(settings: BenchSettings, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """A report for each kind of work and model, when it is measured and written. `say` hears what comes next.
 
     Raises InvalidInput for settings that cannot be, BadData where the results cannot be written; both before measuring.
@@ -80,7 +80,7 @@ def benchmark(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[s
 
 
 def _report(
-    kind: Kind, config: DenseNetConfig, settings: Settings, threads: Sequence[int], say: Callable[[str], None]
+    kind: Kind, config: DenseNetConfig, settings: BenchSettings, threads: Sequence[int], say: Callable[[str], None]
 ) -> dict[str, Any]:
     published = cost_of(as_published(config))
     found = library()
@@ -107,7 +107,7 @@ def _report(
                     kind, config.name, count, rounds, settings.plans, settings.compiled, folder, parent=os.getpid()
                 )
                 answer = _all_memory(job, say) if kind == "memory" else _timed(job, batch, say)
-                participants = contenders(kind, settings.plans, compiled=settings.compiled)
+                participants = bench_backends(kind, settings.plans, compiled=settings.compiled)
                 rows = summarise(answer, participants, flops=flops, batch=batch)
                 own = {key: value for key, value in answer.items() if key != "variants"}
                 report["runs"].append({"batch": batch, "threads": count, "rounds": rounds, **own, "contenders": rows})
@@ -123,7 +123,7 @@ def _timed(job: Job, batch: int, say: Callable[[str], None]) -> dict[str, Any]:
 def _all_memory(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     """Contender by contender, each in a process that has done nothing before."""
     variants = []
-    for contender in contenders(job.kind, job.plans, compiled=job.compiled):
+    for contender in bench_backends(job.kind, job.plans, compiled=job.compiled):
         for layout in contender.layouts:
             say(f"memory {job.model}: {contender.name}, {layout}")
             variants += _in_a_process(replace(job, only=(contender.name, layout)))["variants"]

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from densekit.bench.backends import Contender
+from densekit.bench.backends import BenchBackend
 
 
 def summarise(
-    answer: Mapping[str, Any], contenders: Sequence[Contender], *, flops: int, batch: int
+    answer: Mapping[str, Any], contenders: Sequence[BenchBackend], *, flops: int, batch: int
 ) -> list[dict[str, Any]]:
     """A row for each contender, in their order, of the layout in which it is best.
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
 from densekit import atomic, strict_json, threads
-from densekit.bench.backends import CannotTakePart, contenders
+from densekit.bench.backends import NotApplicable, bench_backends
 from densekit.bench.workload import network
 from densekit.config import DenseNetConfig, Recipe
 from densekit.devices import to_device
@@ -39,7 +39,7 @@ _COLOURS = {"densekit": "#0072B2", "torchvision": "#D55E00"}
 
 
 @dataclass(frozen=True)
-class Course:
+class AccuracySettings:
     """What is trained, and for how long."""
 
     model: str = "densenet_bc_40_12"
@@ -52,7 +52,7 @@ class Course:
     out: Path = Path("results")
 
 
-def race(course: Course, data_dir: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def time_to_accuracy(course: AccuracySettings, data_dir: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Trains both, and writes the report and its picture to `course.out`. `say` hears of every epoch.
 
     Raises InvalidInput for a network that torchvision does not have, BadData where the results cannot be written.
@@ -85,7 +85,7 @@ def race(course: Course, data_dir: Path, say: Callable[[str], None]) -> dict[str
     return report
 
 
-def _recipe(course: Course) -> Recipe:
+def _recipe(course: AccuracySettings) -> Recipe:
     config = network(course.model)
     recipe = recipe_for("quick", course.data, config)
     changes = {
@@ -104,11 +104,11 @@ def _racers(recipe: Recipe, data_dir: Path) -> tuple[list[tuple[str, TrainContex
     ours, choice = choose(ours, cost_of(ours.recipe.model).macs)
     config = ours.recipe.model
     assert isinstance(config, DenseNetConfig)
-    peer = next(each for each in contenders("train") if each.name == "torchvision")
+    peer = next(each for each in bench_backends("train") if each.name == "torchvision")
     # channels_last, as ours; it is the faster layout of torchvision's nets too (see `bench train`).
     try:
         net: Any = peer.build(config, ours.model.state_dict())
-    except CannotTakePart as reason:
+    except NotApplicable as reason:
         raise InvalidInput(f"{config.name} cannot race: {reason}; try --model densenet_bc_40_12") from reason
     net = to_device(net, ours.device)
     sides = [("densekit", ours), ("torchvision", replace(ours, model=net))]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from densekit import strict_json
-from densekit.bench.backends import CannotTakePart, Contender, contenders
+from densekit.bench.backends import BenchBackend, NotApplicable, bench_backends
 from densekit.bench.job import Job, Key
 from densekit.bench.memory import peak_bytes, saved_bytes
 from densekit.bench.rounds import Peak, play
@@ -39,7 +39,7 @@ def _time(job: Job) -> dict[str, Any]:
     data = read_data(Path(job.folder))
     runners: dict[Key, Runner] = {}
     rows: dict[Key, dict[str, Any]] = {}
-    for contender in contenders(job.kind, job.plans, compiled=job.compiled):
+    for contender in bench_backends(job.kind, job.plans, compiled=job.compiled):
         for layout in contender.layouts:
             key = contender.name, layout
             _say(f"preparing {contender.name}, {layout}")
@@ -66,7 +66,7 @@ def _time(job: Job) -> dict[str, Any]:
     return {"variants": list(rows.values()), "peak_flops": peak.best, "peak_rates": peak.rates, "load": load}
 
 
-def _prepared(job: Job, contender: Contender, layout: str, data: Data) -> tuple[dict[str, Any], Runner | None]:
+def _prepared(job: Job, contender: BenchBackend, layout: str, data: Data) -> tuple[dict[str, Any], Runner | None]:
     row: dict[str, Any] = {"name": contender.name, "layout": layout, "status": "measured"}
     start = time.perf_counter()
     try:
@@ -86,7 +86,7 @@ def _prepared(job: Job, contender: Contender, layout: str, data: Data) -> tuple[
 def _memory(job: Job) -> dict[str, Any]:
     assert job.only is not None
     name, layout = job.only
-    contender = next(c for c in contenders(job.kind, job.plans, compiled=job.compiled) if c.name == name)
+    contender = next(c for c in bench_backends(job.kind, job.plans, compiled=job.compiled) if c.name == name)
     row: dict[str, Any] = {"name": name, "layout": layout, "status": "measured"}
     try:
         runner = _runner(job, contender, layout, read_data(Path(job.folder)))
@@ -100,7 +100,7 @@ def _memory(job: Job) -> dict[str, Any]:
     return {"variants": [row]}
 
 
-def _runner(job: Job, contender: Contender, layout: str, data: Data) -> Runner:
+def _runner(job: Job, contender: BenchBackend, layout: str, data: Data) -> Runner:
     return runner_for(
         contender,
         network(job.model),
@@ -118,7 +118,7 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    if isinstance(error, CannotTakePart):
+    if isinstance(error, NotApplicable):
         return {"status": error.status, "reason": str(error)}
     return {"status": "failed", "reason": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 

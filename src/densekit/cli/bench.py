@@ -10,7 +10,7 @@ from densekit.cli.options import DataDir, Json
 from densekit.errors import InvalidInput, UnknownName
 
 if TYPE_CHECKING:
-    from densekit.bench.suite import Settings
+    from densekit.bench.suite import BenchSettings
 
 
 def bench(
@@ -49,7 +49,7 @@ def bench(
 ) -> None:
     """Compare the speed and memory of execution plans, libraries and runtimes."""
     from densekit.bench.chart import write_chart
-    from densekit.bench.suite import FOLDER, Settings
+    from densekit.bench.suite import FOLDER, BenchSettings
     from densekit.bench.workload import KINDS, MODELS
 
     counts = _numbers("--threads", threads)
@@ -72,7 +72,7 @@ def bench(
         raise InvalidInput(f"{folder} is one argument too many; only chart takes a folder, otherwise: --out {folder}")
     if what not in (None, *KINDS):
         raise UnknownName("benchmark", str(what), (*KINDS, "accuracy", "loader", "serve", "chart"))
-    settings = Settings(
+    settings = BenchSettings(
         kinds=tuple(kind for kind in KINDS if what in (None, kind)),
         models=tuple(model) if model else MODELS,
         batch=batch,
@@ -85,7 +85,7 @@ def bench(
     _compare(settings, as_json=as_json)
 
 
-def _compare(settings: "Settings", *, as_json: bool) -> None:
+def _compare(settings: "BenchSettings", *, as_json: bool) -> None:
     """Runs the benchmarks and shows each as soon as it is done."""
     from rich.console import Console
 
@@ -116,20 +116,22 @@ def _race(
     *,
     as_json: bool,
 ) -> None:
-    from densekit.bench.time_to_accuracy import FILE, Course, milestones, race
+    from densekit.bench.time_to_accuracy import FILE, AccuracySettings, milestones, time_to_accuracy
     from densekit.cli.output import console
     from densekit.folders import data_folder
     from densekit.formatting import duration
 
-    default = Course()
-    course = Course(
+    default = AccuracySettings()
+    course = AccuracySettings(
         model=model[-1] if model else default.model,
         epochs=epochs or default.epochs,
         count=threads[-1] if threads else default.count,
         out=out or default.out,
     )
     progress = console()
-    report = race(course, data_folder(data_dir), lambda line: progress.print(line, soft_wrap=True, style="dim"))
+    report = time_to_accuracy(
+        course, data_folder(data_dir), lambda line: progress.print(line, soft_wrap=True, style="dim")
+    )
     if as_json:
         typer.echo(strict_json.dumps(report))
         return
@@ -140,11 +142,11 @@ def _race(
 
 
 def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: Path | None, *, as_json: bool) -> None:
-    from densekit.bench.loading import FILE, Course, measure
+    from densekit.bench.loading import FILE, LoadingSettings, measure
     from densekit.cli.output import console
 
-    default = Course()
-    course = Course(
+    default = LoadingSettings()
+    course = LoadingSettings(
         batch=default.batch if batch is None else batch,
         workers=workers[-1] if workers else None,
         rounds=default.rounds if rounds is None else rounds,
@@ -163,11 +165,11 @@ def _load(batch: int | None, workers: tuple[int, ...], rounds: int | None, out: 
 
 
 def _serve(model: list[str] | None, rounds: int | None, out: Path | None, *, as_json: bool) -> None:
-    from densekit.bench.serving import FILE, Course, measure, table
+    from densekit.bench.serving import FILE, ServingSettings, measure, table
     from densekit.cli.output import console
 
-    default = Course()
-    course = Course(
+    default = ServingSettings()
+    course = ServingSettings(
         model=model[-1] if model else default.model,
         rounds=default.rounds if rounds is None else rounds,
         out=out or default.out,

@@ -20,11 +20,13 @@ def doctor(
     """Check this installation; with RUN, verify that a killed run resumes bit-identically."""
     from densekit.cli.output import console, print_examination
     from densekit.training.doctor import examine
-    from densekit.training.resume_test import rehearse
+    from densekit.training.resume_test import run_resume_test
 
     if run is not None:
         progress = console()
-        proof = rehearse(run, data_dir=data_dir, say=lambda line: progress.print(line, markup=False, style="dim"))
+        proof = run_resume_test(
+            run, data_dir=data_dir, say=lambda line: progress.print(line, markup=False, style="dim")
+        )
         if as_json:
             typer.echo(strict_json.dumps({"run": str(run), "exact": True, **asdict(proof)}))
         else:

@@ -172,7 +172,7 @@ _EXAMPLES = 3
 def print_check(found: Check) -> None:
     """What `data check` found: a line a kind of fault, with what to do about it and some examples."""
     out = Console(highlight=False)
-    sizes = ", ".join(f"{count:,} {split}" for split, count in found.survey.images().items())
+    sizes = ", ".join(f"{count:,} {split}" for split, count in found.scan.images().items())
     out.print(f"{found.data.name}: {sizes}; {len(found.data.classes):,} classes", soft_wrap=True, markup=False)
     for finding in found.findings:
         style = "bold red" if finding.level == "error" else "yellow"
@@ -263,7 +263,7 @@ def print_reproduced(done: Reproduced) -> None:
 
 
 def _item(item: Item, found: Check) -> str:
-    seen = found.survey
+    seen = found.scan
     named = [f"{seen.splits[seen.split[row]]}: {seen.names[row]} ({seen.label(row)})" for row in item.rows[:4]]
     more = [f"{len(item.rows) - 4:,} more"] if len(item.rows) > 4 else []
     told = [*([item.path] if item.path else []), *named, *more, *([item.note] if item.note else [])]

@@ -63,10 +63,10 @@ def serve(
         log.begin(style)
         log.say("starting", model=model)  # torch, which is imported now, takes seconds
 
-        from densekit.serve.server import Settings
+        from densekit.serve.server import ServerSettings
         from densekit.serve.server import serve as run
 
-        run(Settings(model, host, engine, threads, token, limits), listener)
+        run(ServerSettings(model, host, engine, threads, token, limits), listener)
 
 
 def _token(file: Path | None) -> str | None:

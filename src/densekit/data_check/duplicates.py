@@ -1,4 +1,4 @@
-"""Which images of a survey are the same picture: to the pixel, or but for compression, size, brightness or a mirror.
+"""Which images of a scan are the same picture: to the pixel, or but for compression, size, brightness or a mirror.
 
 Candidates are found by a perceptual hash, the signs of the lowest 8 x 8 frequencies (Zauner 2010), sorted under many
 random orders of its bits, where close ones become neighbours (Charikar 2002): n log n, whatever the images. Of those
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.data_check.image_scan import Survey
+from densekit.data_check.image_scan import ImageScan
 
 ALIKE = 0.98
 """Cosine between the edges of two thumbnails from which on they show the same picture; see docs/data-check.md."""
@@ -47,28 +47,28 @@ class Alike:
     """(P,): 1 for equal edges."""
 
 
-def identical(survey: Survey) -> list[NDArray[np.int64]]:
+def identical(scan: ImageScan) -> list[NDArray[np.int64]]:
     """Rows of two or more images with the same pixels, group by group."""
-    rows = survey.readable
-    order = rows[np.argsort(survey.digests[rows], kind="stable")]
-    starts = np.flatnonzero(survey.digests[order][1:] != survey.digests[order][:-1]) + 1
+    rows = scan.readable
+    order = rows[np.argsort(scan.digests[rows], kind="stable")]
+    starts = np.flatnonzero(scan.digests[order][1:] != scan.digests[order][:-1]) + 1
     groups = [group for group in np.split(order, starts) if len(group) > 1]
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def blank(survey: Survey) -> NDArray[np.int64]:
+def blank(scan: ImageScan) -> NDArray[np.int64]:
     """Rows of images that show nothing: one shade all over."""
-    rows = survey.readable
-    return rows[_deviation(survey.thumbs[rows]) < BLANK]
+    rows = scan.readable
+    return rows[_deviation(scan.thumbs[rows]) < BLANK]
 
 
-def alike(survey: Survey, *, mirrors: bool) -> Alike:
+def alike(scan: ImageScan, *, mirrors: bool) -> Alike:
     """Near duplicates, and with `mirrors` those of an image's mirror image; blank images are never among them."""
-    rows = survey.readable
-    _, first = np.unique(survey.digests[rows], return_index=True)
+    rows = scan.readable
+    _, first = np.unique(scan.digests[rows], return_index=True)
     rows = np.sort(rows[first])
-    rows = rows[_deviation(survey.thumbs[rows]) >= BLANK]
-    thumbs, chroma, n = survey.thumbs[rows], survey.chroma[rows], len(rows)
+    rows = rows[_deviation(scan.thumbs[rows]) >= BLANK]
+    thumbs, chroma, n = scan.thumbs[rows], scan.chroma[rows], len(rows)
     pairs = _candidates(_profiles(thumbs), mirrors=mirrors)
     flipped = pairs[:, 1] >= n
     pairs = np.sort(np.where(pairs >= n, pairs - n, pairs), axis=1)

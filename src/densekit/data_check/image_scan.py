@@ -30,7 +30,7 @@ _RED = torch.tensor([0.5, -0.418688, -0.081312], dtype=torch.float32)
 
 
 @dataclass(frozen=True)
-class Survey:
+class ImageScan:
     """Row i of everything is image i."""
 
     classes: tuple[str, ...]
@@ -113,11 +113,11 @@ class _Look:
     notices: tuple[str, ...] = ()
 
 
-def survey(data: DataSet, config: DataConfig, advance: Callable[[int], None] = lambda _: None) -> Survey:
+def scan_images(data: DataSet, config: DataConfig, advance: Callable[[int], None] = lambda _: None) -> ImageScan:
     """Decodes every image once, on all cores, a few at a time. `advance` hears how many more are done."""
     total = sum(map(len, data.splits.values()))
     shape = _thumb_shape(data)
-    found = Survey(
+    found = ImageScan(
         classes=data.classes,
         splits=tuple(data.splits),
         split=np.repeat(np.arange(len(data.splits)), [len(images) for images in data.splits.values()]),
@@ -146,7 +146,7 @@ def survey(data: DataSet, config: DataConfig, advance: Callable[[int], None] = l
     return found
 
 
-def _note(found: Survey, row: int, look: "_Look | BadImage") -> None:
+def _note(found: ImageScan, row: int, look: "_Look | BadImage") -> None:
     if isinstance(look, BadImage):
         found.bad[row] = look
         return

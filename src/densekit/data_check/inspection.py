@@ -12,7 +12,7 @@ from densekit.config import DataConfig
 from densekit.data.sets import DataSet, EncodedImages, groups_of
 from densekit.data_check import issues
 from densekit.data_check.duplicates import alike, blank, identical
-from densekit.data_check.image_scan import Survey, survey
+from densekit.data_check.image_scan import ImageScan, scan_images
 from densekit.data_check.issues import Finding, Item
 from densekit.errors import InvalidInput
 
@@ -24,7 +24,7 @@ class Check:
     """What was looked at, and what was found, errors first."""
 
     data: DataSet
-    survey: Survey
+    scan: ImageScan
     counts: NDArray[np.int64]
     """(splits, classes) readable images."""
     findings: tuple[Finding, ...]
@@ -52,7 +52,7 @@ def check(
     if pattern is not None and not all(isinstance(images, EncodedImages) for images in data.splits.values()):
         raise InvalidInput(f"--group {group} looks at file names, and {data.name} has none; leave it out")
     data = data.with_splits({name: data.splits[name] for name in _ORDER if name in data.splits})
-    seen = survey(data, config, advance)
+    seen = scan_images(data, config, advance)
     groups = _groups(data, seen, pattern)
     if pattern is not None and not any(groups):
         raise InvalidInput(f"--group {group} matches no file name, such as {seen.names[0]}; mend the pattern")
@@ -72,7 +72,7 @@ def check(
 
 def as_dict(check: Check) -> dict[str, Any]:
     """For programs: everything that was found."""
-    seen = check.survey
+    seen = check.scan
     return {
         "data": check.data.name,
         "passed": check.passed,
@@ -95,7 +95,7 @@ def as_dict(check: Check) -> dict[str, Any]:
     }
 
 
-def _item(item: Item, seen: Survey) -> dict[str, Any]:
+def _item(item: Item, seen: ImageScan) -> dict[str, Any]:
     named = {key: value for key, value in (("note", item.note), ("path", item.path)) if value}
     images = [
         {"split": seen.splits[seen.split[row]], "image": seen.names[row], "class": seen.label(row)} for row in item.rows
@@ -115,7 +115,7 @@ def _compiled(group: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _groups(data: DataSet, seen: Survey, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
+def _groups(data: DataSet, seen: ImageScan, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
     """Of each row; a table may name them itself."""
     if pattern is None:
         own: list[Sequence[str | None]] = [groups_of(images) or [None] * len(images) for images in data.splits.values()]

@@ -14,7 +14,7 @@ from densekit.data.list_images import summary
 from densekit.data.prepare import FOLDER_SIZE
 from densekit.data.sets import DataSet
 from densekit.data_check.duplicates import Alike, connected
-from densekit.data_check.image_scan import Survey
+from densekit.data_check.image_scan import ImageScan
 from densekit.errors import BadImage
 from densekit.formatting import counted, printable
 
@@ -31,7 +31,7 @@ class Item:
     """Images that belong together, or something without an image."""
 
     rows: tuple[int, ...] = ()
-    """Of the survey."""
+    """Of the scan."""
     note: str = ""
     path: str = ""
     """Of a file that is no row."""
@@ -49,10 +49,10 @@ class Finding:
     items: tuple[Item, ...]
 
 
-def unreadable(survey: Survey, skipped: dict[Path, BadImage], config: DataConfig) -> Iterator[Finding]:
+def unreadable(scan: ImageScan, skipped: dict[Path, BadImage], config: DataConfig) -> Iterator[Finding]:
     """Files that cannot be decoded: an error beyond data.max_bad."""
     items = [Item(note=str(error), path=printable(path)) for path, error in sorted(skipped.items())]
-    items += [Item((row,), str(error)) for row, error in survey.bad.items()]
+    items += [Item((row,), str(error)) for row, error in scan.bad.items()]
     if items:
         yield Finding(
             "unreadable",
@@ -63,11 +63,11 @@ def unreadable(survey: Survey, skipped: dict[Path, BadImage], config: DataConfig
         )
 
 
-def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
+def classes(scan: ImageScan, counts: NDArray[np.int64]) -> Iterator[Finding]:
     """(splits, classes) counts of readable images: classes that are missing, small, or far larger than others."""
-    by_split = dict(zip(survey.splits, counts, strict=True))
+    by_split = dict(zip(scan.splits, counts, strict=True))
     train = by_split["train"]
-    missing = [Item(note=name) for name, count in zip(survey.classes, train, strict=True) if not count]
+    missing = [Item(note=name) for name, count in zip(scan.classes, train, strict=True) if not count]
     if missing:
         yield Finding(
             "missing_class",
@@ -76,7 +76,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             "add images, or remove the class from every split",
             tuple(missing),
         )
-    everywhere = [Item(note=name) for name in survey.in_all(survey.splits.index("train"))]
+    everywhere = [Item(note=name) for name in scan.in_all(scan.splits.index("train"))]
     if everywhere:
         yield Finding(
             "constant_class",
@@ -85,7 +85,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             "add images without it, or leave it out of the labels: there is nothing to tell apart",
             tuple(everywhere),
         )
-    few = [Item(note=f"{name} ({n})") for name, n in zip(survey.classes, train, strict=True) if 0 < n < FEW]
+    few = [Item(note=f"{name} ({n})") for name, n in zip(scan.classes, train, strict=True) if 0 < n < FEW]
     if few:
         yield Finding(
             "few_images",
@@ -97,7 +97,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
     there = train[train > 0]
     if len(there) and there.max() > UNEQUAL * there.min():
         largest, smallest = (
-            survey.classes[i] for i in (train.argmax(), np.where(train > 0, train, train.max()).argmin())
+            scan.classes[i] for i in (train.argmax(), np.where(train > 0, train, train.max()).argmin())
         )
         yield Finding(
             "imbalance",
@@ -108,7 +108,7 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             (),
         )
     for name in ("val", "test"):
-        absent = [Item(note=c) for c, n in zip(survey.classes, by_split.get(name, train), strict=True) if not n]
+        absent = [Item(note=c) for c, n in zip(scan.classes, by_split.get(name, train), strict=True) if not n]
         if name in by_split and absent:
             yield Finding(
                 f"unmeasured_{name}",
@@ -119,11 +119,11 @@ def classes(survey: Survey, counts: NDArray[np.int64]) -> Iterator[Finding]:
             )
 
 
-def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[Finding]:
+def duplicates(scan: ImageScan, groups: Sequence[NDArray[np.int64]]) -> Iterator[Finding]:
     """Images with the same pixels: in several splits, under several classes, or only more often than needed."""
-    conflict = [group for group in groups if survey.disagree(group)]
-    across = [group for group in groups if len(set(survey.split[group])) > 1]
-    within = [group for group in groups if not survey.disagree(group) and len(set(survey.split[group])) == 1]
+    conflict = [group for group in groups if scan.disagree(group)]
+    across = [group for group in groups if len(set(scan.split[group])) > 1]
+    within = [group for group in groups if not scan.disagree(group) and len(set(scan.split[group])) == 1]
     if conflict:
         yield Finding(
             "label_conflict",
@@ -136,8 +136,7 @@ def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[
         yield Finding(
             "duplicates_across_splits",
             "error",
-            f"{counted(len(across), 'picture')} in more than one split, the same to the pixel: "
-            f"{_splits(survey, across)}",
+            f"{counted(len(across), 'picture')} in more than one split, the same to the pixel: {_splits(scan, across)}",
             "remove each from all splits but one: accuracy on images that were trained on promises nothing",
             tuple(Item(tuple(group.tolist())) for group in across),
         )
@@ -153,7 +152,7 @@ def duplicates(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> Iterator[
         )
 
 
-def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.int64]]) -> Iterator[Finding]:
+def near_duplicates(scan: ImageScan, found: Alike, groups: Sequence[NDArray[np.int64]]) -> Iterator[Finding]:
     """The same picture in other pixels; where one of them has identical copies, these belong to it."""
     copies = {int(group[0]): group.tolist() for group in groups}
     similarity: dict[int, float] = {}
@@ -167,8 +166,8 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         note = f"similarity {min(similarity[row] for row in rows):.3f}"
         note += ", mirrored" if mirrored & set(rows) else ""
         items.append(Item(tuple(copy for row in rows for copy in copies.get(row, [row])), note))
-    odd = [survey.disagree(item.rows) for item in items]
-    apart = [len({survey.split[row] for row in item.rows}) > 1 for item in items]
+    odd = [scan.disagree(item.rows) for item in items]
+    apart = [len({scan.split[row] for row in item.rows}) > 1 for item in items]
     conflict = [item for item, is_odd in zip(items, odd, strict=True) if is_odd]
     across = [item for item, is_apart in zip(items, apart, strict=True) if is_apart]
     within = [item for item, *wrong in zip(items, odd, apart, strict=True) if not any(wrong)]
@@ -181,7 +180,7 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
             tuple(conflict),
         )
     if across:
-        where = _splits(survey, [np.array(item.rows) for item in across])
+        where = _splits(scan, [np.array(item.rows) for item in across])
         yield Finding(
             "near_duplicates_across_splits",
             "warning",
@@ -199,7 +198,7 @@ def near_duplicates(survey: Survey, found: Alike, groups: Sequence[NDArray[np.in
         )
 
 
-def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Iterator[Finding]:
+def leaks(scan: ImageScan, groups: Sequence[str | None], *, divided: bool) -> Iterator[Finding]:
     """Groups (a patient, a scene, a video) with images in several splits. `divided`: by densekit."""
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
@@ -208,7 +207,7 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
     leaking = [
         Item(tuple(rows), group)
         for group, rows in sorted(members.items())
-        if len({survey.split[row] for row in rows}) > 1
+        if len({scan.split[row] for row in rows}) > 1
     ]
     if leaking:
         own = "densekit divides image by image, so " if divided else ""
@@ -216,7 +215,7 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
             "group_leak",
             "error",
             f"{len(leaking):,} of {counted(len(members), 'group')} with images in more than one split: "
-            f"{_splits(survey, [np.array(item.rows) for item in leaking])}",
+            f"{_splits(scan, [np.array(item.rows) for item in leaking])}",
             f"{own}put all images of a group into one of train/, val/ and test/",
             tuple(leaking),
         )
@@ -231,15 +230,15 @@ def leaks(survey: Survey, groups: Sequence[str | None], *, divided: bool) -> Ite
         )
 
 
-def files(survey: Survey, config: DataConfig) -> Iterator[Finding]:
+def files(scan: ImageScan, config: DataConfig) -> Iterator[Finding]:
     """Suffixes that lie, storage that differs, and oddities of single files."""
     lying = [
         (row, kind)
-        for row, (kind, promised) in enumerate(zip(survey.formats, survey.promised, strict=True))
+        for row, (kind, promised) in enumerate(zip(scan.formats, scan.promised, strict=True))
         if kind and promised and kind != promised
     ]
     if lying:
-        kinds = Counter(f"{kind} named {Path(survey.names[row]).suffix}" for row, kind in lying)
+        kinds = Counter(f"{kind} named {Path(scan.names[row]).suffix}" for row, kind in lying)
         yield Finding(
             "wrong_suffix",
             "warning",
@@ -247,10 +246,10 @@ def files(survey: Survey, config: DataConfig) -> Iterator[Finding]:
             "rename them: densekit looks at the content, other programs may not",
             tuple(Item((row,), kind) for row, kind in lying),
         )
-    modes = Counter(mode for mode in survey.modes if mode)
+    modes = Counter(mode for mode in scan.modes if mode)
     if len(modes) > 1:
         common = modes.most_common(1)[0][0]
-        rare = [(row, mode) for row, mode in enumerate(survey.modes) if mode not in ("", common)]
+        rare = [(row, mode) for row, mode in enumerate(scan.modes) if mode not in ("", common)]
         kept = {1: "grey", 3: "RGB", 4: "RGB with alpha"}[config.channels or 3]
         yield Finding(
             "mixed_modes",
@@ -260,7 +259,7 @@ def files(survey: Survey, config: DataConfig) -> Iterator[Finding]:
             f"densekit reads all as {kept} (--set data.channels=1, 3 or 4); see that a class cannot be told by it",
             tuple(Item((row,), mode) for row, mode in rare),
         )
-    odd = [(row, notice) for row, notices in survey.notices.items() for notice in notices]
+    odd = [(row, notice) for row, notices in scan.notices.items() for notice in notices]
     if odd:
         kinds = Counter(notice for _, notice in odd)
         yield Finding(
@@ -291,7 +290,7 @@ def source(data: DataSet) -> Iterator[Finding]:
         yield Finding("unclear_table" if of_table else "unclear_folders", "warning", "; ".join(data.notes), fix, ())
 
 
-def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> Iterator[Finding]:
+def contents(scan: ImageScan, blank: NDArray[np.int64], config: DataConfig) -> Iterator[Finding]:
     """Pictures that show nothing, or too little of what the network is to see."""
     if len(blank):
         yield Finding(
@@ -301,11 +300,11 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
             "remove them, unless nothing is what they are to show",
             tuple(Item((int(row),)) for row in blank),
         )
-    if not any(survey.formats):  # arrays: all of one size
+    if not any(scan.formats):  # arrays: all of one size
         return
     height, width = config.image_size or FOLDER_SIZE
-    rows = survey.readable
-    short, long = survey.sizes[rows].min(1), survey.sizes[rows].max(1)
+    rows = scan.readable
+    short, long = scan.sizes[rows].min(1), scan.sizes[rows].max(1)
     small = rows[short < min(height, width)]
     if len(small):
         middle = int(np.median(short))
@@ -316,7 +315,7 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
             + ("the size of training" if config.image_size else "the usual size of training"),
             "to enlarge them costs time and adds nothing; if the plan of densekit train shows a larger size than their "
             f"median, add --image-size {middle}",
-            tuple(Item((int(row),), _size(survey, row)) for row in small),
+            tuple(Item((int(row),), _size(scan, row)) for row in small),
         )
     narrow = rows[long > LONG * short]
     if len(narrow):
@@ -325,12 +324,12 @@ def contents(survey: Survey, blank: NDArray[np.int64], config: DataConfig) -> It
             "warning",
             f"{counted(len(narrow), 'image')} more than {LONG} times as long as wide",
             "more than half of each is cut off, as the middle is kept; cut them to what matters",
-            tuple(Item((int(row),), _size(survey, row)) for row in narrow),
+            tuple(Item((int(row),), _size(scan, row)) for row in narrow),
         )
 
 
-def _size(survey: Survey, row: int) -> str:
-    width, height = survey.sizes[row]
+def _size(scan: ImageScan, row: int) -> str:
+    width, height = scan.sizes[row]
     return f"{width}x{height}"
 
 
@@ -342,7 +341,7 @@ def _tally(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5)) + (", ..." if len(kinds) > 5 else "")
 
 
-def _splits(survey: Survey, groups: Iterable[NDArray[np.int64]]) -> str:
+def _splits(scan: ImageScan, groups: Iterable[NDArray[np.int64]]) -> str:
     """`3 in train and test, 1 in val and test`."""
-    sets = Counter(" and ".join(survey.splits[i] for i in np.unique(survey.split[group])) for group in groups)
+    sets = Counter(" and ".join(scan.splits[i] for i in np.unique(scan.split[group])) for group in groups)
     return ", ".join(f"{count:,} in {names}" for names, count in sets.most_common())

@@ -43,7 +43,7 @@ class Shown:
 
 def write_data_report(path: Path, found: Check, config: DataConfig) -> None:
     """Writes the page to `path`. Raises OSError."""
-    seen, errors = found.survey, [finding for finding in found.findings if finding.level == "error"]
+    seen, errors = found.scan, [finding for finding in found.findings if finding.level == "error"]
     page = template("data.html").render(
         name=short_name(found.data.name),
         source=found.data.name,
@@ -83,19 +83,19 @@ def _section(finding: Finding, found: Check, config: DataConfig) -> dict[str, An
 
 def _shown(item: Item, found: Check, config: DataConfig) -> Shown:
     rows = _varied(item.rows, found)
-    pictures = tuple((found.survey.splits[found.survey.split[row]], _picture(row, found, config)) for row in rows)
+    pictures = tuple((found.scan.splits[found.scan.split[row]], _picture(row, found, config)) for row in rows)
     return Shown(item.note, pictures, len(item.rows) - len(rows))
 
 
 def _varied(rows: tuple[int, ...], found: Check) -> list[int]:
     """A few of them, first one of each split and class: what a group is about is that they differ."""
-    first = {(found.survey.split[row], found.survey.label(row)): row for row in reversed(rows)}
+    first = {(found.scan.split[row], found.scan.label(row)): row for row in reversed(rows)}
     chosen = [*first.values(), *(row for row in rows if row not in first.values())][:_OF_A_GROUP]
     return sorted(chosen)
 
 
 def _picture(row: int, found: Check, config: DataConfig) -> Picture:
-    seen = found.survey
+    seen = found.scan
     images = found.data.splits[seen.splits[seen.split[row]]]
     image = image_of(images, int(seen.sample[row]), config.channels or 3, config.max_pixels, config.window)
     return Picture(
@@ -109,13 +109,13 @@ def _picture(row: int, found: Check, config: DataConfig) -> Picture:
 def _balance(found: Check) -> Iterator[dict[str, Any]]:
     """A row a class; shares are of the largest class of a split."""
     largest = np.maximum(found.counts.max(1), 1)
-    for name, counts in zip(found.survey.classes, found.counts.T, strict=True):
+    for name, counts in zip(found.scan.classes, found.counts.T, strict=True):
         yield {"name": name, "counts": counts.tolist(), "shares": (counts / largest).tolist()}
 
 
 def _storage(found: Check) -> Iterator[tuple[str, str]]:
     """What there is to know of sizes and files."""
-    seen = found.survey
+    seen = found.scan
     rows = seen.readable
     if not len(rows):
         return

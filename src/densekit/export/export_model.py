@@ -22,7 +22,7 @@ from densekit.export.parity_inputs import BATCH, Real, images_for, made_up
 from densekit.export.quantise import quantise
 from densekit.folders import data_folder, expanded
 from densekit.inference.exported_network import ExportedNetwork, is_exported
-from densekit.inference.metadata import Passport
+from densekit.inference.metadata import Metadata
 from densekit.inference.runtimes import InferenceSession, open_file
 from densekit.inference.triton_folder import model_file
 from densekit.metrics.evaluation_loop import evaluate
@@ -81,7 +81,7 @@ def export_model(
     if not card.classes:
         raise InvalidInput(f"{model} has no classifier to export; train one from its weights: --init {model}")
     images = images_for(model, card, None if data is None else str(data), data_folder(data_dir), needed=int8)
-    passport = Passport(_public(model, card).model_dump(mode="json"), preprocess)
+    passport = Metadata(_public(model, card).model_dump(mode="json"), preprocess)
     try:
         with atomic.fresh_folder(out) as folder, TemporaryDirectory(prefix="densekit-export-") as scratch:
             work = _Export(network, card, passport, images, folder, Path(scratch), say)
@@ -108,7 +108,7 @@ class _Export:
         self,
         network: ImageClassifier,
         card: ModelCard,
-        passport: Passport,
+        passport: Metadata,
         images: Real | None,
         folder: Path,
         scratch: Path,
@@ -151,7 +151,7 @@ class _Export:
         self.say("writing and proving the float32 graph")
         writers.write_onnx(self._program(), self.passport, onnx_file)
         proof = self._proved(open_file(onnx_file), "the float32 graph")
-        passport = Passport(self.passport.card, self.passport.inside, "int8")
+        passport = Metadata(self.passport.card, self.passport.inside, "int8")
         train = self.images.train
         self.say(f"calibrating on {min(calibration, len(train)):,} training images")
         quantise(onnx_file, self._inputs(train, calibration), small)
@@ -188,7 +188,7 @@ class _Export:
         example = torch.from_numpy(self.reference.inputs(self.passport.inside)[:2])
         return writers.program_of(Exported(self.network, inside), example)
 
-    def _write(self, name: str, onnx_file: Path, program: Any, passport: Passport) -> Path:
+    def _write(self, name: str, onnx_file: Path, program: Any, passport: Metadata) -> Path:
         path = self.folder / self.path_of(name)
         if name == "triton":
             return model_file(triton.write_repository(onnx_file, passport, self.name, path.parent))
@@ -207,7 +207,7 @@ class _Export:
         self._require_whole(opened, name, self.passport)
         return {"runtime": opened.runtime, "batches": [asdict(row) for row in rows]}
 
-    def _require_whole(self, opened: InferenceSession, name: str, passport: Passport) -> None:
+    def _require_whole(self, opened: InferenceSession, name: str, passport: Metadata) -> None:
         """Of any precision. Raises ProofFailed."""
         if opened.passport(name) != passport:
             raise ProofFailed(f"{name} is refused: its classes and preprocessing came back changed; no file is kept")
@@ -245,7 +245,7 @@ class _Export:
             whole = part.permute(0, 2, 3, 1) if inside else parity.scaled(part, self.card.preprocessing, torch.float32)
             yield whole.contiguous().numpy()
 
-    def _records(self, opened: InferenceSession, passport: Passport) -> Records:
+    def _records(self, opened: InferenceSession, passport: Metadata) -> Records:
         """What it answers on the images held out, one record each."""
         assert self.images is not None
         loader = self.images.loader(self.images.held_out, passport.outside)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densekit import strict_json
-from densekit.inference.metadata import INPUTS, OUTPUT, Passport
+from densekit.inference.metadata import INPUTS, OUTPUT, Metadata
 from densekit.inference.triton_folder import CONFIG
 
 LABELS = "labels.txt"
@@ -15,7 +15,7 @@ DELAY = 2_000
 """Microseconds that a request may wait for others to share its batch: far less than a prediction takes."""
 
 
-def write_repository(onnx_file: Path, passport: Passport, name: str, repository: Path) -> Path:
+def write_repository(onnx_file: Path, passport: Metadata, name: str, repository: Path) -> Path:
     """Returns the model's folder."""
     folder = repository / name
     (folder / "1").mkdir(parents=True)
@@ -27,7 +27,7 @@ def write_repository(onnx_file: Path, passport: Passport, name: str, repository:
     return folder
 
 
-def config(passport: Passport, name: str) -> str:
+def config(passport: Metadata, name: str) -> str:
     """Its config.pbtxt: one input and output, and batches made of requests that come together."""
     preprocessing = passport.preprocessing
     height, width = preprocessing.size

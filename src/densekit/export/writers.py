@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from densekit import strict_json
 from densekit.errors import InvalidInput
-from densekit.inference.metadata import INPUTS, OUTPUT, Passport
+from densekit.inference.metadata import INPUTS, OUTPUT, Metadata
 from densekit.inference.runtimes import CARD, openvino_core
 
 _ONNX_LIMIT = 2**31 - 2**20  # bytes that a protobuf message may have, but for the graph itself
@@ -37,14 +37,14 @@ def program_of(network: nn.Module, example: Tensor, *, any_batch: bool = True) -
     return program
 
 
-def write_torch(program: ExportedProgram, passport: Passport, path: Path) -> None:
+def write_torch(program: ExportedProgram, passport: Metadata, path: Path) -> None:
     """A .pt2 that torch.export.load reads; without the example, which it would keep as a pickle."""
     program._example_inputs = None
     with quiet():
         torch.export.save(program, os.fspath(path), extra_files={CARD: strict_json.dumps(passport.strings())})
 
 
-def write_onnx(program: ExportedProgram, passport: Passport | None, path: Path) -> None:
+def write_onnx(program: ExportedProgram, passport: Metadata | None, path: Path) -> None:
     """One .onnx file, with the passport among its metadata_props. Raises InvalidInput past ONNX's 2 GB."""
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     if size > _ONNX_LIMIT:
@@ -69,7 +69,7 @@ def write_onnx(program: ExportedProgram, passport: Passport | None, path: Path) 
         written.save(os.fspath(path), external_data=False)
 
 
-def write_metadata(onnx_file: Path, passport: Passport) -> None:
+def write_metadata(onnx_file: Path, passport: Metadata) -> None:
     """Gives a finished .onnx another passport."""
     import onnx
 
@@ -78,7 +78,7 @@ def write_metadata(onnx_file: Path, passport: Passport) -> None:
     onnx.save(model, os.fspath(onnx_file))
 
 
-def write_openvino(onnx_file: Path, passport: Passport, path: Path) -> None:
+def write_openvino(onnx_file: Path, passport: Metadata, path: Path) -> None:
     """An IR, .xml and .bin, of an ONNX file; weights stay as they are, the passport is rt_info's model_info."""
     import openvino
 

@@ -10,7 +10,7 @@ from densekit.config import describe
 from densekit.errors import BadWeights
 from densekit.folders import expanded
 from densekit.inference import triton_folder
-from densekit.inference.metadata import Passport
+from densekit.inference.metadata import Metadata
 from densekit.inference.runtimes import OPENERS, InferenceSession, open_file
 from densekit.weights import ModelCard
 from densekit.weights.hub import is_address
@@ -19,7 +19,7 @@ from densekit.weights.hub import is_address
 class ExportedNetwork(nn.Module):
     """(N, C, H, W) float32, preprocessed as `passport.outside` says -> (N, classes) logits; without gradients."""
 
-    def __init__(self, opened: InferenceSession, passport: Passport) -> None:
+    def __init__(self, opened: InferenceSession, passport: Metadata) -> None:
         super().__init__()
         self.opened = opened
         self.passport = passport

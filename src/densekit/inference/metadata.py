@@ -24,7 +24,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Passport:
+class Metadata:
     """Of one exported file."""
 
     card: dict[str, Any]
@@ -59,7 +59,7 @@ class Passport:
         }
 
     @classmethod
-    def read(cls, strings: Mapping[str, str], source: object) -> "Passport":
+    def read(cls, strings: Mapping[str, str], source: object) -> "Metadata":
         """What `strings` gave. Raises BadWeights for a file that densekit did not write."""
         try:
             about = parse_json(strings["densekit"])

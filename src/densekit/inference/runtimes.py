@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from densekit.errors import BadWeights, DensekitError, NotFinite
 from densekit.formatting import listed
-from densekit.inference.metadata import Passport
+from densekit.inference.metadata import Metadata
 from densekit.inference.onnx_weights import float_weights
 from densekit.optional_packages import require_package
 
@@ -32,9 +32,9 @@ class InferenceSession:
     runtime: str
     """Its name and version."""
 
-    def passport(self, source: object) -> Passport:
+    def passport(self, source: object) -> Metadata:
         """Raises BadWeights where the metadata are not densekit's."""
-        return Passport.read(self.strings, source)
+        return Metadata.read(self.strings, source)
 
 
 def open_file(path: Path, threads: int | None = None) -> InferenceSession:

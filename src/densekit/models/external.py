@@ -163,7 +163,7 @@ class TorchvisionModel(ExternalModel):
         return head
 
 
-def build_peer(config: ExternalConfig) -> ImageClassifier:
+def build_external(config: ExternalConfig) -> ImageClassifier:
     """A freshly initialised network of another library. Raises UnknownName, or InvalidInput without timm."""
     return _timm(config) if config.family == "timm" else _torchvision(config)
 

@@ -34,9 +34,9 @@ def build(config: ModelConfig, plan: str = "auto", kernels: str = "auto") -> Ima
 
         return ResNet(config)
     assert isinstance(config, ExternalConfig)
-    from densekit.models.external import build_peer
+    from densekit.models.external import build_external
 
-    return build_peer(config)
+    return build_external(config)
 
 
 def create_model(name: str, *, plan: str = "auto", kernels: str = "auto", **settings: Any) -> ImageClassifier:

@@ -47,7 +47,7 @@ _TYPES = {"top1": "accuracy", "top5": "top_5_accuracy", "auroc": "roc_auc", "ap"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What a run folder adds to a model's config.json."""
 
     recipe: dict[str, Any]
@@ -58,7 +58,7 @@ class Run:
     skipped: int
 
     @classmethod
-    def read(cls, folder: Path) -> "Run":
+    def read(cls, folder: Path) -> "RunRecord":
         """Of a folder with a config.yaml. Raises BadData where that is damaged."""
         result = run_folder.result_of(folder)
         return cls(
@@ -70,7 +70,7 @@ class Run:
         )
 
 
-def model_card(card: ModelCard, run: Run | None, *, repository: str | None, license: str | None) -> str:
+def model_card(card: ModelCard, run: RunRecord | None, *, repository: str | None, license: str | None) -> str:
     """README.md with its YAML header. `repository` is OWNER/NAME, `license` the user's word for it, such as apache-2.0.
 
     Needs huggingface_hub, which writes the header.
@@ -222,7 +222,7 @@ def _calibration(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     return f"{words}. That holds for images like those it was measured on, and for no others."
 
 
-def _data(card: ModelCard, run: Run | None) -> Iterator[str]:
+def _data(card: ModelCard, run: RunRecord | None) -> Iterator[str]:
     if card.data is None:
         imported = card.provenance.get("imported")
         yield "Unknown" + (": the file that these weights were imported from does not say." if imported else ".")
@@ -249,7 +249,7 @@ def _url(dataset: str) -> str:
     return f"https://huggingface.co/datasets/{dataset}"
 
 
-def _training(card: ModelCard, run: Run | None) -> Iterator[str]:
+def _training(card: ModelCard, run: RunRecord | None) -> Iterator[str]:
     told = card.provenance
     imported = told.get("imported")
     if imported:
@@ -318,7 +318,7 @@ def _inputs(card: ModelCard) -> Iterator[str]:
         yield f"Images of more than 8 bits are seen through the window {given.window}."
 
 
-def _limits(card: ModelCard, run: Run | None) -> Iterator[str]:
+def _limits(card: ModelCard, run: RunRecord | None) -> Iterator[str]:
     if not card.metrics:
         yield "Nothing has been tested: there are no measurements of these weights."
     elif card.data is not None:
@@ -351,7 +351,7 @@ def _classes(classes: Sequence[str]) -> str:
     return shown + (f", and {more:,} more in `config.json`." if more > 0 else ".")
 
 
-def _environment(card: ModelCard, run: Run | None) -> Iterator[tuple[str, Any]]:
+def _environment(card: ModelCard, run: RunRecord | None) -> Iterator[tuple[str, Any]]:
     told = (run.environment if run else {}) or card.provenance
     names = {
         "densekit": "densekit",

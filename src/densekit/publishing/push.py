@@ -8,7 +8,7 @@ from densekit import atomic, strict_json
 from densekit.errors import BadData, InvalidInput
 from densekit.folders import expanded
 from densekit.inference.exported_network import is_exported
-from densekit.publishing.model_card import Run, model_card
+from densekit.publishing.model_card import RunRecord, model_card
 from densekit.weights import ModelCard, hub, model_folder, open_model
 from densekit.weights.folder import CONFIG, WEIGHTS
 from densekit.weights.redaction import without_paths
@@ -54,7 +54,7 @@ def push(
     folder = model_folder(model)
     _, card = open_model(folder, "concat")  # whole, and of the sha256 that its card says
     run = expanded(model)
-    story = Run.read(run) if (run / "config.yaml").is_file() else None
+    story = RunRecord.read(run) if (run / "config.yaml").is_file() else None
     public, redacted = without_paths(card)
     text = hub.marked(model_card(public, story, repository=address.repository, license=license))
     notes = []

@@ -12,8 +12,8 @@ from densekit.inference.classifier import Classifier
 from densekit.serve import http_errors, page, prometheus
 from densekit.serve.http_errors import Refusal
 from densekit.serve.limits import Limits, read_image, read_images
-from densekit.serve.middleware import Front
-from densekit.serve.worker_pool import Answer, Crew
+from densekit.serve.middleware import RequestGuard
+from densekit.serve.worker_pool import Answer, WorkerPool
 from densekit.version import __version__
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -49,7 +49,7 @@ Invert = Annotated[bool, Query(description="Swap dark and light first.")]
 
 
 def create_app(
-    crew: Crew, classifier: Classifier | None, limits: Limits, *, name: str, token: str | None = None
+    crew: WorkerPool, classifier: Classifier | None, limits: Limits, *, name: str, token: str | None = None
 ) -> FastAPI:
     """The routes around a crew. `classifier`, with torch in this process, is for the page.
 
@@ -66,8 +66,8 @@ def create_app(
     http_errors.install(app)
     app.state.classifier, app.state.limits, app.state.crew = classifier, limits, crew
 
-    def wrapped(inner: Any) -> Front:
-        front = app.state.front = Front(inner, limits, crew.metrics, token)
+    def wrapped(inner: Any) -> RequestGuard:
+        front = app.state.front = RequestGuard(inner, limits, crew.metrics, token)
         return front
 
     app.add_middleware(wrapped)

@@ -24,7 +24,7 @@ from densekit.inference import runtimes
 from densekit.inference.classifier import Classifier
 from densekit.inference.exported_network import ExportedNetwork, is_exported, load_exported
 from densekit.inference.load import load
-from densekit.inference.metadata import Passport
+from densekit.inference.metadata import Metadata
 from densekit.inference.runtimes import InferenceSession, Run
 from densekit.optional_packages import require_package
 from densekit.threads import cores
@@ -58,7 +58,7 @@ class Engine:
             return load(model)
         card = read_card(model_folder(model))
         opened = _OPENERS[self.name](Path(self.file), self.threads)
-        passport = Passport(card.model_dump(mode="json"), inside=False)
+        passport = Metadata(card.model_dump(mode="json"), inside=False)
         return Classifier(ExportedNetwork(opened, passport), card, torch.device("cpu"))
 
     @property
@@ -131,7 +131,7 @@ def _candidates(
             require_package(f"--engine {name}", "onnx", "onnxscript", "onnxruntime", *({name} - {"onnxruntime"}))
         say("export", file=str(path))
         example = torch.from_numpy(proof.inputs(False)[:2])
-        write_onnx(program_of(Exported(network, None), example), Passport(card.model_dump(mode="json"), False), path)
+        write_onnx(program_of(Exported(network, None), example), Metadata(card.model_dump(mode="json"), False), path)
     except DensekitError as error:
         if wanted:
             raise

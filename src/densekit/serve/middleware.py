@@ -19,7 +19,7 @@ _GUARDED = ("/v1/", "/metrics")
 _QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: not worth a line
 
 
-class Front:
+class RequestGuard:
     """An ASGI app around another one."""
 
     def __init__(self, app: Any, limits: Limits, metrics: Metrics, token: str | None) -> None:
@@ -51,7 +51,7 @@ class Front:
 class _Visit:
     """One request."""
 
-    def __init__(self, front: Front, scope: Message, receive: Receive, send: Send) -> None:
+    def __init__(self, front: RequestGuard, scope: Message, receive: Receive, send: Send) -> None:
         self.front, self.method = front, scope["method"]
         # HEAD is GET without its body, which uvicorn leaves out. A slash at the end is no other path: a redirect from
         # it would leave HTTPS where a proxy has ended that.

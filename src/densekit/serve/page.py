@@ -20,7 +20,7 @@ from densekit.serve.explanation import capabilities, explain
 from densekit.serve.http_errors import Refusal
 from densekit.serve.ipc import pixels_of
 from densekit.serve.limits import Limits, read_image
-from densekit.serve.worker_pool import Crew
+from densekit.serve.worker_pool import WorkerPool
 
 router = APIRouter()
 
@@ -112,7 +112,7 @@ async def explanation(
             422, "invalid_parameter", f"class={missing[0]} is no class of this model; it has {count}, counted from 0"
         )
     began = time.perf_counter()
-    crew: Crew = request.app.state.crew
+    crew: WorkerPool = request.app.state.crew
     # A decoder has its limits from the worker: it may cost memory, or crash, and nobody starts this process again.
     (seen,) = await crew.ask([await read_image(request)], 0, invert)
     if isinstance(seen, Refusal):

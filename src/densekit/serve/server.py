@@ -23,14 +23,14 @@ from densekit.serve.limits import Limits
 from densekit.serve.log import say
 from densekit.serve.prometheus import Metrics
 from densekit.serve.protocol import protocol_with
-from densekit.serve.tempdir import copied, scratch
-from densekit.serve.worker_pool import Crew
+from densekit.serve.tempdir import copied, temporary_folder
+from densekit.serve.worker_pool import WorkerPool
 
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Of one server."""
 
     model: str
@@ -43,7 +43,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(settings: Settings, listener: socket.socket) -> None:
+def serve(settings: ServerSettings, listener: socket.socket) -> None:
     """Answer on a bound socket until SIGTERM or SIGINT, then finish open requests; a second signal ends it at once.
 
     Raises Interrupted where requests had to be cut off, BadData for a port that another process has taken since it was
@@ -52,7 +52,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     torch.set_num_threads(1)  # the worker has the cores
     given = settings.model
     classifier = load(given)  # which says by its own name what is wrong with it
-    with scratch() as folder:
+    with temporary_folder() as folder:
         if (place := copied(settings.model, folder)) != settings.model:
             settings = replace(settings, model=place)
             classifier = load(place)
@@ -64,10 +64,12 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         raise Interrupted(f"stopped with {counted(cut, 'request')} unanswered; see --set drain_seconds", number)
 
 
-async def _serve(settings: Settings, classifier: Classifier, listener: socket.socket, given: str) -> tuple[int, int]:
+async def _serve(
+    settings: ServerSettings, classifier: Classifier, listener: socket.socket, given: str
+) -> tuple[int, int]:
     """The signal that ended it, and how many requests it cut off. `given` is what the user calls the model."""
     limits, metrics = settings.limits, Metrics()
-    crew = Crew(settings.model, limits, metrics, engine=settings.engine, threads=settings.threads)
+    crew = WorkerPool(settings.model, limits, metrics, engine=settings.engine, threads=settings.threads)
     app = create_app(crew, classifier, limits, name=classifier.card.model.name, token=settings.token)
     config = uvicorn.Config(
         app,
@@ -97,7 +99,7 @@ async def _serve(settings: Settings, classifier: Classifier, listener: socket.so
     return server.signal_number, front.cut if front else 0
 
 
-async def _announce(crew: Crew, server: uvicorn.Server, **facts: str) -> None:
+async def _announce(crew: WorkerPool, server: uvicorn.Server, **facts: str) -> None:
     """Says where to go as soon as images are answered there; ends the server if that will never be."""
     try:
         await crew.settled()

@@ -15,7 +15,7 @@ from densekit.weights.folder import CONFIG, WEIGHTS
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A temporary folder, locked: who clears old ones away leaves it then, as tmpfiles.d(5) says."""
     with TemporaryDirectory(prefix="densekit-serve-") as name:
         descriptor = os.open(name, os.O_RDONLY)

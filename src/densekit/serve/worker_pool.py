@@ -19,7 +19,7 @@ from densekit.serve.http_errors import Refusal
 from densekit.serve.limits import Limits
 from densekit.serve.log import say
 from densekit.serve.prometheus import Metrics
-from densekit.serve.tempdir import scratch
+from densekit.serve.tempdir import temporary_folder
 
 _FIRST_STARTS = 3  # that may fail before the first has been ready: then something is wrong that does not pass
 _LONGEST_PAUSE = 30.0  # seconds between two attempts
@@ -38,7 +38,7 @@ class _Job:
     answer: "asyncio.Future[Answer]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Crew:
+class WorkerPool:
     """Answers to images, by one worker process after the other."""
 
     def __init__(
@@ -153,7 +153,7 @@ class Crew:
     async def _keep(self) -> None:
         """One worker after the other, until cancelled."""
         pause, failed = 0.0, 0
-        with scratch() as folder:
+        with temporary_folder() as folder:
             while True:
                 began = time.monotonic()
                 try:

@@ -63,24 +63,24 @@ class Study(Frozen):
     threads: PositiveInt = 1
     """Of each run: its number decides the last bits, so it does not change with how many run side by side."""
 
-    def tasks(self) -> "list[Task]":
+    def tasks(self) -> "list[StudyRun]":
         """Every run, seed by seed, so that a study that is stopped early has all arms."""
-        return [Task(arm, seed) for seed in self.seeds for arm in self.arms]
+        return [StudyRun(arm, seed) for seed in self.seeds for arm in self.arms]
 
-    def task(self, name: str) -> "Task":
+    def task(self, name: str) -> "StudyRun":
         """The run called ARM/SEED. Raises UnknownName."""
         for task in self.tasks():
             if task.name == name:
                 return task
         raise UnknownName("run of the study", name, [task.name for task in self.tasks()])
 
-    def recipe(self, task: "Task") -> Recipe:
+    def recipe(self, task: "StudyRun") -> Recipe:
         """What the run trains."""
         return self.arms[task.arm].recipe.model_copy(update={"seed": task.seed})
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyRun:
     """One run of a study."""
 
     arm: str
@@ -188,7 +188,7 @@ def _membership(what: str, before: Iterable[str], now: Iterable[str]) -> list[st
     return said
 
 
-def finished(study: Study, folder: Path, task: Task) -> bool:
+def finished(study: Study, folder: Path, task: StudyRun) -> bool:
     """Whether the run is done. Raises ProofFailed where its folder holds a run of another recipe."""
     run = task.folder(folder)
     if not (run / "config.yaml").is_file():

@@ -13,7 +13,7 @@ from densekit.config import Recipe, flatten, with_settings
 from densekit.errors import BadData, InvalidInput
 from densekit.evaluation.evaluate import evaluate
 from densekit.metrics.task import document_of
-from densekit.study.definition import Arm, Study, Task
+from densekit.study.definition import Arm, Study, StudyRun
 from densekit.study.grid import Options
 from densekit.study.ledger import Cell, cell_for
 from densekit.study.results import Findings
@@ -101,7 +101,7 @@ def _ten_crop(
     """Errors by seed; each is kept beside its run, as it takes ten times as long to measure."""
     errors = {}
     for row in found.runs:
-        run = Task(row.arm, row.seed).folder(folder)
+        run = StudyRun(row.arm, row.seed).folder(folder)
         kept = run / _TEN_CROP
         if not kept.is_file():
             result = evaluate(run, split=found.split, ten_crop=True, data_dir=data_dir, console=console)

@@ -11,7 +11,7 @@ from densekit.errors import BadData, InvalidInput
 from densekit.metrics.single_label import Result
 from densekit.models.cost import Cost, as_published, cost_of
 from densekit.runs import run_folder
-from densekit.study.definition import Study, Task, finished
+from densekit.study.definition import Study, StudyRun, finished
 from densekit.study.statistics import Comparison, Summary, compare, needed, summarise, words_on
 
 # Of a run's env.json: what makes two machines different.
@@ -148,7 +148,7 @@ def _result(run: Path) -> Result:
     return result
 
 
-def _require_same_images(study: Study, folder: Path, results: Mapping[Task, Result]) -> None:
+def _require_same_images(study: Study, folder: Path, results: Mapping[StudyRun, Result]) -> None:
     """Errors are compared, and so have to be of the same images."""
     measured = {}
     for task, result in results.items():
@@ -168,7 +168,7 @@ def _require_same_images(study: Study, folder: Path, results: Mapping[Task, Resu
         )
 
 
-def _row(task: Task, run: Path, result: Result, machines: list[dict[str, Any]]) -> Row:
+def _row(task: StudyRun, run: Path, result: Result, machines: list[dict[str, Any]]) -> Row:
     epochs, recipe = run_folder.metrics(run), run_folder.recipe_of(run)
     environment = run_folder.environment_of(run)
     machine = {key: environment.get(key) for key in _MACHINE}
@@ -190,7 +190,7 @@ def _row(task: Task, run: Path, result: Result, machines: list[dict[str, Any]]) 
 
 def _arm(study: Study, folder: Path, name: str, rows: list[Row]) -> ArmFindings:
     arm = study.arms[name]
-    run = Task(name, rows[0].seed).folder(folder)
+    run = StudyRun(name, rows[0].seed).folder(folder)
     model = run_folder.recipe_of(run).model
     published = cost_of(as_published(model))
     here: Cost = cost_of(model) if as_published(model) != model else published

@@ -7,7 +7,7 @@ from pathlib import Path
 from densekit import atomic
 from densekit.errors import BadData
 from densekit.folders import expanded
-from densekit.study.definition import Study, Task
+from densekit.study.definition import Study, StudyRun
 
 _SLURM = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -27,12 +27,12 @@ wait $RUN
 """
 
 
-def commands(folder: Path, tasks: Sequence[Task], data_dir: Path | None) -> str:
+def commands(folder: Path, tasks: Sequence[StudyRun], data_dir: Path | None) -> str:
     """A line for each run, which can be given to any machine that sees `folder`."""
     return "".join(f"{_command(folder, data_dir)} --only {shlex.quote(task.name)}\n" for task in tasks)
 
 
-def slurm(study: Study, folder: Path, tasks: Sequence[Task], data_dir: Path | None) -> str:
+def slurm(study: Study, folder: Path, tasks: Sequence[StudyRun], data_dir: Path | None) -> str:
     """A script for sbatch, with an element of its array for each run."""
     return _SLURM.format(
         name=shlex.quote(f"densekit-{study.name}"),

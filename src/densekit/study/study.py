@@ -19,14 +19,14 @@ from densekit.models.cost import Cost, cost_of
 from densekit.runs import run_folder
 from densekit.study import slurm
 from densekit.study.builtin import BUILT_IN
-from densekit.study.definition import Study, Task, continued, finished, plan_of, read, study_at, write
+from densekit.study.definition import Study, StudyRun, continued, finished, plan_of, read, study_at, write
 from densekit.study.grid import Options, lay_out, read_grid, with_options
 from densekit.study.report_page import write_study
 from densekit.study.results import Findings, gather
 from densekit.study.scheduler import Job, Outcome, carry_out
 from densekit.terminal import Display, display_of
 from densekit.training.plan_selection import choose, speed
-from densekit.training.run_estimate import forecast_of
+from densekit.training.run_estimate import estimate_run
 from densekit.training.setup import prepare
 
 _AROUND = 7.0  # seconds that a run takes to load Python's modules, and for its own page
@@ -199,7 +199,7 @@ def _places(jobs: int | None, count: int, tasks: int) -> list[str]:
     return [devices[i % len(devices)] if devices else "" for i in range(min(free, tasks))]
 
 
-def _hand_out(laid_out: Study, folder: Path, missing: list[Task], execution: Execution, display: Display) -> None:
+def _hand_out(laid_out: Study, folder: Path, missing: list[StudyRun], execution: Execution, display: Display) -> None:
     if not missing:
         raise InvalidInput(f"all runs of {folder} are finished, so there is nothing to hand out; to see: add --gather")
     (folder / "logs").mkdir(exist_ok=True)
@@ -213,8 +213,8 @@ def _hand_out(laid_out: Study, folder: Path, missing: list[Task], execution: Exe
 
 
 def _forecast(
-    laid_out: Study, folder: Path, missing: Sequence[Task], data_dir: Path | None, display: Display
-) -> tuple[dict[str, Recipe], dict[Task, float]]:
+    laid_out: Study, folder: Path, missing: Sequence[StudyRun], data_dir: Path | None, display: Display
+) -> tuple[dict[str, Recipe], dict[StudyRun, float]]:
     """Each arm's recipe with its plan decided, for all seeds alike, and what each run will take, measured here."""
     arms = list(dict.fromkeys(task.arm for task in missing))
     recipes, seconds = {}, {}
@@ -235,7 +235,7 @@ def _forecast(
             prepared, choice = choose(prepared, cost.macs)
             choice = replace(choice, seconds={choice.plan: speed(prepared, cost.macs)})
         recipes[arm] = recipe.model_copy(update={"plan": prepared.recipe.plan})
-        training = forecast_of(prepared, choice, cost).seconds
+        training = estimate_run(prepared, choice, cost).seconds
         overhead = time.monotonic() - begun + _AROUND
         for task in missing:
             if task.arm == arm:
@@ -250,7 +250,7 @@ def _forecast(
 
 
 def _time(
-    laid_out: Study, folder: Path, missing: Sequence[Task], seconds: Mapping[Task, float], places: Sequence[str]
+    laid_out: Study, folder: Path, missing: Sequence[StudyRun], seconds: Mapping[StudyRun, float], places: Sequence[str]
 ) -> str:
     done = len(laid_out.tasks()) - len(missing)
     kept = f", {done} more are done or not asked for" if done else ""
@@ -270,9 +270,9 @@ def _wall(seconds: Sequence[float], places: int) -> float:
 def _run(
     laid_out: Study,
     folder: Path,
-    missing: Sequence[Task],
+    missing: Sequence[StudyRun],
     recipes: Mapping[str, Recipe],
-    seconds: Mapping[Task, float],
+    seconds: Mapping[StudyRun, float],
     places: Sequence[str],
     data_dir: Path | None,
     display: Display,

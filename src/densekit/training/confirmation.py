@@ -9,7 +9,7 @@ from densekit.data.native_size import NativeSize
 from densekit.data.prepare import FOLDER_SIZE
 from densekit.errors import InvalidInput
 from densekit.formatting import amount, duration
-from densekit.training.run_estimate import Forecast
+from densekit.training.run_estimate import RunEstimate
 
 Ask = Callable[[str], bool]
 """Shows a question of one line; whether the answer is yes."""
@@ -54,7 +54,7 @@ def memory(needed: float, recipe: Recipe, *, total: float, free: float) -> Conce
     return Concern(what.format("free are"), ("--set", f"batch_size={batch}"))
 
 
-def hours(forecast: Forecast, recipe: Recipe) -> Concern | None:
+def hours(forecast: RunEstimate, recipe: Recipe) -> Concern | None:
     """A forecast of hours."""
     if forecast.seconds < LONG:
         return None

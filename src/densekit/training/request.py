@@ -19,7 +19,7 @@ from densekit.training.defaults import Decision, decide
 from densekit.training.facts import FROM_SCRATCH, Given, facts_of
 from densekit.training.leakage import leak
 from densekit.training.plan_selection import least_memory, room, total_memory
-from densekit.training.run_estimate import Forecast, memory_bytes
+from densekit.training.run_estimate import RunEstimate, memory_bytes
 from densekit.training.setup import Phase, TrainContext, prepare, read
 from densekit.weights import resolve_revision
 
@@ -68,7 +68,7 @@ class Request:
         total = total_memory(prepared.device)
         settle([memory(needed, prepared.recipe, total=total, free=total)], self.command, None, lambda _: None)
 
-    def check_cost(self, forecast: Forecast, prepared: TrainContext, warn: Callable[[str], None]) -> None:
+    def check_cost(self, forecast: RunEstimate, prepared: TrainContext, warn: Callable[[str], None]) -> None:
         """Asks about memory and hours. Raises InvalidInput for a no, and for more memory than there is."""
         device = prepared.device
         concerns: list[Concern | None] = [

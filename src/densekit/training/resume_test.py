@@ -25,7 +25,7 @@ _PATIENCE = 600.0  # seconds for these few steps
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class ResumeTest:
     """What was tried, and came out equal."""
 
     first_step: int
@@ -36,7 +36,7 @@ class Rehearsal:
     seconds: float
 
 
-def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callable[[str], None]) -> Rehearsal:
+def run_resume_test(run: str | Path, *, data_dir: str | Path | None = None, say: Callable[[str], None]) -> ResumeTest:
     """Trains a few steps of `run` in one go, and again with a SIGKILL in between, from its last checkpoint.
 
     In one process, also where several trained the run, which itself is only read. `say` hears what comes next. Raises
@@ -82,7 +82,7 @@ def rehearse(run: str | Path, *, data_dir: str | Path | None = None, say: Callab
             f"{run} does not resume exactly here: after {_STEPS} steps with a kill in between "
             f"{' and '.join(differing)} differ; please report it with the output of `densekit doctor`"
         )
-    return Rehearsal(first, _STEPS, killed_at, time.monotonic() - started)
+    return ResumeTest(first, _STEPS, killed_at, time.monotonic() - started)
 
 
 def _start(folder: Path, until: int, data_dir: str | Path | None) -> subprocess.Popen[str]:

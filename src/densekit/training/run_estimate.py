@@ -10,7 +10,7 @@ from densekit.training.setup import TrainContext
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunEstimate:
     """What a run will do and cost; memory and time are predictions."""
 
     images: dict[str, int]
@@ -72,7 +72,7 @@ def memory_bytes(recipe: Recipe, cost: Cost, activations: int) -> int:
     return copies * 4 * cost.parameters + activations
 
 
-def forecast_of(prepared: TrainContext, choice: Choice, cost: Cost) -> Forecast:
+def estimate_run(prepared: TrainContext, choice: Choice, cost: Cost) -> RunEstimate:
     """From counts and from what `choice` measured."""
     recipe, model = prepared.recipe, prepared.model
     steps = recipe.epochs * len(prepared.loader("train", recipe.augment))
@@ -82,7 +82,7 @@ def forecast_of(prepared: TrainContext, choice: Choice, cost: Cost) -> Forecast:
     height, width = model.config.image_size
     sides = [recipe.side(epoch) for epoch in range(recipe.epochs)]
     whole = sum(1 if side is None else side**2 / (height * width) for side in sides)  # epochs' worth of pixels
-    return Forecast(
+    return RunEstimate(
         images=counts,
         classes=len(prepared.data.classes),
         input=(model.config.in_channels, *model.config.image_size),

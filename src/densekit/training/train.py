@@ -26,7 +26,7 @@ from densekit.training.plan_selection import choose
 from densekit.training.request import Request, command_of, prepare_run
 from densekit.training.resume import resume_run
 from densekit.training.run import Run
-from densekit.training.run_estimate import forecast_of
+from densekit.training.run_estimate import estimate_run
 from densekit.training.session import start_facts, train_and_report
 from densekit.training.setup import TrainContext
 
@@ -115,7 +115,7 @@ def train_recipe(
             world.run_on_main(lambda: request.check_possible(prepared, cost))
         with threads.suitable(cost.macs, prepared.recipe.batch_size):
             prepared, choice = choose(prepared, cost.macs, display.phase)
-            forecast = replace(forecast_of(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
+            forecast = replace(estimate_run(prepared, choice, cost), decided=tuple((d.name, str(d)) for d in decisions))
             if request is not None:
                 world.run_on_main(lambda: request.check_cost(forecast, prepared, display.log))
             name = f"{name}-{prepared.recipe.model.name}"

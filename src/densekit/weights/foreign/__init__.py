@@ -1,6 +1,6 @@
 """Weights of other libraries and repositories -> a densekit network, with an account of every tensor."""
 
 from densekit.weights.foreign.importer import Imported, import_network
-from densekit.weights.foreign.mapping_report import Account
+from densekit.weights.foreign.mapping_report import MappingReport
 
-__all__ = ["Account", "Imported", "import_network"]
+__all__ = ["Imported", "MappingReport", "import_network"]

@@ -18,7 +18,7 @@ from densekit.weights.foreign.keras_config import epsilons, image_size, last_act
 from densekit.weights.foreign.keras_graph import graph_of
 from densekit.weights.foreign.keras_layers import NESTED, kind_of
 from densekit.weights.foreign.plain_tensors import checked
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
 _CONFIG_BYTES = 16 * 2**20
@@ -38,7 +38,7 @@ def is_keras(path: Path) -> bool:
         return False
 
 
-def read_keras(path: Path, folder: Path, room: int) -> Found:
+def read_keras(path: Path, folder: Path, room: int) -> RawCheckpoint:
     """A .keras archive; its weights are unpacked into `folder`. Raises BadWeights."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -56,7 +56,7 @@ def read_keras(path: Path, folder: Path, room: int) -> Found:
     return read(folder / WEIGHTS, config, room, path)
 
 
-def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found:
+def read(path: Path, config: Any, room: int, shown: Path | None = None) -> RawCheckpoint:
     """An HDF5 file of Keras; `config` is the network's, where it is kept apart. Raises BadWeights, InvalidInput."""
     shown = shown or path
     h5py = import_package(str(shown), "h5py", extra="keras")
@@ -85,7 +85,7 @@ def read(path: Path, config: Any, room: int, shown: Path | None = None) -> Found
         raise BadWeights(
             f"{shown} holds no weights of a Keras network; save it with model.save_weights('x.weights.h5')"
         )
-    return Found(
+    return RawCheckpoint(
         checked(arrays, room, shown),
         "keras",
         order,  # type: ignore[arg-type]  # one of the literals above

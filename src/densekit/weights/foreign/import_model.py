@@ -18,7 +18,7 @@ from densekit.models import build
 from densekit.parsing import parse_json
 from densekit.version import __version__
 from densekit.weights import ModelCard, save_model
-from densekit.weights.foreign import Account, Imported, import_network
+from densekit.weights.foreign import Imported, MappingReport, import_network
 from densekit.weights.foreign.infer_task import IMAGENET_CLASSES, InferredTask, Task, infer_task
 from densekit.weights.foreign.normalisation import IMAGENET
 
@@ -31,7 +31,7 @@ class ImportedModel:
 
     folder: Path
     card: ModelCard
-    account: Account
+    account: MappingReport
     """What became of every tensor."""
     layout: str
     """Whose names they were."""

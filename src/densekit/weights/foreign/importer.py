@@ -14,13 +14,13 @@ from densekit.models import build, config_for
 from densekit.weights.foreign.adjacent_config import ConfigBeside, read_beside, weights_in
 from densekit.weights.foreign.convert import oriented, read_channels, reordered
 from densekit.weights.foreign.fold_biases import shifts
-from densekit.weights.foreign.infer_config import STRUCTURE, Shapes, deduce
+from densekit.weights.foreign.infer_config import STRUCTURE, Shapes, infer_config
 from densekit.weights.foreign.keras_wiring import wiring_of
 from densekit.weights.foreign.layouts import TORCH, Layout
-from densekit.weights.foreign.mapping_report import Account, sound, within
+from densekit.weights.foreign.mapping_report import MappingReport, sound, within
 from densekit.weights.foreign.match_names import Match, match, own_names
 from densekit.weights.foreign.normalisation import XRAY, Statistics
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 from densekit.weights.foreign.sandbox import digest, is_published, read
 from densekit.weights.foreign.stored_forms import plain_weights
 from densekit.weights.shapes import head_of, stem_of
@@ -34,7 +34,7 @@ class Imported:
 
     config: ModelConfig
     state: Mapping[str, Tensor]
-    account: Account
+    account: MappingReport
     match: Match
     left: tuple[str, ...]
     """What stood beside the network in the file."""
@@ -99,7 +99,9 @@ def import_network(
     return replace(imported, published=is_published(path, imported.sha256))
 
 
-def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Sequence[str], *, head: bool) -> Imported:
+def _densenet(
+    found: RawCheckpoint, path: Path, named: DenseNetConfig | None, ignore: Sequence[str], *, head: bool
+) -> Imported:
     file = str(path)
     matched = match(found, file)
     turned = {
@@ -108,7 +110,7 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
     }
     shapes = {ours: tuple(turned[theirs][0].shape) for theirs, ours in matched.names.items()}
     _require_ends(shapes, matched, file, head=head)
-    config = deduce(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
+    config = infer_config(shapes, matched.layout, _epsilon(found, matched.layout, file), file)
     orders = read_channels(config) if matched.layout.new_first else {}
     if found.graph:
         relu, orders = wiring_of(found.graph, matched.names, config, file)
@@ -119,7 +121,7 @@ def _densenet(found: Found, path: Path, named: DenseNetConfig | None, ignore: Se
         config = config.model_copy(update={"num_classes": 0})
     with torch.device("meta"):
         own = build(config).state_dict()
-    account, state = Account(), dict[str, Tensor]()
+    account, state = MappingReport(), dict[str, Tensor]()
     biases = _biases(matched, turned, own, account, file)
     folded = dict(shifts(config, biases))
     for theirs, ours in matched.names.items():
@@ -193,7 +195,11 @@ def _linear(tensor: Tensor, done: str, ours: str) -> tuple[Tensor, str]:
 
 
 def _biases(
-    matched: Match, turned: Mapping[str, tuple[Tensor, str]], own: Mapping[str, Tensor], account: Account, file: str
+    matched: Match,
+    turned: Mapping[str, tuple[Tensor, str]],
+    own: Mapping[str, Tensor],
+    account: MappingReport,
+    file: str,
 ) -> dict[str, Tensor]:
     """Those of convolutions, which ours have not, by convolution."""
     biases: dict[str, Tensor] = {}
@@ -224,7 +230,7 @@ def _as_named(found: DenseNetConfig, named: DenseNetConfig, file: str) -> DenseN
     return named.model_copy(update={field: getattr(found, field) for field in known})
 
 
-def _epsilon(found: Found, layout: Layout, file: str) -> float:
+def _epsilon(found: RawCheckpoint, layout: Layout, file: str) -> float:
     if len(found.epsilons) > 1:
         raise BadWeights(
             f"{file}: its batch norms have different epsilons, {found.epsilons}, and densekit's one; "
@@ -246,7 +252,7 @@ def _same_shape(own: Mapping[str, Tensor], ours: str, tensor: Tensor, theirs: st
         )
 
 
-def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[str]) -> Imported:
+def _as_it_is(found: RawCheckpoint, path: Path, config: ModelConfig, ignore: Sequence[str]) -> Imported:
     """A network of another kind, which keeps its own names: a residual one, or one of torchvision or timm."""
     file = str(path)
     layout = Layout(f"{config.name}'s own", {}, parameters=TORCH)
@@ -259,7 +265,7 @@ def _as_it_is(found: Found, path: Path, config: ModelConfig, ignore: Sequence[st
             config = config.model_copy(update={field: sizes.pop()})
     with torch.device("meta"):
         own = build(config).state_dict()
-    account, state, rest = Account(), dict[str, Tensor](), []
+    account, state, rest = MappingReport(), dict[str, Tensor](), []
     for theirs, tensor in found.tensors.items():
         ours = names[theirs]
         if ours not in own:

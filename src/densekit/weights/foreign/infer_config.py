@@ -18,7 +18,7 @@ STRUCTURE = (
 )
 
 
-def deduce(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseNetConfig:
+def infer_config(shapes: Shapes, layout: Layout, norm_eps: float, file: str) -> DenseNetConfig:
     """The network by our names' shapes. Raises BadWeights, saying what in it densekit's DenseNet has not."""
     _refuse_groups(shapes, file)
     stem, stem_norm = _stem(shapes, file)

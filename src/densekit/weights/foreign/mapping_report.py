@@ -30,7 +30,7 @@ _ABSENT = {
 
 
 @dataclass
-class Account:
+class MappingReport:
     """What became of each tensor."""
 
     matched: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from densekit.errors import BadWeights
 from densekit.weights.foreign.convert import oriented
 from densekit.weights.foreign.layouts import KERAS, TORCH, Layout
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 
 class Module(NamedTuple):
@@ -33,7 +33,7 @@ class Role(NamedTuple):
     """Stem, layer, transition or head: the modules of one stand together."""
 
 
-def match_by_order(found: Found, file: str) -> tuple[Layout, dict[str, str]]:
+def match_by_order(found: RawCheckpoint, file: str) -> tuple[Layout, dict[str, str]]:
     """Theirs to ours. Raises BadWeights where that is not certain."""
     known = KERAS if found.container == "keras" else TORCH
     layout = Layout("order and shapes", {}, parameters=known)
@@ -68,7 +68,7 @@ def _unlike(file: str, first: str) -> BadWeights:
     )
 
 
-def _modules(found: Found, layout: Layout, file: str) -> list[Module]:
+def _modules(found: RawCheckpoint, layout: Layout, file: str) -> list[Module]:
     grouped: dict[str, dict[str, str]] = {}
     for name in found.tensors:
         parent, _, parameter = name.rpartition(layout.separator)

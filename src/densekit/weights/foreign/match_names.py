@@ -9,7 +9,7 @@ from densekit.errors import BadWeights
 from densekit.weights.foreign.convert import oriented
 from densekit.weights.foreign.layouts import LAYOUTS, Layout, translate
 from densekit.weights.foreign.match_by_order import match_by_order
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 _WRAPPERS = {"module", "_orig_mod"}  # DataParallel and DistributedDataParallel; torch.compile
 
@@ -29,7 +29,7 @@ class Match:
     """The classifier's name was unknown."""
 
 
-def match(found: Found, file: str) -> Match:
+def match(found: RawCheckpoint, file: str) -> Match:
     """By the names of the layout that knows most of them, else by order. Raises BadWeights where neither is certain."""
     plain = {name: _unwrapped(name, found) for name in found.tensors}
     best, names = LAYOUTS[0], dict[str, str]()
@@ -48,7 +48,7 @@ def match(found: Found, file: str) -> Match:
     return Match(best, names | head, tuple(name for name in rest if name not in head), head_by_shape=bool(head))
 
 
-def own_names(found: Found, own: Collection[str], file: str) -> dict[str, str]:
+def own_names(found: RawCheckpoint, own: Collection[str], file: str) -> dict[str, str]:
     """Theirs to those of `own`, without wrappers. Raises BadWeights for two that are then the same."""
     plain = {name: _unwrapped(name, found) for name in found.tensors}
     ours = {_bare(name): name for name in own}  # a network may have a part called module itself
@@ -68,7 +68,7 @@ def own_names(found: Found, own: Collection[str], file: str) -> dict[str, str]:
     return names
 
 
-def _unwrapped(name: str, found: Found) -> str:
+def _unwrapped(name: str, found: RawCheckpoint) -> str:
     return name if found.container == "keras" else _bare(name)
 
 
@@ -97,7 +97,7 @@ def _translated(layout: Layout, plain: dict[str, str], prefix: str) -> dict[str,
     return names
 
 
-def _head(found: Found, layout: Layout, names: dict[str, str], rest: list[str]) -> dict[str, str]:
+def _head(found: RawCheckpoint, layout: Layout, names: dict[str, str], rest: list[str]) -> dict[str, str]:
     """The classifier by another name: the one linear layer that is left, and reads what norm5 has."""
     norm5 = [theirs for theirs, ours in names.items() if ours == "features.norm5.running_mean"]
     if "classifier.weight" in names.values() or not norm5:

@@ -18,14 +18,14 @@ from torch import Tensor
 from densekit.errors import BadWeights, InvalidInput
 from densekit.weights.foreign.hdf5 import UNREADABLE
 from densekit.weights.foreign.plain_tensors import checked
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 _ZIP = b"PK\x03\x04"
 _DEPTH = 4  # of wrappers around a state dict
 _RESAVE = "where you trust it, load it yourself and save its state_dict: torch.save(model.state_dict(), 'weights.pth')"
 
 
-def read(path: Path, key: str | None, room: int) -> Found:
+def read(path: Path, key: str | None, room: int) -> RawCheckpoint:
     """The state dict in `path`, alone or in wrappers; `key` chooses one of several. Raises BadWeights, InvalidInput."""
     _check_sums(path, room)
     tree = _load(path)
@@ -36,7 +36,7 @@ def read(path: Path, key: str | None, room: int) -> Found:
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     beside = [str(name) for name in tree if not place or name != place[0]] if place else []
     left = (*beside, *(str(name) for name in state if name not in tensors))
-    return Found(checked(tensors, room, path), "torch", "execution", left)
+    return RawCheckpoint(checked(tensors, room, path), "torch", "execution", left)
 
 
 def _check_sums(path: Path, room: int) -> None:

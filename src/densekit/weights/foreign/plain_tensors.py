@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from densekit.errors import BadWeights
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 # Scales alone, and two numbers in one byte: no weights, and safetensors does not write them.
 _NO_NUMBERS = (torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
@@ -21,7 +21,7 @@ def begins(path: Path) -> bool:
         return file.read(1) == b"{" and length < path.stat().st_size
 
 
-def read(path: Path, room: int) -> Found:
+def read(path: Path, room: int) -> RawCheckpoint:
     """A file of safetensors, which keeps no order of its names. Raises BadWeights."""
     try:
         tensors = safetensors.torch.load_file(path)
@@ -29,7 +29,7 @@ def read(path: Path, room: int) -> Found:
         raise BadWeights(f"{path} is damaged ({error}); fetch it again") from error
     if not any(tensor.dim() > 2 for tensor in tensors.values()):
         raise BadWeights(f"{path} holds no network: no convolution's weights are in it; name the file that has them")
-    return Found(checked(tensors, room, path), "safetensors", "none")
+    return RawCheckpoint(checked(tensors, room, path), "safetensors", "none")
 
 
 def checked(tensors: dict[str, Tensor], room: int, path: Path) -> dict[str, Tensor]:

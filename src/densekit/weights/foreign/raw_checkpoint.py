@@ -16,7 +16,7 @@ TENSORS, FACTS = "tensors.safetensors", "facts.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class RawCheckpoint:
     """Tensors under their own names and in their own layout."""
 
     tensors: dict[str, Tensor]

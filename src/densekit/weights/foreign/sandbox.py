@@ -12,13 +12,13 @@ from densekit.child_process import thread_counts, with_this_package
 from densekit.errors import BadWeights
 from densekit.weights.foreign import sandboxed_reader
 from densekit.weights.foreign.normalisation import PUBLISHED_MD5, PUBLISHED_SHA256
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 _BYTES_A_SECOND = 5_000_000  # of the slowest disk we wait for
 _PATIENCE = 120.0  # seconds, for starting Python and torch on a busy machine
 
 
-def read(path: Path, key: str | None = None) -> Found:
+def read(path: Path, key: str | None = None) -> RawCheckpoint:
     """What is in `path`; `key` chooses one of several networks. Raises BadWeights or InvalidInput."""
     size = _size(path)
     with TemporaryDirectory(prefix="densekit-import-") as folder:
@@ -35,7 +35,7 @@ def read(path: Path, key: str | None = None) -> Found:
             raise error
         if done.returncode:
             raise BadWeights(_why(path, size, done))
-        return Found.read(Path(folder))
+        return RawCheckpoint.read(Path(folder))
 
 
 def digest(path: Path) -> str:

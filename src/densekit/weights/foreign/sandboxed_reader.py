@@ -12,7 +12,7 @@ from pathlib import Path
 
 from densekit import strict_json
 from densekit.errors import BadWeights, DensekitError, InvalidInput
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 MIB = 2**20
 _MAGIC_BYTES = 8
@@ -53,7 +53,7 @@ def _mapped() -> int:
     return 0
 
 
-def read(path: Path, folder: Path, key: str | None) -> Found:
+def read(path: Path, folder: Path, key: str | None) -> RawCheckpoint:
     """By the file's first bytes; its name says nothing. Raises BadWeights or InvalidInput."""
     from densekit.weights.foreign import hdf5, pickles, plain_tensors, unsupported_formats
 

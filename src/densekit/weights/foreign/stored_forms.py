@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from densekit.errors import BadWeights
-from densekit.weights.foreign.raw_checkpoint import Found
+from densekit.weights.foreign.raw_checkpoint import RawCheckpoint
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 # Last parts of names that quantised networks have: torch.ao, bitsandbytes, GPTQ, and float8 with scales.
@@ -26,7 +26,7 @@ _PARAMETRISED = ".parametrizations.weight."
 _NORMED = {"weight_g": "weight_v", f"{_PARAMETRISED[1:]}original0": f"{_PARAMETRISED[1:]}original1"}
 
 
-def plain_weights(found: Found, file: str) -> Found:
+def plain_weights(found: RawCheckpoint, file: str) -> RawCheckpoint:
     """With the tensors that the network computes with, and what was done. Raises BadWeights for other forms."""
     _refuse_quantised(found, file)
     plain, done = dict[str, Tensor](), dict[str, str]()
@@ -86,7 +86,7 @@ def _unlike(name: str, file: str) -> BadWeights:
     return BadWeights(f"{file}: the shapes of {name} and of the tensor that goes with it differ; fetch it again")
 
 
-def _refuse_quantised(found: Found, file: str) -> None:
+def _refuse_quantised(found: RawCheckpoint, file: str) -> None:
     for name in (*found.tensors, *found.left):
         if _QUANTISED & set(name.split(".")):
             raise BadWeights(
