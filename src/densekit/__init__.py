@@ -1,4 +1,4 @@
-"""densekit: DenseNet, whole. The names below are the public interface; everything else may move."""
+"""DenseNet for PyTorch. The names below are the public interface; everything else may move between releases."""
 
 from typing import TYPE_CHECKING
 

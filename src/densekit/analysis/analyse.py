@@ -61,12 +61,29 @@ def analyse(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Analysed:
-    """Looks into MODEL, a DenseNet, with images of DATA (none: of the data it was trained on).
+    """Analyse the connections of a trained DenseNet and write a report.
 
-    `twins` are the same network trained with other seeds, `beside` is a trained residual network; `only` names parts
-    of `measurements.PARTS`, `images` how many are looked at. Without DATA, of a model that does not say what it
-    was trained on, or with `only=["weights"]`, only the weights are looked at. `out` is a new folder, by default below
-    runs/. Raises InvalidInput, BadData or BadWeights.
+    Args:
+        model: MODEL of the command line: a run, a model folder, a shipped model's name, or hf:OWNER/NAME.
+        data: images to analyse it with. None: the data it was trained on; if the model does not name them, only its
+            weights are analysed.
+        out: a new folder. None: below runs/.
+        twins: models of the same network trained with other seeds, for the spread between seeds.
+        beside: a trained residual network, whose gradients are compared.
+        only: names of the parts to measure, from `measurements.PARTS`; `["weights"]` needs no images. Empty: all.
+        images: how many images are used. None: depends on the part.
+        split: of `data`. None: test.
+        data_dir: where data sets are kept.
+        settings: dotted keys of data settings, such as `data.image_size`.
+        console: what to write to. None: standard error.
+
+    Returns:
+        The measurements and the folder with report.html.
+
+    Raises:
+        InvalidInput: a model that is no DenseNet, or arguments that do not fit together.
+        BadData: data that are missing or unusable.
+        BadWeights: a model that is missing or damaged.
     """
     for part in only:
         if part not in PARTS:

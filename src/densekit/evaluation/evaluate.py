@@ -45,13 +45,31 @@ def evaluate(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> Result:
-    """Metrics of MODEL on a split of DATA (none: the data it was trained on).
+    """Evaluate a model on a split of a data set.
 
-    `split` is train, val, test or all; by default test, or all images of a folder without splits. Images that the model
-    was trained or validated with are left out, unless a split of the training data is asked for; that is said.
-    `out` is a folder, new, empty or of an earlier evaluation, for report.html, metrics.json (the metrics), and
-    predictions.csv (a row an image; docs/evaluate.md has its columns).
-    Raises BadData when the classes do not match, or no image is left, InvalidInput for an `out` that holds other files.
+    Images that the model was trained or validated with are left out, with a message, unless a split of its own training
+    data is asked for.
+
+    Args:
+        model: MODEL of the command line: a run, a model folder, an exported file, a shipped model's name, or
+            hf:OWNER/NAME.
+        data: DATA of the command line. None: the data it was trained on.
+        split: train, val, test or all. None: test, or all images of a folder without splits.
+        ten_crop: average over ten crops of each image (four corners and the centre, each mirrored).
+        batch_size: images per batch; changes no result but for rounding.
+        data_dir: where data sets are kept.
+        settings: dotted keys, such as `data.image_root`.
+        out: a folder for report.html, metrics.json and predictions.csv (a row an image): new, empty, or of an earlier
+            evaluation. None: nothing is written.
+        console: what to write to. None: standard error.
+
+    Returns:
+        Metrics with 95 % intervals; a `MultiLabelResult` for several labels or one 0/1 label.
+
+    Raises:
+        BadData: the classes do not match, or no image is left.
+        BadWeights: a model that is missing or damaged.
+        InvalidInput: unknown split or settings, or an `out` that holds other files.
     """
     data = None if data is None else str(data)
     with init_distributed() as world:

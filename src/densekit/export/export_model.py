@@ -61,15 +61,30 @@ def export_model(
     data_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> ExportedModel:
-    """MODEL as files for other runtimes, in the new folder `out`, each proved by its own runtime before it is kept.
+    """Export a model for other runtimes; each file is run in its runtime and compared with the model before it is kept.
 
-    `formats` are of onnx, openvino, torch and triton. With `preprocess` scaling and normalising are in the graph, which
-    then takes (N, H, W, C) bytes. `int8` quantises, by `calibration` training images of `data` (none: those it was
-    trained on); on images held out it may cost `max_drop` of top-1 accuracy, or of the mean AUROC of several labels.
-    `say` hears what is being done.
+    Args:
+        model: MODEL of the command line: a run, a model folder, a shipped model's name, or hf:OWNER/NAME.
+        out: a new folder.
+        formats: any of onnx, openvino, torch and triton.
+        preprocess: include scaling and normalisation in the graph, which then takes (N, H, W, C) uint8; else it takes
+            (N, C, H, W) float32, normalised.
+        int8: quantise weights and activations to 8 bits.
+        max_drop: with `int8`, the largest accepted loss of top-1 accuracy, or of the mean AUROC of several labels, as a
+            fraction, on images held out.
+        calibration: with `int8`, the number of training images that ranges are measured on.
+        data: with `int8`, where these images are. None: the data the model was trained on.
+        data_dir: where data sets are kept.
+        say: called with each message of progress.
 
-    Raises ProofFailed, and leaves no file, where an export does not answer as its network does; InvalidInput for wrong
-    arguments or packages that are missing; BadData or BadWeights.
+    Returns:
+        The files, their sizes and what the comparison found.
+
+    Raises:
+        ProofFailed: an exported file does not answer as the model does; no file is left.
+        InvalidInput: wrong arguments, or a missing package.
+        BadData: data that are missing or unusable.
+        BadWeights: a model that is missing or damaged.
     """
     out = expanded(out)
     if is_exported(model):

@@ -40,14 +40,23 @@ def build(config: ModelConfig, plan: str = "auto", kernels: str = "auto") -> Ima
 
 
 def create_model(name: str, *, plan: str = "auto", kernels: str = "auto", **settings: Any) -> ImageClassifier:
-    """A freshly initialised network by name; `settings` are fields of its configuration.
+    """Create a network by name, with new weights.
 
     >>> create_model("densenet_bc_100_12", num_classes=10, in_channels=1)
 
-    `plan` is how dense blocks are executed: auto, concat, checkpoint or shared; all compute the same, and all can be
-    differentiated any number of times. `kernels` is the backend of the `shared` plan: auto, cpu or reference.
+    Args:
+        name: such as densenet121; hyphens count as underscores. `model_names` lists them.
+        plan: how dense blocks are executed: auto, concat, checkpoint or shared. All compute the same, and all can be
+            differentiated any number of times.
+        kernels: the backend of plan `shared`: auto, cpu, reference, or one that was registered.
+        **settings: fields of the network's configuration, such as `num_classes`, `in_channels`, `image_size`.
 
-    Raises UnknownName or InvalidInput, naming the closest alternatives.
+    Returns:
+        The module: (N, in_channels, H, W) -> (N, num_classes).
+
+    Raises:
+        UnknownName: no such network or setting; the closest names are in the message.
+        InvalidInput: a value that is not possible.
     """
     config = config_for(name)
     known = type(config).model_fields

@@ -38,14 +38,25 @@ def push(
     dry_run: str | Path | None = None,
     replace_card: bool = False,
 ) -> PushedModel:
-    """Sends MODEL to hf:OWNER/NAME: config.json, model.safetensors, and a README.md written from its run.
+    """Push a model to the Hugging Face Hub: config.json, model.safetensors and a README.md written from its run.
 
-    `license` is the Hub's name of one, such as apache-2.0; nobody but you can say which. With `dry_run` the files are
-    written to that new folder, and nothing is sent. Paths of this machine are left out of what is sent. A card that was
-    edited on the Hub stays, unless `replace_card`.
+    Paths of this machine are removed from what is sent. A model card that was edited on the Hub is kept.
 
-    Raises InvalidInput for wrong arguments, a missing token or package, BadWeights for a model that is damaged, BadData
-    for what the Hub refuses.
+    Args:
+        model: MODEL of the command line: a run, a model folder, or a shipped model's name.
+        to: hf:OWNER/NAME.
+        private: make a new repository private.
+        license: the Hub's name of a licence, such as apache-2.0. None: the card has none.
+        dry_run: a new folder to write the files to; nothing is sent.
+        replace_card: replace a card that was edited on the Hub.
+
+    Returns:
+        The address and the commit, or the folder of a dry run.
+
+    Raises:
+        InvalidInput: wrong arguments, a missing token or package.
+        BadWeights: a model that is missing or damaged.
+        BadData: what the Hub refuses.
     """
     address = hub.Address.of(to)
     if is_exported(model):

@@ -43,13 +43,30 @@ def resume(
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Run:
-    """Goes on where `run` stopped, from its last checkpoint; a finished run is returned as it is.
+    """Resume a run from its last checkpoint; a finished run is returned as it is.
 
-    `settings` change the recipe. Raises ProofFailed when the recipe or the images are not those of the checkpoint,
-    unless `accept_changes`; but data.max_bad, data.workers, checkpoint.*, divergence.rollbacks, early_stopping.* and
-    trackers may change.
-    Changed versions, threads or kernels are named and gone on with, as the result is the same but for rounding; a
-    changed number of processes too, with the settings by which it is another training.
+    Changed versions, threads, kernels or plan are reported; the result then differs by rounding. A changed number of
+    processes is reported too, with the settings for which that is a different training.
+
+    Args:
+        run: the run folder.
+        epochs: a new, larger total. None: the recipe's.
+        data_dir: where data sets are kept. None: where they were.
+        accept_changes: resume even though the recipe or the images have changed.
+        settings: dotted keys that change the recipe. data.max_bad, data.workers, checkpoint.*, divergence.rollbacks,
+            early_stopping.*, trackers, threshold, plan, kernels and device may change without `accept_changes`.
+        console: what to write to. None: standard error.
+
+    Returns:
+        The run and its result.
+
+    Raises:
+        ProofFailed: recipe or images are not those of the checkpoint.
+        InvalidInput: settings that do not exist, or fewer epochs.
+        BadData: data that are missing or unusable.
+        BadWeights: a damaged checkpoint.
+        Diverged: the loss did, and no rollback is left.
+        Interrupted: after ctrl-C, with the state saved.
     """
     with init_distributed() as world:
         changed = dict(settings or {}) | ({"epochs": epochs} if epochs is not None else {})

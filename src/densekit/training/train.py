@@ -65,6 +65,9 @@ def train(
         console: what to write to. None: standard error.
         ask: is shown a question before a run that is expensive, and says whether to go on. None: a warning.
 
+    Returns:
+        The run folder and the result on the reported split.
+
     Raises:
         InvalidInput: what does not fit together, does not fit into memory, or was declined.
         BadData: data that are missing or unusable.

@@ -55,16 +55,28 @@ def import_model(
     multi_label: bool = False,
     single_label: bool = False,
 ) -> ImportedModel:
-    """A checkpoint of another library or repository -> the new model folder `out`.
+    """Import a checkpoint of another library or repository as a model folder.
 
-    Without `model` its shapes tell the network. `classes` is a file with a name a line or in JSON, or the names. `mean`
-    and `std` are per channel, in units where a pixel is 0 to 1. `key` chooses one of several networks in the file,
-    `ignore` names tensors that the network computes without (patterns with *); without `head` the classifier is left
-    out, for weights to start a training from. `multi_label` says that an image may be of any number of classes
-    (sigmoids), `single_label` that it is of exactly one (softmax), where the file does not tell.
+    Args:
+        file: the checkpoint.
+        out: a new folder.
+        model: a network's name. None: inferred from the shapes of the tensors.
+        classes: class names, or a file with them (one a line, or JSON). None: numbers.
+        mean: of each channel, pixels in [0, 1]. None: what the file shows, else ImageNet's, which is reported.
+        std: likewise.
+        image_size: pixels of the square input. None: what the file or the network's name shows.
+        key: which of several networks in the file.
+        ignore: names of tensors that the network does not need; patterns with *.
+        head: False leaves the classifier out: weights to start a training from.
+        multi_label: an image may be of any number of classes (sigmoid).
+        single_label: an image is of exactly one class (softmax).
 
-    Raises BadWeights for a file that is damaged, unsafe or not wholly understood, InvalidInput for wrong arguments, and
-    where the file leaves open which of the two tasks it is for.
+    Returns:
+        The folder, and where each tensor of the file went.
+
+    Raises:
+        BadWeights: a file that is damaged, unsafe, or not completely understood.
+        InvalidInput: wrong arguments, or a file that does not show which of the two tasks it is for.
     """
     file, out = expanded(file), expanded(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
