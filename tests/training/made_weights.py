@@ -10,7 +10,7 @@ import torch
 import torchvision.models as peers
 from torch import Tensor
 
-from densekit.config import Preprocessing
+from densekit.config import DataConfig, Preprocessing
 from densekit.models import build, config_for
 from densekit.weights import ModelCard, save_model
 
@@ -59,6 +59,7 @@ def ship(folder: Path, model: str = "densenet_bc_10_4", *, half: bool = False) -
         model=config,
         classes=tuple(names.split()),
         preprocessing=Preprocessing(channels=3, size=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.25,) * 3),
+        data=DataConfig(source="cifar10"),
     )
     state = build(config).state_dict()
     if half:

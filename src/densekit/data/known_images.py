@@ -12,22 +12,25 @@ from densekit.errors import BadImage
 _LARGEST = 64  # pixels of the longer side: data sets that are kept as arrays have small images, which decode in 50 us
 
 
-def known_images(images: Images, known: NDArray[np.uint64], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+def known_images(
+    images: Images, known: NDArray[np.uint64], *, in_memory: bool, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
     """Which images have a hash among `known`, the `content_hashes` of other images.
 
-    A data set in memory has hashes of pixels, one of files has hashes of bytes. So a small picture in a file is looked
-    for by its pixels too: it may be one of CIFAR's, exported as PNG.
+    A data set in memory has hashes of pixels, one of files has hashes of bytes. So where the known ones were in memory,
+    a small picture in a file is looked for by its pixels too: it may be one of CIFAR's, exported as PNG.
 
     Args:
         images: N images.
         known: (M,) hashes.
+        in_memory: whether the known ones are of a data set in memory.
         max_pixels: the most that an image may have.
 
     Returns:
         (N,), whether each is known.
     """
     found = np.isin(images.content_hashes(), known)
-    if isinstance(images, EncodedImages):
+    if in_memory and isinstance(images, EncodedImages):
         others = np.flatnonzero(~found)
         found[others] = np.isin(_pixel_hashes(images, others.tolist(), max_pixels), known)
     return found

@@ -16,7 +16,7 @@ from densekit.data import DataSet, Images
 from densekit.data import load as load_data
 from densekit.data.known_images import known_images
 from densekit.data.sets import QUICKLY_READ, EncodedImages, kept_hashes
-from densekit.data.sources.registry import at_hand, missing, same_source
+from densekit.data.sources.registry import at_hand, is_in_memory, missing, same_source
 from densekit.data.sources.split_names import WITH_DEV
 from densekit.data.split import divide
 from densekit.data.together import together
@@ -40,6 +40,8 @@ class TrainedWith:
 
     hashes: Hashes
     fingerprints: Mapping[str, str]
+    in_memory: bool = False
+    """Whether the hashes are of pixels, as those of a data set in memory."""
 
     def __bool__(self) -> bool:
         """Whether anything is known."""
@@ -57,7 +59,7 @@ class TrainedWith:
     def learned_from(self, images: Images) -> NDArray[np.bool_]:
         """(N,): whether each image was one for training or validation."""
         used = [self.hashes[name] for name in _LEARNED_FROM if name in self.hashes]
-        return known_images(images, np.concatenate(used))
+        return known_images(images, np.concatenate(used), in_memory=self.in_memory)
 
     def division(self, data: DataSet) -> DataSet | None:
         """`data` in the splits of training, whichever labels are read; none where it has other images."""
@@ -235,7 +237,8 @@ def _trained_with(model: str | Path, card: ModelCard, data_dir: Path, *, search:
         fingerprints = fingerprints_in(folder)
     if hashes is None and search and card.data is not None:
         hashes = _read_again(card, card.data, fingerprints, data_dir)
-    return TrainedWith(hashes or {}, fingerprints)
+    in_memory = card.data is not None and is_in_memory(card.data.source)
+    return TrainedWith(hashes or {}, fingerprints, in_memory)
 
 
 def fingerprints_in(folder: Path) -> Mapping[str, str]:

@@ -84,7 +84,7 @@ class MultiLabel:
     metric: ClassVar[str] = "auroc"
     """What `MultiLabelResult.score` is called in metrics.jsonl."""
     hit: ClassVar[str] = "exact"
-    """What the share of `hits` is called there."""
+    """What the share of `num_correct` is called there."""
     classes: tuple[str, ...]
     weights: Tensor | None = None
     """(2, classes): how much it counts in the loss that an image is not, or is, of each; none: all alike."""

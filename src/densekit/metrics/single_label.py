@@ -80,7 +80,7 @@ class SingleLabel:
     metric: ClassVar[str] = "top1"
     """What `Result.score` is called in metrics.jsonl."""
     hit: ClassVar[str] = "top1"
-    """What the share of `hits` is called there."""
+    """What the share of `num_correct` is called there."""
     classes: tuple[str, ...]
     weights: Tensor | None = None
     """(classes,): how much an image of each counts in the loss, 1 on average; none: all alike."""

@@ -9,7 +9,7 @@ from densekit.config import (
     Recipe,
     ScheduleConfig,
 )
-from densekit.data.sources.registry import NAMED, NOT_MIRROR_SAFE
+from densekit.data.sources.registry import NOT_MIRROR_SAFE, is_in_memory
 from densekit.models.names import config_for
 
 # Batch norm and biases are left out of weight decay, as Goyal et al. 2017 and He et al. 2019 do.
@@ -25,7 +25,7 @@ def modern(data: str = "cifar10", model: ModelConfig | None = None) -> Recipe:
     128; ImageNet 100 epochs of batch 512, the first half of them at lower resolution. The error it reaches on these has
     not been measured yet; each part's source is named in `config.AugmentConfig`.
     """
-    photographs = data == "imagenet" or (data not in NAMED and not data.startswith("synthetic:"))
+    photographs = not is_in_memory(data)
     return _photographs(data, model) if photographs else _small(data, model)
 
 

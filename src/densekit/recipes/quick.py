@@ -1,7 +1,7 @@
 """Recipes for small budgets."""
 
 from densekit.config import AugmentConfig, DataConfig, EmaConfig, ModelConfig, OptimizerConfig, Recipe, ScheduleConfig
-from densekit.data.sources.registry import NAMED, NOT_MIRROR_SAFE
+from densekit.data.sources.registry import NOT_MIRROR_SAFE, is_in_memory
 from densekit.models.names import config_for
 
 _EPOCHS = {"digits": 20}
@@ -13,7 +13,7 @@ def quick(data: str = "fashion-mnist", model: ModelConfig | None = None) -> Reci
     One cycle of SGD in few epochs (Smith and Topin 2018), label smoothing 0.1, crops and, where a mirror keeps the
     class, flips. The averaged weights (EMA) are the result. Folders of photographs get random resized crops.
     """
-    photographs = data not in NAMED and not data.startswith("synthetic:")
+    photographs = not is_in_memory(data)
     return Recipe(
         name="quick",
         model=model or config_for("densenet121" if photographs else "densenet_bc_22_12"),

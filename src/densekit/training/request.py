@@ -9,7 +9,7 @@ from densekit.config import ModelConfig, Recipe
 from densekit.data import DataSet
 from densekit.data.native_size import native_size
 from densekit.data.sets import ArrayImages
-from densekit.data.sources.registry import NAMED
+from densekit.data.sources.registry import is_in_memory
 from densekit.distributed.process_group import DistributedContext
 from densekit.errors import InvalidInput
 from densekit.models.cost import Cost
@@ -79,9 +79,7 @@ class Request:
 
     def _open(self, recipe: Recipe) -> bool:
         """Named data sets have a recipe of their own, that of `quick`."""
-        source = recipe.data.source
-        named = source in NAMED or source.startswith("synthetic:")
-        return not named or (self.given.recipe == "finetune" and self.given.init is None)
+        return not is_in_memory(recipe.data.source) or (self.given.recipe == "finetune" and self.given.init is None)
 
 
 def given_by(model: ModelConfig | None, recipe: str | None, settings: Mapping[str, Any], composed: Recipe) -> Given:

@@ -91,6 +91,11 @@ PREFIXES: dict[str, Source] = {
 NOT_MIRROR_SAFE = frozenset({"digits", "mnist", "svhn"})
 
 
+def is_in_memory(source: str) -> bool:
+    """Whether the images of DATA are arrays, not encoded: of a data set with a name, or a synthetic one."""
+    return source in NAMED or source.startswith("synthetic:")
+
+
 def prefixed(source: str) -> tuple[str, Source | None, str]:
     """The prefix with its colon, the form that it stands for, and the rest; without a known prefix all is the rest."""
     form, colon, rest = source.partition(":")

@@ -43,9 +43,7 @@ class CpuKernels:
 
     def serves(self, call: Call) -> bool:
         """float32 on a CPU, outside of autocast."""
-        return (
-            call.device.type == "cpu" and call.dtype == torch.float32 and call.autocast is None and library.available()
-        )
+        return call.device.type == "cpu" and call.dtype == torch.float32 and call.autocast is None
 
     def precision(self, call: Call) -> Precision:
         return Precision(torch.float32, torch.float32, torch.float32)
